@@ -1,0 +1,32 @@
+"""tart-ray: score large candidate sets with an instruction-following cross-encoder on a Ray cluster."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tart_ray.model.enct5 import EncT5ForSequenceClassification
+    from tart_ray.model.tokenizer import EncT5Tokenizer
+    from tart_ray.scoring.scorer import Scorer, Scores
+
+__version__ = "0.1.0"
+__all__ = ["EncT5ForSequenceClassification", "EncT5Tokenizer", "Scorer", "Scores"]
+
+_HOMES = {
+    "EncT5ForSequenceClassification": "tart_ray.model.enct5",
+    "EncT5Tokenizer": "tart_ray.model.tokenizer",
+    "Scorer": "tart_ray.scoring.scorer",
+    "Scores": "tart_ray.scoring.scorer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use, so that `import tart_ray.data` loads no torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tart_ray' has no attribute {name!r}; it offers {__all__}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

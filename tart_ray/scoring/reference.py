@@ -1,0 +1,45 @@
+"""The reference encoder: padded batches through transformers' own T5Stack.
+
+Plain on purpose. It is what every faster encoder is compared with; an encoder is any callable with this signature.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tart_ray.model.enct5 import EncT5ForSequenceClassification
+from tart_ray.model.tokenizer import EncodedPairs
+
+
+class Encoder(Protocol):
+    """Logits of some of the encoded pairs."""
+
+    def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return float32 logits (len(rows), num_labels), on any device, in the order of ``rows``."""
+        ...
+
+
+class ReferenceEncoder:
+    """Pad, mask, and run the model as transformers would."""
+
+    def __init__(self, model: EncT5ForSequenceClassification) -> None:
+        self._model = model
+
+    @torch.inference_mode()
+    def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        lengths = pairs.lengths[rows]
+        ids_BT = np.full((len(rows), int(lengths.max())), self._model.config.pad_token_id, dtype=np.int64)
+        for target, row in zip(ids_BT, rows, strict=True):
+            ids = pairs.row(int(row))
+            target[: len(ids)] = ids
+        mask_BT = np.arange(ids_BT.shape[1]) < lengths[:, None]
+        device = self._model.device
+        output = self._model(
+            input_ids=torch.from_numpy(ids_BT).to(device),
+            attention_mask=torch.from_numpy(mask_BT.astype(np.int64)).to(device),
+        )
+        return output.logits.float()
