@@ -1,0 +1,76 @@
+"""`--config FILE [--section.key value ...] [--dry-run]` for every job, and what their exit codes mean."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from pydantic import BaseModel, ValidationError
+
+from tart_ray.config import Section
+
+Config = TypeVar("Config", bound=Section)
+
+
+class ExitCode(enum.IntEnum):
+    """How a job ended."""
+
+    DONE = 0
+    FAILED = 1  # a rerun of the same command resumes
+    BAD_CONFIGURATION = 2  # nothing was done
+    TOO_MANY_QUARANTINED = 3  # finished, but over limits.max_quarantined_fraction
+
+
+class ConfigurationError(ValueError):
+    """Something that the user must change before any work can start: exit code 2."""
+
+
+def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | None = None) -> tuple[Config, bool]:
+    """The configuration of ``python -m jobs.<job>`` and whether ``--dry-run`` was given.
+
+    Values come from the file and then, in their order, from the command line. Leaves with exit code 2 on an unknown
+    key, a wrong type or a missing value, saying what was got and what is available.
+    """
+    set_parsing_settings(config_read_mode_fsspec_enabled=True)
+    parser = ArgumentParser(prog=f"python -m jobs.{job}", description=config_class.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file, local or s3://")
+    parser.add_argument("--dry-run", action="store_true", help="read a sample and print the plan, without any work")
+    for name, field in config_class.model_fields.items():
+        default = {} if field.is_required() else {"default": field.default}
+        parser.add_argument(f"--{name}", type=field.annotation, **default)
+    try:
+        values = parser.parse_args(argv)
+        parts = parser.instantiate(values)
+        return config_class(**{name: parts[name] for name in config_class.model_fields}), values.dry_run
+    except (ArgumentError, ValidationError) as error:
+        print(_explain(config_class, error), file=sys.stderr)  # noqa: T201
+        print(f"`{parser.prog} --help` describes every key", file=sys.stderr)  # noqa: T201
+        raise SystemExit(ExitCode.BAD_CONFIGURATION) from None
+
+
+def _explain(config_class: type[BaseModel], error: ArgumentError | ValidationError) -> str:
+    if isinstance(error, ValidationError):
+        found = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+        return "\n".join(f"configuration error: {place + ': ' if place else ''}{message}" for place, message in found)
+    keys = _keys(config_class)
+    sections = {key.rsplit(".", 1)[0] for key in keys}
+    named = [section for section in sections if section in error.message]
+    deepest = max(named, key=len) if named else ""
+    available = [key for key in keys if key.startswith(deepest)]
+    return f"configuration error: {error.message}\navailable: {', '.join(available)}"
+
+
+def _keys(config_class: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in config_class.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+

@@ -1,0 +1,171 @@
+"""The typed configuration of every job: what a YAML file and the command line can say, and nothing else.
+
+Knows no Ray, torch or storage: it is read before any of them is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The checkpoint and how it reads a pair.
+
+    Attributes:
+        path: Hub id, local directory, or s3://bucket/prefix/.
+        revision: Hub branch, tag or commit.
+        dtype: bfloat16 on GPUs and float32 on CPUs where it is auto; float32 is the reference.
+        max_length: Tokens of a pair; longer ones are cut.
+        truncation: longest_first as TART was trained (it can cut the query), or only_document.
+        split_special_tokens: True encodes "</s>" and the like in raw text as plain text.
+        max_tokens_per_batch: Padded tokens that go through a replica at once; auto suits the device.
+    """
+
+    path: str = "facebook/tart-full-flan-t5-xl"
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_length: Annotated[int, Field(ge=8)] = 512
+    truncation: Literal["longest_first", "only_document"] = "longest_first"
+    split_special_tokens: bool = False
+    max_tokens_per_batch: PositiveInt | Literal["auto"] = "auto"
+
+
+class InputConfig(Section):
+    """What is scored.
+
+    Attributes:
+        candidates: File, directory or glob: Parquet or JSONL of pairs or of lists, or a TREC run.
+        queries: For candidates without query text: BEIR queries.jsonl, TSV or Parquet.
+        corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
+        instruction: For every row; a row's own instruction column wins.
+        columns: Our name: their name, for candidates whose columns are called otherwise.
+    """
+
+    candidates: str
+    queries: str | None = None
+    corpus: str | None = None
+    instruction: str | None = None
+    columns: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> InputConfig:
+        unknown = sorted(set(self.columns) - set(COLUMN_NAMES))
+        if unknown:
+            raise ValueError(f"input.columns: got {unknown}, expected names among {list(COLUMN_NAMES)}")
+        return self
+
+
+class OutputConfig(Section):
+    """Where results go.
+
+    Attributes:
+        path: Directory of this run, local or s3://; one run, one path.
+        partition_by: Columns that become key=value directories of reranked/.
+        top_k: Documents kept per query in reranked/; scores/ keeps every pair.
+    """
+
+    path: str
+    partition_by: tuple[str, ...] = ()
+    top_k: PositiveInt | None = None
+
+
+class ReplicasConfig(Section):
+    """How far the pool of replicas scales.
+
+    Attributes:
+        min: Replicas that are kept while there is work.
+        max: Replicas at most.
+    """
+
+    min: PositiveInt = 1
+    max: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReplicasConfig:
+        if self.min > self.max:
+            raise ValueError(f"cluster.replicas: got min {self.min} above max {self.max}")
+        return self
+
+
+class ClusterConfig(Section):
+    """The Ray cluster.
+
+    Attributes:
+        address: auto joins a running cluster or starts a local one; local always starts one; or an address.
+        replicas: How far the pool of replicas scales.
+        gpus_per_replica: 0 scores on CPUs.
+        cpus_per_replica: Also the threads of torch in a replica.
+    """
+
+    address: str = "auto"
+    replicas: ReplicasConfig = ReplicasConfig()
+    gpus_per_replica: Annotated[float, Field(ge=0)] = 1
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 1
+
+
+class LimitsConfig(Section):
+    """When a run gives up.
+
+    Attributes:
+        max_quarantined_fraction: More bad rows than this: exit code 3, and no _SUCCESS.
+        max_attempts_per_chunk: Starts of a chunk that took their process down before the job fails.
+    """
+
+    max_quarantined_fraction: Fraction = 0.01
+    max_attempts_per_chunk: PositiveInt = 3
+
+
+class StorageConfig(Section):
+    """Object storage, where the usual AWS_* environment variables do not say it.
+
+    Attributes:
+        endpoint_url: Of an S3 server other than AWS.
+        region: AWS region.
+        key: Access key id; better left to the environment or an instance profile.
+        secret: Secret access key.
+        token: Session token.
+        anonymous: Read public buckets without credentials.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    key: SecretStr | None = None
+    secret: SecretStr | None = None
+    token: SecretStr | None = None
+    anonymous: bool = False
+
+    def fsspec_options(self, url: str) -> dict[str, Any]:
+        """Keyword arguments of the filesystem that serves ``url``; secrets in clear."""
+        if not url.startswith(("s3://", "s3a://")):
+            return {}
+        client = {"region_name": self.region} if self.region else {}
+        secrets = {"key": self.key, "secret": self.secret, "token": self.token}
+        return {
+            "endpoint_url": self.endpoint_url,
+            "anon": self.anonymous,
+            "client_kwargs": client,
+            "use_listings_cache": False,  # a listing must see what another process has just written
+            **{name: value.get_secret_value() for name, value in secrets.items() if value},
+        }
+
+
+class RerankConfig(Section):
+    """Configuration of jobs.rerank."""
+
+    input: InputConfig
+    output: OutputConfig
+    model: ModelConfig = ModelConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()

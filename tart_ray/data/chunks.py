@@ -1,0 +1,103 @@
+"""From the rows of a bucket of queries to chunks: texts joined, duplicates dropped, queries kept whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tart_ray.data.quarantine import Quarantine, find_reasons
+from tart_ray.data.readers import document_rules
+from tart_ray.data.shuffle import in_input_order
+from tart_ray.data.sources import Source
+
+PAIRS_PER_CHUNK = 8_192
+
+
+def join_documents(
+    rows: pa.Table, corpus: pa.Table, candidates: Source, quarantine: Quarantine
+) -> pa.Table:
+    """Candidates with the text and title of their documents; those without one go to quarantine.
+
+    Of several documents with one id the first of the corpus is taken.
+    """
+    columns = [name for name in ("text", "title") if name in corpus.schema.names]
+    at = pc.index_in(rows["doc_id"], value_set=corpus["doc_id"].combine_chunks())
+    missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
+    found, reasons = find_reasons(rows, [(missing, "doc_id is not in the corpus")])
+    if reasons:
+        quarantine.add_rows(candidates, rows, reasons)
+    texts = corpus.select(columns).take(pc.drop_null(at))
+    rows_with_text = found.drop_columns([name for name in columns if name in found.schema.names])
+    for name in columns:
+        rows_with_text = rows_with_text.append_column(texts.schema.field(name), texts[name])
+    good, reasons = find_reasons(rows_with_text, list(document_rules(rows_with_text)))
+    if reasons:
+        quarantine.add_rows(candidates, rows_with_text, reasons)
+    return good
+
+
+def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
+    """Candidates with the text of their query; those whose query is not there go to quarantine."""
+    at = pc.index_in(rows["query_id"], value_set=queries["query_id"].combine_chunks())
+    missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
+    found, reasons = find_reasons(rows, [(missing, "query_id is not in the queries")])
+    if reasons:
+        quarantine.add_rows(candidates, rows, reasons)
+    texts = queries["query"].take(pc.drop_null(at))
+    return found.append_column(pa.field("query", pa.large_string()), texts)
+
+
+def drop_duplicates(rows: pa.Table) -> pa.Table:
+    """The first row of each (query_id, doc_id), sorted by query and then in input order."""
+    ordered = in_input_order(rows, "query_id")
+    keys = ordered.select(["query_id", "doc_id"]).append_column("_row", pa.array(np.arange(len(ordered))))
+    first = keys.group_by(["query_id", "doc_id"], use_threads=False).aggregate([("_row", "min")])["_row_min"]
+    return ordered.take(pa.array(np.sort(first.to_numpy())))
+
+
+def first_stage_ranks(rows: pa.Table, *, listed: bool) -> pa.Array:
+    """Rank of each row in its query by first-stage score, highest first, ties in input order; int32, from 1.
+
+    Null without a score, except that a list of candidates is a ranking already (``listed``).
+    """
+    score = rows["score"] if "score" in rows.schema.names else pa.nulls(len(rows), pa.float64())
+    table = pa.table({"query_id": rows["query_id"], "score": score, "_row": pa.array(np.arange(len(rows)))})
+    keys = [("query_id", "ascending"), ("score", "descending"), ("_row", "ascending")]
+    order = pc.sort_indices(table, sort_keys=keys, null_placement="at_end").to_numpy()
+    ranks = np.empty(len(rows), dtype=np.int32)
+    starts = query_starts(rows)
+    lengths = np.diff(starts)
+    ranks[order] = np.arange(len(rows)) - np.repeat(starts[:-1], lengths) + 1
+    unknown = None if listed else np.asarray(pc.is_null(score).to_numpy(zero_copy_only=False), dtype=bool)
+    return pa.array(ranks, pa.int32(), mask=unknown)
+
+
+def query_starts(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """Where each query begins in rows that are sorted by query, and behind them the number of rows."""
+    ids = rows["query_id"].combine_chunks()
+    if len(ids) == 0:
+        return np.zeros(1, dtype=np.int64)
+    changes = np.asarray(pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
+    return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(ids)]])
+
+
+def cut(rows: pa.Table, pairs_per_chunk: int = PAIRS_PER_CHUNK) -> list[pa.Table]:
+    """Chunks of about ``pairs_per_chunk`` rows out of rows sorted by query.
+
+    Queries stay whole, unless one alone has more than twice as many candidates: then it is split.
+    """
+    cuts, held = [0], 0
+    starts = query_starts(rows).tolist()
+    for start, end in zip(starts, starts[1:], strict=False):
+        if held and held + end - start > pairs_per_chunk:
+            cuts.append(start)
+            held = 0
+        held += end - start
+        if held > 2 * pairs_per_chunk:
+            parts = -(-held // pairs_per_chunk)
+            cuts += [cuts[-1] + held * part // parts for part in range(1, parts)] + [end]
+            held = 0
+    ends = sorted({*cuts, len(rows)})
+    return [rows.slice(start, end - start) for start, end in zip(ends, ends[1:], strict=False)]

@@ -1,0 +1,34 @@
+"""Hive partitions: ``key=value`` directories, as pyarrow, DuckDB and Spark read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
+
+import pyarrow as pa
+
+NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
+    """The directories of each partition, and its rows without the partition columns, in their order.
+
+    Values are percent-encoded, so that any text can be one.
+    """
+    if not columns:
+        yield (), table
+        return
+    keys = table.select(columns).append_column("_row", pa.array(range(len(table)), pa.int64()))
+    grouped = keys.group_by(list(columns), use_threads=False).aggregate([("_row", "list")])
+    for group in grouped.sort_by([(name, "ascending") for name in columns]).to_pylist():
+        path = tuple(f"{name}={NULL if group[name] is None else quote(_text(group[name]), safe='')}" for name in columns)
+        yield path, table.take(pa.array(group["_row_list"], pa.int64())).drop_columns(list(columns))
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def partitionable(schema: pa.Schema) -> list[str]:
+    """Columns whose values can name a directory: text, integers, booleans, dates and timestamps."""
+    return [f.name for f in schema if not (pa.types.is_nested(f.type) or pa.types.is_floating(f.type))]

@@ -1,0 +1,80 @@
+"""Bad rows: kept with their reason and origin, never dropped, never guessed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tart_ray.data.schema import ORIGIN, QUARANTINE
+from tart_ray.data.sources import Source
+
+READ, JOIN, SCORE = "read", "join", "score"
+
+
+@dataclass
+class Quarantine:
+    """The bad rows that one unit of work met."""
+
+    stage: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(
+        self,
+        reason: str,
+        source: str,
+        position: int,
+        item: int,
+        row: Mapping[str, Any] | None = None,
+        raw: bytes | None = None,
+    ) -> None:
+        """Keep one row: as JSON, or the bytes of a line that could not be decoded."""
+        found = row or {}
+        ids = {name: value if isinstance(value := found.get(name), str) else None for name in ("query_id", "doc_id")}
+        text = None if row is None else orjson.dumps(dict(row), default=str).decode()
+        place = {"stage": self.stage, "reason": reason, "source": source, "position": position, "item": item}
+        self.rows.append({**place, **ids, "row": text, "raw": raw})
+
+    def add_rows(self, source: Source, table: pa.Table, reasons: Mapping[int, str]) -> None:
+        """Keep the rows of ``table`` (which has the columns of `ORIGIN`) that ``reasons`` names by position."""
+        bad = table.take(pa.array(list(reasons), pa.int64()))
+        shown = [name for name in bad.schema.names if name not in ORIGIN.names]
+        for reason, row in zip(reasons.values(), bad.to_pylist(), strict=True):
+            origin = source.origin(row["_split"])
+            self.add(reason, origin, row["_position"], row["_item"], {name: row[name] for name in shown})
+
+    def table(self) -> pa.Table:
+        """Rows in the schema `QUARANTINE`."""
+        return pa.Table.from_pylist(self.rows, schema=QUARANTINE)
+
+
+def find_reasons(
+    table: pa.Table, rules: Sequence[tuple[npt.NDArray[np.bool_], str]]
+) -> tuple[pa.Table, dict[int, str]]:
+    """The rows that no rule condemns, and for each other row the first rule's reason, by position."""
+    reasons: dict[int, str] = {}
+    for mask, reason in rules:
+        for position in np.flatnonzero(mask).tolist():
+            reasons.setdefault(position, reason)
+    if not reasons:
+        return table, reasons
+    keep = np.ones(len(table), dtype=bool)
+    keep[list(reasons)] = False
+    return table.filter(pa.array(keep)), dict(sorted(reasons.items()))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

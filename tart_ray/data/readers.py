@@ -1,0 +1,204 @@
+"""Splits of the input to tables of good rows; every other row goes to quarantine with its reason.
+
+A good row of candidates has a query id and a document id; texts may be missing where they are joined later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec.parquet
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tart_ray.data import text_files
+from tart_ray.data.quarantine import Quarantine, find_reasons
+from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, ORIGIN
+from tart_ray.data.sources import InputError, Source, Split, json_value
+from tart_ray.data.storage import Storage
+
+ROWS_PER_TABLE = 65_536
+
+
+def read_split(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
+    """Tables of the good rows of one split: the columns of `table_schema`, in input order."""
+    tables = _read_parquet if source.format == "parquet" else _read_text
+    for table in tables(storage, source, split, quarantine):
+        good, reasons = find_reasons(table, list(_rules(source, table)))
+        if reasons:
+            quarantine.add_rows(source, table, reasons)
+        yield good
+
+
+def table_schema(source: Source) -> pa.Schema:
+    """Columns that reading this source gives: origin, our columns that it has, its other columns."""
+    ours = [(f.name, f.type) for f in FIELDS[source.role] if f.name in source.columns]
+    return pa.schema([*ORIGIN, *pa.schema(ours), *source.extras])
+
+
+def _rules(source: Source, table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
+    """What makes a row bad, in the order in which the first reason is told."""
+    ids = {"candidates": ("query_id", "doc_id"), "queries": ("query_id",), "corpus": ("doc_id",)}[source.role]
+    names = table.schema.names
+    for name in ids:
+        yield _mask(pc.is_null(table[name])), f"{name} is null"
+        yield _mask(pc.equal(table[name], "")), f"{name} is empty"
+    if "query" in names:
+        yield _mask(pc.is_null(table["query"])), "query is null"
+        yield _mask(_is_blank(table["query"])), "query is empty"
+    if "text" in names and source.role == "candidates":
+        yield from document_rules(table)
+    if "score" in names:
+        yield ~np.isfinite(_floats(table["score"])) & _mask(pc.is_valid(table["score"])), "score is NaN or infinite"
+
+
+def document_rules(table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
+    """A document is its title and text; the text may be blank where there is a title, but not null."""
+    yield _mask(pc.is_null(table["text"])), "text is null"
+    blank = _mask(_is_blank(table["text"]))
+    if "title" in table.schema.names:
+        blank &= _mask(pc.or_kleene(pc.is_null(table["title"]), _is_blank(table["title"])))
+    yield blank, "empty document"
+
+
+def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0)
+
+
+def _mask(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(column, False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    return np.asarray(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
+    filesystem, path = storage.resolve(split.file.url)
+    with filesystem.open(path, "rb", block_size=1 << 16) as handle:
+        groups = pq.read_metadata(handle)
+    position = sum(groups.row_group(i).num_rows for i in range(split.start))
+    for group in range(split.start, split.end):
+        opened = fsspec.parquet.open_parquet_file(path, fs=filesystem, row_groups=[group], engine="pyarrow")
+        with opened as handle:
+            try:
+                table = pq.ParquetFile(handle).read_row_group(group)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise InputError(f"{split.file.url}: row group {group} cannot be read: {error}") from error
+        rows = np.arange(position, position + len(table))
+        position += len(table)
+        for start in range(0, len(table), ROWS_PER_TABLE):
+            part = table.slice(start, ROWS_PER_TABLE)
+            yield _named(source, split, part, rows[start : start + ROWS_PER_TABLE], quarantine)
+
+
+def _named(
+    source: Source, split: Split, table: pa.Table, rows: npt.NDArray[np.int64], quarantine: Quarantine
+) -> pa.Table:
+    """A Parquet table under our names and types; lists are taken apart."""
+    items = np.zeros(len(table), dtype=np.int32)
+    columns = {name: table[theirs] for name, theirs in source.columns.items() if theirs in table.schema.names}
+    extras = {name: table[name] for name in source.extras.names if name in table.schema.names}
+    if source.shape == "lists":
+        lists = table[source.columns[CANDIDATES_COLUMN]].combine_chunks()
+        lengths = _lengths(lists)
+        for row in np.flatnonzero(lengths == 0).tolist():
+            record = {name: column[row].as_py() for name, column in {**columns, **extras}.items()}
+            quarantine.add("no candidates", split.file.url, int(rows[row]), 0, record)
+        parents = np.repeat(np.arange(len(table)), lengths)
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        items = (np.arange(len(parents)) - starts).astype(np.int32)
+        flat = pc.list_flatten(lists)
+        taken = pa.array(parents)
+        inner = {name: pc.struct_field(flat, name) for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
+        columns = {name: column.take(taken) for name, column in columns.items() if name != CANDIDATES_COLUMN} | inner
+        extras = {name: column.take(taken) for name, column in extras.items()}
+        rows = rows[parents]
+    origin = {"_split": np.full(len(rows), split.index, np.int32), "_position": rows, "_item": items}
+    found = {**origin, **columns, **extras}
+    schema = table_schema(source)
+    return pa.table([_cast(found.get(field.name), field, len(rows)) for field in schema], schema=schema)
+
+
+def _cast(column: Any, field: pa.Field, length: int) -> pa.ChunkedArray | pa.Array:
+    if column is None:
+        return pa.nulls(length, field.type)
+    if isinstance(column, np.ndarray):
+        return pa.array(column, field.type)
+    return column.cast(field.type)
+
+
+def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
+    schema = table_schema(source)
+    rows: list[dict[str, Any]] = []
+    for offset, line in text_files.lines(storage, split.file, split.start, split.end):
+        try:
+            record = text_files.parse_line(source.format, source.role, line)
+        except text_files.BadLine as error:
+            quarantine.add(str(error), split.file.url, offset, 0, raw=line)
+            continue
+        for item, found in enumerate(_records(source, record)):
+            place = {"_split": split.index, "_position": offset, "_item": item}
+            try:
+                rows.append(_typed(source, found) | place)
+            except ValueError as error:
+                quarantine.add(str(error), split.file.url, offset, item, found)
+        if len(rows) >= ROWS_PER_TABLE:
+            yield pa.Table.from_pylist(rows, schema=schema)
+            rows = []
+    yield pa.Table.from_pylist(rows, schema=schema)
+
+
+def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The pairs in one JSON object, under our names; a list that is none, or empty, gives the object itself."""
+    ours = {theirs: name for name, theirs in source.columns.items() if name not in FIELDS_OF_A_CANDIDATE}
+    if source.shape == "pairs":
+        ours = {theirs: name for name, theirs in source.columns.items()}
+    named = {ours.get(name, name): value for name, value in record.items()}
+    if source.shape == "pairs":
+        yield named
+        return
+    candidates = named.get(CANDIDATES_COLUMN)
+    if not isinstance(candidates, list) or not candidates:
+        yield named
+        return
+    del named[CANDIDATES_COLUMN]
+    for candidate in candidates:
+        inner = candidate if isinstance(candidate, dict) else {CANDIDATES_COLUMN: candidate}
+        yield {**named, **inner}
+
+
+def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record's columns that we know, each of its type.
+
+    Raises:
+        ValueError: a value is of another type; the message is the reason.
+    """
+    if source.shape == "lists" and CANDIDATES_COLUMN in record:
+        value = record[CANDIDATES_COLUMN]
+        if not value:
+            raise ValueError("no candidates")
+        raise ValueError(f"candidates: got {type(value).__name__}, expected a list of objects")
+    row: dict[str, Any] = {}
+    for field in FIELDS[source.role]:
+        value = record.get(field.name)
+        if value is None or field.name not in source.columns:
+            continue
+        expected: tuple[type, ...] = (int, float) if field.name == "score" else (str,)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ValueError(f"{field.name}: got {type(value).__name__}, expected {'number' if field.name == 'score' else 'string'}")
+        row[field.name] = float(value) if field.name == "score" else value
+    for extra in source.extras:
+        try:
+            row[extra.name] = json_value(record.get(extra.name), extra.type)
+        except ValueError as error:
+            raise ValueError(f"{extra.name}: {error}") from None
+    return row

@@ -1,0 +1,90 @@
+"""Names and Arrow types of every table that this project reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column of the input that has a meaning here, and the names that it may go by."""
+
+    name: str
+    type: pa.DataType
+    aliases: tuple[str, ...] = ()
+
+
+Role = Literal["candidates", "queries", "corpus"]
+
+SCORE = Field("score", pa.float64())
+CANDIDATE_FIELDS = (  # texts are large_string: one column of a chunk can exceed 2 GiB
+    Field("query_id", pa.string()),
+    Field("query", pa.large_string()),
+    Field("doc_id", pa.string()),
+    Field("text", pa.large_string()),
+    Field("title", pa.large_string()),
+    Field("instruction", pa.large_string()),
+    SCORE,
+)
+CANDIDATES_COLUMN = "candidates"  # of lists: list<struct<doc_id, text, title?, score?>>
+FIELDS_OF_A_CANDIDATE = ("doc_id", "text", "title", "score")
+QUERY_FIELDS = (
+    Field("query_id", pa.string(), ("_id", "id", "query-id", "qid")),
+    Field("query", pa.large_string(), ("text",)),
+)
+CORPUS_FIELDS = (
+    Field("doc_id", pa.string(), ("_id", "id", "corpus-id", "docid", "pid")),
+    Field("text", pa.large_string()),
+    Field("title", pa.large_string()),
+)
+FIELDS: dict[Role, tuple[Field, ...]] = {
+    "candidates": CANDIDATE_FIELDS,
+    "queries": QUERY_FIELDS,
+    "corpus": CORPUS_FIELDS,
+}
+
+# Where a row came from: the split that it was read in, its row number in a Parquet file or byte offset in a text
+# file, and its place in a list of candidates (0 elsewhere). Sorted by these three, rows are in input order.
+ORIGIN = pa.schema([("_split", pa.int32()), ("_position", pa.int64()), ("_item", pa.int32())])
+
+QUARANTINE = pa.schema(
+    [
+        ("stage", pa.string()),  # read | join | score
+        ("reason", pa.string()),
+        ("source", pa.string()),  # URL of the input file
+        ("position", pa.int64()),  # row of a Parquet file, byte offset of the line in a text file
+        ("item", pa.int32()),  # place in the list of candidates
+        ("query_id", pa.string()),
+        ("doc_id", pa.string()),
+        ("row", pa.large_string()),  # the row as JSON, null where it could not be decoded
+        ("raw", pa.large_binary()),  # the bytes of a line that could not be decoded
+    ]
+)
+
+# One scored pair. The input's other columns follow.
+SCORES = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("doc_id", pa.string()),
+        ("instruction", pa.large_string()),
+        ("score", pa.float32()),
+        ("margin", pa.float32()),
+        ("first_stage_rank", pa.int32()),
+        ("first_stage_score", pa.float64()),
+        ("tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+    ]
+)
+RERANKED = (
+    "query_id",
+    "doc_id",
+    "rank",
+    "score",
+    "margin",
+    "first_stage_rank",
+    "first_stage_score",
+)
+RESERVED = frozenset({*SCORES.names, *RERANKED, *(field.name for field in CANDIDATE_FIELDS), *ORIGIN.names})

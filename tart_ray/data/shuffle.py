@@ -1,0 +1,69 @@
+"""A shuffle through storage: rows go to buckets by the hash of an id.
+
+Ray Data's own shuffles hold their state in actors and in the object store, so a lost node or driver starts them
+again, and the order of their rows differs from run to run. Here every task writes one *fragment*, a file that holds
+its rows by bucket, and whoever needs a bucket fetches that range of every fragment: durable, resumable, in input
+order, with memory for one bucket at a time.
+
+A fragment is ``buckets + 1`` little-endian int64 offsets, then one Arrow IPC stream per bucket that has rows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tart_ray.data.storage import Storage
+
+OFFSET_BYTES = 8
+IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def bucket_of(ids: pa.ChunkedArray | pa.Array, buckets: int) -> npt.NDArray[np.int64]:
+    """The bucket of each id: CRC-32 modulo ``buckets``, the same on every machine and in every version."""
+    encoded = ids.dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks() if encoded.num_chunks != 1 else encoded.chunk(0)
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.chunk(0)
+    hashes = [zlib.crc32(text.encode()) % buckets for text in encoded.dictionary.to_pylist()]
+    return np.array(hashes, dtype=np.int64)[encoded.indices.to_numpy()]
+
+
+def encode_fragment(table: pa.Table, bucket: npt.NDArray[np.int64], buckets: int) -> bytes:
+    """A fragment of ``table``, whose row ``i`` belongs to ``bucket[i]``; rows of a bucket keep their order."""
+    order = np.argsort(bucket, kind="stable")
+    ends = np.cumsum(np.bincount(bucket, minlength=buckets))
+    ordered = table.take(pa.array(order)).combine_chunks()
+    parts, offsets, start = [], [(buckets + 1) * OFFSET_BYTES], 0
+    for end in ends.tolist():
+        if end > start:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema, options=IPC_OPTIONS) as writer:
+                writer.write_table(ordered.slice(start, end - start))
+            parts.append(sink.getvalue().to_pybytes())
+        offsets.append(offsets[-1] + (len(parts[-1]) if end > start else 0))
+        start = end
+    return b"".join([np.array(offsets, dtype="<i8").tobytes(), *parts])
+
+
+def read_bucket(storage: Storage, fragments: Sequence[str], bucket: int, schema: pa.Schema) -> pa.Table:
+    """The rows of one bucket, fragment by fragment in the order given."""
+    start = bucket * OFFSET_BYTES
+    heads = storage.read_ranges(fragments, [start] * len(fragments), [start + 2 * OFFSET_BYTES] * len(fragments))
+    ranges = [np.frombuffer(head, dtype="<i8").tolist() for head in heads]
+    held = [(url, *span) for url, span in zip(fragments, ranges, strict=True) if span[1] > span[0]]
+    streams = storage.read_ranges([h[0] for h in held], [h[1] for h in held], [h[2] for h in held])
+    tables = [pa.ipc.open_stream(stream).read_all() for stream in streams]
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def in_input_order(table: pa.Table, *first: str) -> pa.Table:
+    """Rows sorted by the columns ``first``, then by where they stood in the input."""
+    keys = [(name, "ascending") for name in (*first, "_split", "_position", "_item")]
+    return table.take(pc.sort_indices(table, sort_keys=keys))

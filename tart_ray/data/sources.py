@@ -1,0 +1,324 @@
+"""What the input is: its files, format, columns and size, found out before any work; and how it is cut into splits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tart_ray.data import text_files
+from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, RESERVED, Role
+from tart_ray.data.storage import FileInfo, Storage
+
+Format = Literal["parquet", "jsonl", "tsv", "trec"]
+Shape = Literal["pairs", "lists"]
+
+SUFFIXES: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".tsv": "tsv",
+    ".trec": "trec",
+    ".run": "trec",
+}
+SAMPLED_FILES = 16
+SAMPLE_BYTES = 1 << 18
+SPLIT_BYTES = 32 << 20  # of one split, more where there would be over MAX_SPLITS
+MAX_SPLITS = 4_096
+
+
+class InputError(ValueError):
+    """Input that cannot be read as configured; the message says what was got, expected and available."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of one file that one task reads: row groups ``[start, end)`` of Parquet, bytes ``[start, end)`` of text."""
+
+    index: int
+    file: FileInfo
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: candidates, queries or a corpus.
+
+    ``columns``: our name → their name, of the columns that are there. ``extras``: the other columns, carried through.
+    ``rows``: pairs, queries or documents; exact for Parquet pairs, else estimated from a sample.
+    """
+
+    role: Role
+    url: str
+    format: Format
+    shape: Shape
+    files: tuple[FileInfo, ...]
+    columns: Mapping[str, str]
+    extras: pa.Schema
+    rows: int
+    nbytes: int
+    splits: tuple[Split, ...] = field(repr=False)
+
+    def origin(self, split: int) -> str:
+        """The URL of the file that a split is part of."""
+        return self.splits[split].file.url
+
+
+def inspect_source(storage: Storage, url: str, role: Role, columns: Mapping[str, str] | None = None) -> Source:
+    """Look at the files without reading the data: listing, Parquet footers, the head of some text files.
+
+    Args:
+        columns: our name → their name, where they differ.
+
+    Raises:
+        StorageError: nothing is there.
+        InputError: an unknown or mixed format, a missing column, or a column of the wrong type.
+    """
+    files = storage.files(url)
+    kind = _format_of(storage, files)
+    if kind == "trec" and role != "candidates":
+        raise InputError(f"{url}: got a TREC run, expected {role} as JSONL, TSV or Parquet")
+    if kind == "tsv" and role == "candidates":
+        raise InputError(f"{url}: got TSV, expected candidates as Parquet, JSONL or a TREC run (.trec, .run)")
+    if kind == "parquet":
+        return _inspect_parquet(storage, url, role, files, columns or {})
+    return _inspect_text(storage, url, role, kind, files, columns or {})
+
+
+def _format_of(storage: Storage, files: list[FileInfo]) -> Format:
+    found: dict[Format, str] = {}
+    for file in files:
+        found.setdefault(_format_by_name(file.url) or _format_by_content(storage, file), file.url)
+    if len(found) > 1:
+        raise InputError(f"files of several formats: {found}; expected one format, name one of them by a glob")
+    return next(iter(found))
+
+
+def _format_by_name(url: str) -> Format | None:
+    name = url.rsplit("/", 1)[-1].lower()
+    for suffix in text_files.COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def _format_by_content(storage: Storage, file: FileInfo) -> Format:
+    head = storage.read(file.url, 0, min(file.size, 4096))
+    line = head.split(b"\n", 1)[0]
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if line.lstrip().startswith(b"{"):
+        return "jsonl"
+    if len(line.split()) == 6 and line.split()[1] in (b"Q0", b"q0", b"0"):
+        return "trec"
+    raise InputError(f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)} (or .gz of the text ones)")
+
+
+def _inspect_parquet(
+    storage: Storage, url: str, role: Role, files: list[FileInfo], columns: Mapping[str, str]
+) -> Source:
+    with ThreadPoolExecutor(16) as pool:
+        footers = list(pool.map(lambda file: _footer(storage, file), files))
+    schemas = [footer.schema.to_arrow_schema() for footer in footers]
+    try:
+        schema = pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
+    except pa.ArrowException as error:
+        first = schemas[0]
+        other = next(i for i, s in enumerate(schemas) if not _unifies(first, s))
+        raise InputError(f"{files[other].url}: its columns do not fit those of {files[0].url}: {error}") from error
+    shape: Shape = "pairs"
+    names = set(schema.names)
+    inner: pa.Schema | None = None
+    if role == "candidates" and columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN) in names:
+        shape = "lists"
+        inner = _candidate_struct(url, schema.field(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)).type)
+    mapped = _map_columns(url, role, shape, names, columns)
+    for ours, theirs in mapped.items():
+        if ours != CANDIDATES_COLUMN and theirs in names:
+            _check_type(url, role, ours, theirs, schema.field(theirs).type)
+    if inner is not None:
+        for field_ in inner:
+            _check_type(url, role, field_.name, f"{CANDIDATES_COLUMN}.{field_.name}", field_.type)
+        mapped |= {name: name for name in FIELDS_OF_A_CANDIDATE if name in inner.names}
+    extras = pa.schema([f for f in schema if role == "candidates" and f.name not in mapped.values()])
+    rows = sum(footer.num_rows for footer in footers)
+    if shape == "lists":
+        rows = _count_candidates(footers, mapped[CANDIDATES_COLUMN])
+    nbytes = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
+    _check_needed(url, role, mapped)
+    return Source(
+        role, url, "parquet", shape, tuple(files), mapped, _checked_extras(url, extras), rows, nbytes,
+        tuple(_parquet_splits(files, footers, nbytes)),
+    )  # fmt: skip
+
+
+def _inspect_text(
+    storage: Storage, url: str, role: Role, kind: Format, files: list[FileInfo], columns: Mapping[str, str]
+) -> Source:
+    step = max(len(files) // SAMPLED_FILES, 1)
+    lines = [line for file in files[::step][:SAMPLED_FILES] for line in text_files.head(storage, file, SAMPLE_BYTES)]
+    records = [record for line in lines if (record := _parse_or_none(kind, role, line)) is not None]
+    if not records:
+        raise InputError(f"{url}: none of the first {len(lines)} lines can be read as {kind}; first: {lines[:1]}")
+    nbytes = sum(file.size * text_files.expansion(file.url) for file in files)
+    rows = nbytes * len(lines) // max(sum(len(line) + 1 for line in lines), 1)
+    shape: Shape = "pairs"
+    names = {name for record in records for name in record}
+    if role == "candidates" and columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN) in names:
+        shape = "lists"
+        lists = [record.get(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)) for record in records]
+        items = [item for items in lists if isinstance(items, list) for item in items if isinstance(item, dict)]
+        rows = rows * len(items) // len(records)
+        inner = {name for item in items for name in item}
+    mapped = _map_columns(url, role, shape, names, columns)
+    if shape == "lists":
+        mapped |= {name: name for name in FIELDS_OF_A_CANDIDATE if name in inner}
+    _check_needed(url, role, mapped)
+    taken = set(mapped.values())
+    others = sorted(names - taken) if role == "candidates" else []
+    extras = pa.schema([(name, _json_type(record.get(name) for record in records)) for name in others])
+    size = _split_bytes(nbytes)
+    splits = [part for file in files for part in text_files.ranges(file, size)]
+    return Source(
+        role, url, kind, shape, tuple(files), mapped, _checked_extras(url, extras), max(rows, 1), nbytes,
+        tuple(Split(index, *part) for index, part in enumerate(splits)),
+    )  # fmt: skip
+
+
+def _map_columns(
+    url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]
+) -> dict[str, str]:
+    mapped = {}
+    known = [field.name for field in FIELDS[role]] + ([CANDIDATES_COLUMN] if shape == "lists" else [])
+    for ours in known:
+        theirs = columns.get(ours)
+        if shape == "lists" and ours in FIELDS_OF_A_CANDIDATE:
+            continue
+        if theirs is not None and theirs not in names:
+            raise InputError(f"{url}: input.columns says {ours}: {theirs}, available: {sorted(names)}")
+        aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), ())
+        found = theirs or next((name for name in (ours, *aliases) if name in names), None)
+        if found is not None:
+            mapped[ours] = found
+    return mapped
+
+
+def _check_needed(url: str, role: Role, mapped: Mapping[str, str]) -> None:
+    needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
+    missing = [name for name in needed[role] if name not in mapped]
+    if missing:
+        raise InputError(
+            f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(mapped.values())} and others; "
+            "name theirs in input.columns (our name: their name)"
+        )
+
+
+def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:
+    if pa.types.is_null(got):
+        return
+    value = got.value_type if pa.types.is_dictionary(got) else got
+    number = pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_decimal(value)
+    text = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
+    if not (number if ours == "score" else text):
+        expected = "a number" if ours == "score" else "string"
+        raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it before scoring")
+
+
+def _candidate_struct(url: str, got: pa.DataType) -> pa.Schema:
+    is_list = pa.types.is_list(got) or pa.types.is_large_list(got)
+    if not is_list or not pa.types.is_struct(got.value_type):
+        raise InputError(f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>")
+    return pa.schema(list(got.value_type))
+
+
+def _checked_extras(url: str, extras: pa.Schema) -> pa.Schema:
+    clash = sorted(set(extras.names) & RESERVED)
+    if clash:
+        raise InputError(f"{url}: columns {clash} have a name that the output uses; rename them")
+    return extras
+
+
+def _parse_or_none(kind: Format, role: Role, line: bytes) -> dict[str, Any] | None:
+    try:
+        return text_files.parse_line(kind, role, line)
+    except text_files.BadLine:
+        return None
+
+
+def _json_type(values: Iterable[Any]) -> pa.DataType:
+    """Type of a JSON column from sampled values: nested or mixed values are carried as JSON text."""
+    kinds = {type(value) for value in values if value is not None}
+    simple = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    if len(kinds) == 1 and (kind := kinds.pop()) in simple:
+        return simple[kind]
+    return pa.float64() if kinds == {int, float} else pa.large_string()
+
+
+def json_value(value: Any, kind: pa.DataType) -> Any:
+    """A JSON value as a column of the type that `inspect_source` gave it.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if value is None:
+        return None
+    if pa.types.is_large_string(kind):
+        return value if isinstance(value, str) else orjson.dumps(value).decode()
+    expected = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
+        raise ValueError(f"got {type(value).__name__} {value!r}, expected {kind}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"got {value}, which does not fit {kind}")
+    return value
+
+
+def _footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
+    filesystem, path = storage.resolve(file.url)
+    try:
+        with filesystem.open(path, "rb", block_size=1 << 16) as handle:
+            return pq.read_metadata(handle)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file.url}: not a complete Parquet file ({error}); remove it or write it again") from error
+
+
+def _unifies(first: pa.Schema, second: pa.Schema) -> bool:
+    try:
+        pa.unify_schemas([first, second], promote_options="permissive")
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _count_candidates(footers: list[pq.FileMetaData], column: str) -> int:
+    """Values of the lists' first leaf; an empty or null list counts as one."""
+    total = 0
+    for footer in footers:
+        leaf = next(i for i in range(footer.num_columns) if footer.schema.column(i).path.startswith(f"{column}."))
+        total += sum(footer.row_group(group).column(leaf).num_values for group in range(footer.num_row_groups))
+    return total
+
+
+def _parquet_splits(files: list[FileInfo], footers: list[pq.FileMetaData], nbytes: int) -> Iterable[Split]:
+    size = _split_bytes(nbytes)
+    index = 0
+    for file, footer in zip(files, footers, strict=True):
+        start, held = 0, 0
+        for group in range(footer.num_row_groups):
+            held += footer.row_group(group).total_byte_size
+            if held >= size or group + 1 == footer.num_row_groups:
+                yield Split(index, file, start, group + 1)
+                index, start, held = index + 1, group + 1, 0
+
+
+def _split_bytes(nbytes: int) -> int:
+    return max(SPLIT_BYTES, math.ceil(nbytes / MAX_SPLITS))
+
+

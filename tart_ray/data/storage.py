@@ -1,0 +1,174 @@
+"""Object storage and local disks behind one small surface, through fsspec.
+
+Every file that this project writes is one whole object: a single PUT on S3 (s3fs sends up to 100 MB in one), a
+temporary file that is renamed on a local disk. So a file is there completely or not at all, whoever is killed.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
+
+
+class StorageError(ValueError):
+    """A place that cannot be used as configured; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of the input. ``version`` changes when its content does: an ETag, or a modification time."""
+
+    url: str
+    size: int
+    version: str
+
+
+class Storage:
+    """Files by URL. ``options`` go to fsspec for URLs with a protocol; pickles into every worker."""
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.options = dict(options or {})
+
+    def resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The filesystem that serves ``url`` and the path of ``url`` in it."""
+        if "://" not in url or url.startswith("file://"):
+            return fsspec.filesystem("file"), os.path.abspath(url.removeprefix("file://"))  # noqa: PTH100
+        return _filesystem(url, self.options)
+
+    def files(self, url: str) -> list[FileInfo]:
+        """The files that a file, directory or glob names, sorted; names with a leading ``_`` or ``.`` are skipped.
+
+        Raises:
+            StorageError: there is no such file, or none is left.
+        """
+        filesystem, path = self.resolve(url)
+        try:
+            if glob.has_magic(path):
+                found = filesystem.glob(path, detail=True)
+            elif filesystem.isfile(path):
+                found = {path: filesystem.info(path)}
+            else:
+                found = filesystem.find(path, detail=True)
+        except (PermissionError, FileNotFoundError) as error:
+            raise StorageError(f"{url}: {error or 'no such bucket or file'}") from error
+        root = path.rstrip("/")
+        files = [
+            FileInfo(filesystem.unstrip_protocol(name), int(info["size"]), _version(info))
+            for name, info in sorted(found.items())
+            if info["type"] == "file" and info["size"] and not _is_hidden(name, root)
+        ]
+        if not files:
+            raise StorageError(f"{url}: no file there, or only empty ones; expected a file, a directory or a glob")
+        return files
+
+    def exists(self, url: str) -> bool:
+        """Whether the file is there."""
+        filesystem, path = self.resolve(url)
+        return bool(filesystem.isfile(path))
+
+    def names(self, url: str) -> list[str]:
+        """Names of the files and directories directly under a directory; none where it does not exist."""
+        filesystem, path = self.resolve(url)
+        try:
+            found = filesystem.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/"))
+
+    def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes of a file, or of a range of it."""
+        filesystem, path = self.resolve(url)
+        return bytes(filesystem.cat_file(path, start=start, end=end))
+
+    def read_many(self, urls: Sequence[str]) -> list[bytes]:
+        """The bytes of several files, fetched together."""
+        return self.read_ranges(urls, [None] * len(urls), [None] * len(urls))
+
+    def read_ranges(self, urls: Sequence[str], starts: Sequence[int | None], ends: Sequence[int | None]) -> list[bytes]:
+        """One range of each file, fetched together; None is the file's start, or its end."""
+        if not urls:
+            return []
+        filesystem, _ = self.resolve(urls[0])
+        paths = [self.resolve(url)[1] for url in urls]
+        return list(filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise"))
+
+    def write(self, url: str, data: bytes | memoryview) -> None:
+        """Write a whole file; an older one of that name is replaced at once."""
+        filesystem, path = self.resolve(url)
+        if isinstance(filesystem, LocalFileSystem):
+            partial = _write_partial(path, data)
+            os.replace(partial, path)  # noqa: PTH105
+        else:
+            filesystem.pipe_file(path, bytes(data))
+
+    def create(self, url: str, data: bytes) -> bool:
+        """Write a small file unless one of that name exists; False if it does. One wins where several try."""
+        filesystem, path = self.resolve(url)
+        if isinstance(filesystem, LocalFileSystem):
+            partial = _write_partial(path, data)
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(partial)  # noqa: PTH108
+            return True
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno == EXISTS_ERRNO and self.exists(url):
+                return False
+            raise
+        return True
+
+    def remove_tree(self, url: str) -> None:
+        """Remove a directory with all that is in it; nothing happens where there is none."""
+        filesystem, path = self.resolve(url)
+        try:
+            filesystem.rm(path, recursive=True)
+        except FileNotFoundError:
+            return
+
+
+def join_url(root: str, *parts: str) -> str:
+    """``root/part/part``."""
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def _filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    filesystem, path = fsspec.core.url_to_fs(url, **options)
+    return filesystem, path
+
+
+def _write_partial(path: str, data: bytes | memoryview) -> str:
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        file = open(partial, "xb")  # noqa: SIM115, PTH123
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        file = open(partial, "xb")  # noqa: SIM115, PTH123
+    with file:
+        file.write(data)
+    return partial
+
+
+def _is_hidden(name: str, root: str) -> bool:
+    inside = name[len(root) :] if name.startswith(root + "/") else name.rsplit("/", 1)[-1]
+    return any(part.startswith(("_", ".")) for part in inside.split("/") if part)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("mtime") or "").strip('"')
+
+

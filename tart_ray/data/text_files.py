@@ -1,0 +1,135 @@
+"""Lines of text files, by byte range: JSONL, TREC runs and TSV.
+
+A line belongs to the range that its first byte lies in, so ranges can be read by different tasks. Compressed files
+are one range.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec.utils
+import orjson
+
+from tart_ray.data.schema import Role
+from tart_ray.data.storage import FileInfo, Storage
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+TYPICAL_EXPANSION = 4  # of compressed text; only the size of chunks depends on it
+WINDOW = 8 << 20
+TREC_COLUMNS = ("query_id", "Q0", "doc_id", "rank", "score", "tag")
+
+
+class BadLine(ValueError):
+    """A line that cannot be decoded; the message is its reason in quarantine."""
+
+
+def expansion(url: str) -> int:
+    """How much larger a file is than it looks."""
+    return TYPICAL_EXPANSION if url.endswith(COMPRESSIONS) else 1
+
+
+def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
+    """The file and the byte ranges that it is read in."""
+    step = file.size if file.url.endswith(COMPRESSIONS) else nbytes
+    for start in range(0, file.size, step):
+        yield file, start, min(start + step, file.size)
+
+
+def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each line, without its end, whose first byte lies in ``[start, end)``; blank ones are skipped.
+
+    Offsets in a compressed file are those of its uncompressed text.
+    """
+    compressed = file.url.endswith(COMPRESSIONS)
+    for offset, line in _compressed(storage, file.url) if compressed else _range(storage, file, start, end):
+        stripped = line.rstrip(b"\r\n")
+        if stripped.strip():
+            yield offset, stripped
+
+
+def head(storage: Storage, file: FileInfo, nbytes: int) -> list[bytes]:
+    """Complete lines from the start of a file."""
+    found: list[bytes] = []
+    held = 0
+    for _, line in lines(storage, file, 0, min(file.size, nbytes)):
+        found.append(line)
+        held += len(line)
+        if held > nbytes:
+            break
+    return found
+
+
+def parse_line(kind: str, role: Role, line: bytes) -> dict[str, Any]:
+    """The record that a line holds.
+
+    Raises:
+        BadLine: it does not hold one.
+    """
+    if kind == "jsonl":
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise BadLine(f"undecodable line: {error}") from error
+        if not isinstance(record, dict):
+            raise BadLine(f"undecodable line: got {type(record).__name__}, expected a JSON object")
+        return record
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadLine(f"undecodable line: {error}") from error
+    return _parse_trec(text) if kind == "trec" else _parse_tsv(role, text)
+
+
+def _parse_trec(text: str) -> dict[str, Any]:
+    cells = text.split()
+    if len(cells) != len(TREC_COLUMNS):
+        raise BadLine(f"undecodable line: got {len(cells)} columns, expected {' '.join(TREC_COLUMNS)}")
+    try:
+        score = float(cells[4])
+    except ValueError:
+        raise BadLine(f"undecodable line: got score {cells[4]!r}, expected a number") from None
+    return {"query_id": cells[0], "doc_id": cells[2], "score": score}
+
+
+def _parse_tsv(role: Role, text: str) -> dict[str, Any]:
+    """``id <tab> text``, as in MS MARCO and LoTTE."""
+    cells = text.split("\t")
+    if len(cells) != 2:
+        raise BadLine(f"undecodable line: got {len(cells)} columns, expected 2 (id, text)")
+    return {"query_id": cells[0], "query": cells[1]} if role == "queries" else {"doc_id": cells[0], "text": cells[1]}
+
+
+def _range(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    position = max(start - 1, 0)  # the byte before tells whether a line starts at `start`
+    data = io.BytesIO(storage.read(file.url, position, end))
+    if start:
+        position += len(data.readline())
+        if position >= end:
+            return
+    for line in data:
+        if not line.endswith(b"\n"):
+            line += _rest_of_line(storage, file, end)
+        yield position, line
+        position += len(line)
+
+
+def _rest_of_line(storage: Storage, file: FileInfo, position: int) -> bytes:
+    rest = b""
+    while position < file.size and not rest.endswith(b"\n"):
+        window = storage.read(file.url, position, min(position + WINDOW, file.size))
+        part = window[: window.find(b"\n") + 1] or window
+        rest += part
+        position += len(part)
+    return rest
+
+
+def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
+    filesystem, path = storage.resolve(url)
+    position = 0
+    with filesystem.open(path, "rb", compression=fsspec.utils.infer_compression(path)) as file:
+        for line in file:
+            yield position, line
+            position += len(line)

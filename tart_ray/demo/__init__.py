@@ -1,0 +1,1 @@
+"""A demonstration that needs no download: a collection made of Python's own library, a tiny checkpoint, a metric."""

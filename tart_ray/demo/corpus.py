@@ -1,0 +1,202 @@
+"""A retrieval collection made of the running Python's standard library: find the function that a docstring describes.
+
+A document is a function's source without any docstring; a query is the first paragraph of the docstring that was
+cut from it; each query has one relevant document. The same Python gives the same collection.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import random
+import re
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import bm25s
+import numpy as np
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+SKIPPED_FOLDERS = {"test", "tests", "idle_test"}  # site-packages and the like are no identifiers
+NOT_DESCRIPTIVE = re.compile(r"(same as|see|like|override|deprecated|dummy|todo|xxx|fixme)\b|.*(->|>>>)", re.IGNORECASE)
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # the parts of snake_case and camelCase
+MIN_QUERY_WORDS = 4
+
+
+class Document(NamedTuple):
+    """A function: ``title`` is its module's name, ``text`` its dedented source."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents and queries by id; ``qrels[query_id][doc_id]`` is 1 for the relevant document, others are not in it."""
+
+    documents: dict[str, Document]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+    def sample(self, size: int = 200, *, seed: int = 0) -> Collection:
+        """The same documents with ``size`` of the queries (all of them where there are fewer), the same for a seed."""
+        drawn = random.Random(seed).sample(sorted(self.queries), min(size, len(self.queries)))  # noqa: S311
+        chosen = [query_id for query_id in self.queries if query_id in set(drawn)]
+        return replace(self, queries={i: self.queries[i] for i in chosen}, qrels={i: self.qrels[i] for i in chosen})
+
+
+def build_collection() -> Collection:
+    """The collection of the running Python, without its tests and the packages installed beside it.
+
+    Raises:
+        FileNotFoundError: this Python came without the sources of its library.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    collection = collect_functions(_library_modules(root))
+    if not collection.documents:
+        raise FileNotFoundError(f"{root}: found no Python source there, expected the standard library")
+    return collection
+
+
+def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
+    """The collection of some modules, given as ``(name, source)``; a source that does not parse is passed over.
+
+    Of functions with the same source, white space apart, the first stays; a further function of the same name gets
+    ``#2``, ``#3`` … on its id. A query whose text stands for more than one function is dropped, its documents stay.
+    """
+    documents: dict[str, Document] = {}
+    queries: dict[str, str] = {}
+    seen: set[str] = set()
+    for module, source in modules:
+        for name, docstring, text in _describe_functions(source):
+            if (squeezed := " ".join(text.split())) in seen:
+                continue
+            seen.add(squeezed)
+            doc_id, copies = f"{module}.{name}", 1
+            while doc_id in documents:
+                copies += 1
+                doc_id = f"{module}.{name}#{copies}"
+            documents[doc_id] = Document(module, text)
+            if query := _first_paragraph(docstring):
+                queries[doc_id] = query
+    times = Counter(queries.values())
+    kept = {doc_id: query for doc_id, query in queries.items() if times[query] == 1}
+    # Not the document's id itself: BEIR's tools pass over a document that has its query's id.
+    return Collection(
+        documents, {f"q:{i}": query for i, query in kept.items()}, {f"q:{i}": {i: 1} for i in kept}
+    )
+
+
+def first_stage(collection: Collection, queries: Mapping[str, str], k: int = 50) -> dict[str, dict[str, float]]:
+    """BM25 over title and text: for each query id its ``k`` best documents at most, as ``{doc_id: score}``, best first.
+
+    Equal scores stand in the order of the documents. A document without any word of the query is not in it.
+    """
+    doc_ids = list(collection.documents)
+    index = bm25s.BM25()
+    index.index([_words(f"{title} {text}") for title, text in collection.documents.values()], show_progress=False)
+    run = {}
+    for query_id, query in queries.items():
+        scores = index.get_scores_from_ids(index.get_tokens_ids(_words(query)))
+        best = np.argsort(-scores, kind="stable")[:k]
+        run[query_id] = {doc_ids[i]: float(scores[i]) for i in best if scores[i] > 0}
+    return run
+
+
+def write_candidates(path: Path, collection: Collection, run: Mapping[str, Mapping[str, float]]) -> int:
+    """Write the run's pairs as JSONL: ``query_id, query, doc_id, title, text, score``; returns their number.
+
+    Raises:
+        KeyError: the run holds a query or document that the collection lacks.
+    """
+    pairs = [(query_id, *hit) for query_id, hits in run.items() for hit in hits.items()]
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for query_id, doc_id, score in pairs:
+            row = {"query_id": query_id, "query": collection.queries[query_id], "doc_id": doc_id}
+            row |= collection.documents[doc_id]._asdict()
+            file.write(json.dumps(row | {"score": score}, ensure_ascii=False) + "\n")
+    return len(pairs)
+
+
+def write_qrels(path: Path, collection: Collection) -> None:
+    """Write the judgements as BEIR's TSV: a header, then ``query-id, corpus-id, score``."""
+    rows = [f"{query}\t{doc}\t{grade}\n" for query, judged in collection.qrels.items() for doc, grade in judged.items()]
+    path.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8", newline="\n")
+
+
+def _library_modules(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and source of each module under ``root``, in the order of their paths."""
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if name.isidentifier() and name not in SKIPPED_FOLDERS)
+        for path in sorted(Path(folder, name) for name in files if name.endswith(".py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            try:
+                source = importlib.util.decode_source(path.read_bytes())
+            except (SyntaxError, UnicodeDecodeError):  # an encoding it does not have
+                continue
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), source
+
+
+def _describe_functions(source: str) -> Iterator[tuple[str, str, str]]:
+    """Qualified name, docstring, and source without docstrings of each function that has both."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the sources, such as invalid escapes
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    lines = source.encode().split(b"\n")  # ast counts columns in UTF-8 bytes, and \n alone ends a line
+    for name, function in _walk_functions(tree, ""):
+        if (docstring := ast.get_docstring(function)) and not all(map(_is_filler, function.body)):
+            yield name, docstring, _cut_docstrings(lines, function)
+
+
+def _walk_functions(node: ast.AST, scope: str) -> Iterator[tuple[str, Function]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function):
+            yield scope + child.name, child
+            yield from _walk_functions(child, f"{scope}{child.name}.<locals>.")
+        elif isinstance(child, ast.ClassDef):
+            yield from _walk_functions(child, f"{scope}{child.name}.")
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield from _walk_functions(child, scope)
+
+
+def _is_filler(statement: ast.stmt) -> bool:
+    """A docstring, ``...`` or ``pass``."""
+    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return constant or isinstance(statement, ast.Pass)
+
+
+def _cut_docstrings(lines: list[bytes], function: Function) -> str:
+    """The function's source, dedented, without its docstring and those of the functions and classes in it."""
+    kept = lines[: function.end_lineno]
+    kept[-1] = kept[-1][: function.end_col_offset]
+    owners = [node for node in ast.walk(function) if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node)]
+    for owner in sorted(owners, key=lambda node: node.body[0].lineno, reverse=True):
+        docstring = owner.body[0]
+        first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
+        before, after = kept[first][: docstring.col_offset], kept[last][docstring.end_col_offset :].strip()
+        after = b"..." if len(owner.body) == 1 else after.removeprefix(b";").lstrip()
+        rest = before + after if after and not after.startswith(b"#") else b""
+        kept[first : last + 1] = [rest] if rest else []
+    start = min(node.lineno for node in (function, *function.decorator_list)) - 1
+    indent = kept[start][: len(kept[start]) - len(kept[start].lstrip())]
+    return b"\n".join(line.removeprefix(indent) for line in kept[start:]).decode()
+
+
+def _first_paragraph(docstring: str) -> str | None:
+    """The query that a docstring makes, on one line; None where it does not say what the function does."""
+    text = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    return None if len(words) < MIN_QUERY_WORDS or NOT_DESCRIPTIVE.match(text) or not text.isprintable() else text
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(text)]

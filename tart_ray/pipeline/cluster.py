@@ -1,0 +1,58 @@
+"""Joining or starting a Ray cluster, and how Ray Data is set up for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # unset, a local init can leave a token that makes heads refuse clients
+
+import ray
+from ray.data import DataContext
+
+from tart_ray.config import ClusterConfig
+
+log = logging.getLogger(__name__)
+
+# botocore's words for passing faults; Ray knows only those of the AWS C++ SDK
+RETRIED_IO_ERRORS = (
+    "SlowDown",
+    "ServiceUnavailable",
+    "InternalError",
+    "RequestTimeout",
+    "Connection was closed",
+    "ConnectionClosedError",
+    "EndpointConnectionError",
+    "ReadTimeoutError",
+    "Connection reset by peer",
+)
+
+
+@contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """A connection to the cluster that the configuration names; one that was open already stays open."""
+    if ray.is_initialized():
+        yield
+        return
+    address = None if config.address == "auto" else config.address
+    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True, include_dashboard=None)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def chunkwise_execution() -> Iterator[None]:
+    """Ray Data set up for rows that are units of work: one row is one block from end to end."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
+    context.retried_io_errors = [*context.retried_io_errors, *RETRIED_IO_ERRORS]
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    with DataContext.current(context):
+        yield

@@ -1,0 +1,127 @@
+"""What a run will do, settled before any work: sources, buckets, chunks to expect, and the run's identity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tart_ray.command_line import ConfigurationError
+from tart_ray.config import RerankConfig
+from tart_ray.data.hive import partitionable
+from tart_ray.data.schema import RERANKED, SCORES
+from tart_ray.data.sources import Source, inspect_source
+from tart_ray.data.storage import Storage
+from tart_ray.model.checkpoint import fingerprint_checkpoint
+
+PAIRS_PER_BUCKET = 32_768
+BYTES_PER_BUCKET = 64 << 20
+MAX_BUCKETS = 2_048
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the stages need to know of the input. Depends on the input and the configuration alone.
+
+    ``query_buckets``: queries are spread over so many; a bucket is prepared, and later ranked, by one task.
+    ``document_buckets``: likewise for documents, where texts are joined; 0 where they are not.
+    """
+
+    candidates: Source
+    queries: Source | None
+    corpus: Source | None
+    query_buckets: int
+    document_buckets: int
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources by role."""
+        found = {"candidates": self.candidates, "queries": self.queries, "corpus": self.corpus}
+        return {role: source for role, source in found.items() if source is not None}
+
+    @property
+    def text_bytes(self) -> int:
+        """Estimated bytes of all pairs, their texts included."""
+        if self.corpus is None:
+            return self.candidates.nbytes
+        return self.candidates.nbytes + self.candidates.rows * self.corpus.nbytes // max(self.corpus.rows, 1)
+
+
+def make_plan(storage: Storage, config: RerankConfig) -> Plan:
+    """Look at the input.
+
+    Raises:
+        StorageError, InputError: it is not there, or not as configured.
+        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, or a column to partition by is not there.
+    """
+    candidates = inspect_source(storage, config.input.candidates, "candidates", config.input.columns)
+    queries = _texts(storage, candidates, "queries", "query", config.input.queries)
+    corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus)
+    plan = Plan(candidates, queries, corpus, 1, 0)
+    by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
+    by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
+    available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in ("rank", "first_stage_rank")]))
+    unknown = [name for name in config.output.partition_by if name not in available]
+    if unknown:
+        raise ConfigurationError(f"output.partition_by: got {unknown}, available: {available}")
+    return Plan(candidates, queries, corpus, _buckets(by_queries), _buckets(by_documents) if corpus else 0)
+
+
+def scores_schema(plan: Plan) -> pa.Schema:
+    """Columns of ``scores/``."""
+    return pa.schema([*SCORES, *plan.candidates.extras])
+
+
+def output_schema(plan: Plan) -> pa.Schema:
+    """Columns of ``reranked/``, partition columns included."""
+    ranked = scores_schema(plan).append(pa.field("rank", pa.int32()))
+    return pa.schema([ranked.field(name) for name in (*RERANKED, "instruction", *plan.candidates.extras.names)])
+
+
+def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
+    """What must be equal for a rerun to continue a run: input, model, and all that changes the rows of the output.
+
+    Replicas, endpoints, limits and batch sizes may change in between.
+    """
+    model = config.model.model_dump(include={"max_length", "truncation", "split_special_tokens"})
+    fingerprint = fingerprint_checkpoint(
+        config.model.path,
+        revision=config.model.revision,
+        storage_options=config.storage.fsspec_options(config.model.path),
+    )
+    files: Mapping[str, Any] = {
+        role: [[file.url, file.size, file.version] for file in source.files] for role, source in plan.sources.items()
+    }
+    return {
+        "job": "rerank",
+        "model": {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint},
+        "input": {**config.input.model_dump(include={"instruction", "columns"}), "files": files},
+        "output": config.output.model_dump(include={"partition_by", "top_k"}),
+    }
+
+
+def replica_dtype(config: RerankConfig) -> str:
+    """The dtype that replicas compute in: ``auto`` is bfloat16 on GPUs, float32 on CPUs."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    return "bfloat16" if config.cluster.gpus_per_replica else "float32"
+
+
+def _texts(storage: Storage, candidates: Source, role: Any, column: str, url: str | None) -> Source | None:
+    """The source that texts are joined from, where the candidates do not hold them."""
+    if column in candidates.columns:
+        return None
+    if url is None:
+        raise ConfigurationError(
+            f"{candidates.url}: candidates have no column {column!r} and input.{role} is not set; expected one of them. "
+            f"Columns found: {sorted({*candidates.columns.values(), *candidates.extras.names})}; "
+            f"input.columns maps other names"
+        )
+    return inspect_source(storage, url, role)
+
+
+def _buckets(wanted: float) -> int:
+    return min(max(math.ceil(wanted), 1), MAX_BUCKETS)

@@ -1,0 +1,179 @@
+"""Prepare: input files to chunks of whole queries, with texts joined, duplicates dropped and bad rows quarantined.
+
+    candidates ──by doc_id──┐
+    corpus ─────by doc_id──join──┐
+    (or candidates with text) ──by query_id──▶ chunks
+    queries ────────────────────by query_id──┘
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tart_ray.data import chunks
+from tart_ray.data.quarantine import JOIN, READ, Quarantine
+from tart_ray.data.readers import read_split, table_schema
+from tart_ray.data.run import WORK, Record, Run
+from tart_ray.data.schema import Role
+from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
+from tart_ray.data.sources import Source
+from tart_ray.pipeline.plan import Plan
+from tart_ray.pipeline.stages import run_stage
+
+JOINED = "join"
+CHUNKS = "chunk"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The unit of scoring, retry, commit and resume."""
+
+    id: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing did: chunks by bucket of queries, and counts of rows."""
+
+    buckets: dict[str, list[Chunk]]
+    read: int
+    duplicates: int
+    quarantined: int
+    other_quarantined: int  # rows of the queries and the corpus
+    corpus_duplicates: int
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All chunks, in order."""
+        return [chunk for found in self.buckets.values() for chunk in found]
+
+
+def prepare(run: Run, plan: Plan, instruction: str | None) -> Prepared:
+    """Bring the input into chunks; what an earlier run has done is not done again."""
+    reads = {role: _shuffle(run, plan, source) for role, source in plan.sources.items()}
+    joins: dict[str, Record] = {}
+    if plan.corpus is not None:
+        units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
+        joins = run_stage(run, JOINED, units, lambda unit: _join_bucket(run, plan, unit))
+    units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
+    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, instruction, unit))
+    candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
+    others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
+    return Prepared(
+        buckets={unit: [Chunk(*chunk) for chunk in record["chunks"]] for unit, record in cuts.items()},
+        read=sum(record["rows"] for record in reads["candidates"].values()),
+        duplicates=sum(record["duplicates"] for record in cuts.values()),
+        quarantined=sum(record["quarantined"] for record in candidates),
+        other_quarantined=sum(record["quarantined"] for record in others),
+        corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
+    )
+
+
+def read_chunk(run: Run, chunk: str) -> pa.Table:
+    """The rows of a chunk, sorted by query, with all their texts."""
+    return pq.read_table(io.BytesIO(run.storage.read(_chunk_url(run, chunk))))
+
+
+def unit_name(index: int) -> str:
+    """A name that sorts as its number does."""
+    return f"{index:05d}"
+
+
+def _shuffle(run: Run, plan: Plan, source: Source) -> dict[str, Record]:
+    """Read every split of a source into a fragment."""
+    stage = _read_stage(source.role)
+    units = [unit_name(split.index) for split in source.splits]
+    by_document = source.role == "corpus" or (source.role == "candidates" and plan.corpus is not None)
+    key, buckets = ("doc_id", plan.document_buckets) if by_document else ("query_id", plan.query_buckets)
+
+    def read(unit: str) -> Record:
+        quarantine = Quarantine(READ)
+        tables = list(read_split(run.storage, source, source.splits[int(unit)], quarantine))
+        table = pa.concat_tables([table_schema(source).empty_table(), *tables])
+        fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
+        run.storage.write(_fragment_url(run, stage, unit), fragment)
+        quarantined = run.write_quarantine(quarantine, stage, unit)
+        return {"rows": len(table) + quarantined, "quarantined": quarantined}
+
+    return run_stage(run, stage, units, read)
+
+
+def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
+    """Candidates and documents of one bucket of document ids, joined and sent on by query."""
+    assert plan.corpus is not None
+    rows = _read(run, plan.candidates, int(unit))
+    corpus = in_input_order(_read(run, plan.corpus, int(unit)))
+    distinct = pc.count_distinct(corpus["doc_id"]).as_py()
+    quarantine = Quarantine(JOIN)
+    joined = chunks.join_documents(rows, corpus, plan.candidates, quarantine)
+    fragment = encode_fragment(joined, bucket_of(joined["query_id"], plan.query_buckets), plan.query_buckets)
+    run.storage.write(_fragment_url(run, JOINED, unit), fragment)
+    quarantined = run.write_quarantine(quarantine, JOINED, unit)
+    return {"rows": len(joined), "quarantined": quarantined, "corpus_duplicates": len(corpus) - distinct}
+
+
+def _cut_bucket(run: Run, plan: Plan, instruction: str | None, unit: str) -> Record:
+    """All rows of one bucket of queries, cut into chunks."""
+    if plan.corpus is None:
+        rows = _read(run, plan.candidates, int(unit))
+    else:
+        joined = [_fragment_url(run, JOINED, unit_name(bucket)) for bucket in range(plan.document_buckets)]
+        rows = read_bucket(run.storage, joined, int(unit), _joined_schema(plan))
+    quarantine = Quarantine(JOIN)
+    if plan.queries is not None:
+        queries = in_input_order(_read(run, plan.queries, int(unit)))
+        rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
+    kept = chunks.drop_duplicates(rows)
+    ready = _with_first_stage(kept, plan.candidates, instruction)
+    parts = chunks.cut(ready)
+    for index, part in enumerate(parts):
+        run.write_table(part, WORK, "chunks", f"{unit}-{unit_name(index)}.parquet")
+    return {
+        "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
+        "duplicates": len(rows) - len(kept),
+        "quarantined": run.write_quarantine(quarantine, CHUNKS, unit),
+    }
+
+
+def _with_first_stage(rows: pa.Table, candidates: Source, instruction: str | None) -> pa.Table:
+    ranks = chunks.first_stage_ranks(rows, listed=candidates.shape == "lists")
+    names = rows.schema.names
+    own = rows["instruction"] if "instruction" in names else pa.nulls(len(rows), pa.large_string())
+    filled = own if instruction is None else pc.fill_null(own, pa.scalar(instruction, pa.large_string()))
+    scores = rows["score"] if "score" in names else pa.nulls(len(rows), pa.float64())
+    kept = rows.drop_columns([name for name in ("instruction", "score") if name in names])
+    added = {"instruction": filled, "first_stage_rank": ranks, "first_stage_score": scores}
+    for name, column in added.items():
+        kept = kept.append_column(name, column)
+    return kept
+
+
+def _read(run: Run, source: Source, bucket: int) -> pa.Table:
+    stage = _read_stage(source.role)
+    fragments = [_fragment_url(run, stage, unit_name(split.index)) for split in source.splits]
+    return read_bucket(run.storage, fragments, bucket, table_schema(source))
+
+
+def _joined_schema(plan: Plan) -> pa.Schema:
+    assert plan.corpus is not None
+    texts = [field for field in table_schema(plan.corpus) if field.name in ("text", "title")]
+    replaced = {field.name for field in texts}
+    return pa.schema([*(f for f in table_schema(plan.candidates) if f.name not in replaced), *texts])
+
+
+def _read_stage(role: Role) -> str:
+    return f"read-{role}"
+
+
+def _fragment_url(run: Run, stage: str, unit: str) -> str:
+    return run.url(WORK, stage, f"{unit}.fragment")
+
+
+def _chunk_url(run: Run, chunk: str) -> str:
+    return run.url(WORK, "chunks", f"{chunk}.parquet")

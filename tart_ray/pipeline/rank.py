@@ -1,0 +1,39 @@
+"""Rank: the score store to reranked/, one bucket of queries per task."""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tart_ray.config import OutputConfig
+from tart_ray.data.hive import partitions
+from tart_ray.data.run import Record, Run
+from tart_ray.derive.rank import rank
+from tart_ray.pipeline.plan import Plan, output_schema, scores_schema
+from tart_ray.pipeline.stages import run_stage
+
+RANKED = "rank"
+
+
+def rank_queries(run: Run, plan: Plan, output: OutputConfig, scored: dict[str, list[str]]) -> dict[str, Record]:
+    """Rank every query over all its chunks.
+
+    Args:
+        scored: for each bucket of queries, its chunks that have scores. All candidates of a query are in one bucket.
+    """
+    work = functools.partial(_rank_bucket, run, plan, output, scored)
+    return run_stage(run, RANKED, list(scored), work)
+
+
+def _rank_bucket(run: Run, plan: Plan, output: OutputConfig, scored: dict[str, list[str]], unit: str) -> Record:
+    files = run.storage.read_many([run.url("scores", f"{chunk}.parquet") for chunk in scored[unit]])
+    tables = [pq.read_table(io.BytesIO(file)) for file in files]
+    scores = pa.concat_tables([scores_schema(plan).empty_table(), *tables])
+    ranked = rank(scores, output.top_k).select(output_schema(plan).names)
+    for folder, part in partitions(ranked, output.partition_by):
+        if len(part):
+            run.write_table(part, "reranked", *folder, f"{unit}.parquet")
+    return {"rows": len(scores), "written": len(ranked)}

@@ -1,0 +1,57 @@
+"""report.html: the run's figures on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+_PAGE = jinja2.Environment(autoescape=True).from_string(
+    """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>tart-ray {{ report.job }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 50rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin-bottom: 1.5rem; width: 100% }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem; text-align: left; vertical-align: top }
+td:last-child { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+</style>
+<h1>{{ report.job }}</h1>
+<p>Every row that was read: {{ "{:,}".format(c.read) }} = {{ "{:,}".format(c.scored) }} scored
++ {{ "{:,}".format(c.duplicates) }} duplicates + {{ "{:,}".format(c.quarantined) }} quarantined.</p>
+{% for title, rows in sections %}
+<h2>{{ title }}</h2>
+<table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+{% endfor %}
+"""
+)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page for a report."""
+    figures = {
+        "tokens": report["tokens"],
+        "padding": f"{report['padding']:.1%}",
+        **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
+        "pairs/s of a busy replica": report["pairs_per_replica_second"],
+    }
+    sections = [
+        ("Rows", list(_shown(report["counts"]))),
+        ("Figures", list(_shown(figures))),
+        ("Configuration", list(_shown(_flat(report["config"])))),
+    ]
+    return _PAGE.render(report=report, c=report["counts"], sections=sections)
+
+
+def _shown(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    number = {int: "{:,}", float: "{:,.2f}"}
+    return [(name.replace("_", " "), number.get(type(value), "{}").format(value)) for name, value in values.items()]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,205 @@
+"""Score: chunks through a pool of replicas into the score store.
+
+Reading and tokenising run as CPU tasks ahead of the replicas, writing and committing as tasks behind them, so that a
+replica does nothing but encode. Between them a chunk travels as one row: its id and one Arrow table, serialised,
+which is read on the other side without a copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data import ActorPoolStrategy, Dataset
+
+from tart_ray.config import RerankConfig
+from tart_ray.data.quarantine import SCORE, Quarantine, find_reasons
+from tart_ray.data.run import Record, Run
+from tart_ray.model.tokenizer import EncodedPairs, EncT5Tokenizer, QueryTooLong, join_instruction
+from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
+from tart_ray.pipeline.prepare import Chunk, read_chunk
+from tart_ray.pipeline.stages import drain
+from tart_ray.scoring.batching import padded_tokens
+from tart_ray.scoring.scorer import Scorer
+
+SCORES = "score"
+IO_CPUS = 0.5  # a task that reads or writes a chunk mostly waits for storage
+NO_ROOM = "instruction and query leave no room for a document in model.max_length"
+
+LoadScorer = Callable[[RerankConfig], Scorer]
+
+
+class PoisonChunkError(RuntimeError):
+    """A chunk took its process down again and again."""
+
+
+def load_scorer(config: RerankConfig) -> Scorer:
+    """The replica that the configuration describes, on this process's device."""
+    import torch  # only replicas and tokenising tasks load it, not the driver
+
+    threads = max(int(config.cluster.cpus_per_replica), 1)
+    torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS, which torch reads once and others may change
+    budget = config.model.max_tokens_per_batch
+    return Scorer.from_pretrained(
+        config.model.path,
+        revision=config.model.revision,
+        storage_options=config.storage.fsspec_options(config.model.path),
+        device="cuda" if config.cluster.gpus_per_replica else "cpu",
+        dtype=replica_dtype(config),
+        max_length=config.model.max_length,
+        truncation=config.model.truncation,
+        split_special_tokens=config.model.split_special_tokens,
+        max_tokens_per_batch=None if budget == "auto" else budget,
+    )
+
+
+def score(
+    run: Run, plan: Plan, config: RerankConfig, chunks: list[Chunk], load: LoadScorer = load_scorer
+) -> dict[str, Record]:
+    """Score every chunk that no earlier run has committed; returns the records of all."""
+
+    def transform(waiting: Dataset) -> Dataset:
+        encoded = waiting.map(lambda row: _encode_chunk(run, config, row["unit"]), num_cpus=1)
+        scored = encoded.map_batches(
+            Replica,
+            batch_size=1,  # one row is one chunk
+            batch_format="pyarrow",
+            fn_constructor_args=(run, config, load),
+            compute=ActorPoolStrategy(min_size=config.cluster.replicas.min, max_size=config.cluster.replicas.max),
+            num_cpus=config.cluster.cpus_per_replica,
+            num_gpus=config.cluster.gpus_per_replica or None,
+        )
+        return scored.map(lambda row: _write_chunk(run, plan, row), num_cpus=IO_CPUS)
+
+    return drain(run, SCORES, [chunk.id for chunk in chunks], transform, sum(chunk.rows for chunk in chunks))
+
+
+def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
+    """Read and tokenise: the chunk's columns without its texts, and ``input_ids`` (list<int32>)."""
+    table = read_chunk(run, chunk)
+    pairs, kept = encode(_tokenizer(config), table, config)
+    rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
+    added = {
+        "_row": pa.array(kept),
+        "tokens": pa.array(pairs.lengths, pa.int32()),
+        "truncated": pa.array(pairs.truncated),
+        "input_ids": pa.ListArray.from_arrays(pa.array(pairs.offsets, pa.int32()), pa.array(pairs.input_ids)),
+    }
+    rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
+    for name, column in added.items():
+        rest = rest.append_column(name, column)
+    return {"unit": chunk, "chunk_rows": len(table), "table": _to_bytes(rest)}
+
+
+def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedPairs, Any]:
+    """Token ids of a chunk's rows, and the positions (int64) of the rows that they belong to.
+
+    Rows are left out whose query leaves no room for a document, which only ``only_document`` truncation can meet.
+    """
+    kept = np.arange(len(table))
+    encode_pairs = functools.partial(
+        tokenizer.encode_pairs, max_length=config.model.max_length, truncation=config.model.truncation
+    )
+    queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
+    documents = document_texts(table)
+    try:
+        return encode_pairs(queries, documents), kept
+    except QueryTooLong as error:
+        kept = np.setdiff1d(kept, error.rows)
+        return encode_pairs([queries[i] for i in kept], [documents[i] for i in kept]), kept
+
+
+def document_texts(table: pa.Table) -> list[str]:
+    """``(title + " " + text).strip()`` of each row."""
+    texts = table["text"].to_pylist()
+    if "title" not in table.schema.names:
+        return [text.strip() for text in texts]
+    return [f"{title or ''} {text}".strip() for title, text in zip(table["title"].to_pylist(), texts, strict=True)]
+
+
+class Replica:
+    """An actor of the pool: one model on one device, one chunk at a time."""
+
+    def __init__(self, run: Run, config: RerankConfig, load: LoadScorer) -> None:
+        self._run = run
+        self._max_attempts = config.limits.max_attempts_per_chunk
+        self._scorer = load(config)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        chunk = batch["unit"][0].as_py()
+        attempts = self._run.attempt(SCORES, chunk)
+        if attempts > self._max_attempts:
+            raise PoisonChunkError(
+                f"chunk {chunk}: {attempts - 1} replicas died while scoring it "
+                f"(limits.max_attempts_per_chunk: {self._max_attempts}); a rerun resumes with it"
+            )
+        table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
+        started = time.perf_counter()
+        ids = table["input_ids"].combine_chunks()
+        pairs = EncodedPairs(
+            ids.values.to_numpy(), ids.offsets.to_numpy().astype(np.int64), np.zeros(len(ids), dtype=bool)
+        )
+        scores = self._scorer.score_encoded(pairs)
+        result = (
+            table.drop_columns(["input_ids"])
+            .append_column("score", pa.array(scores.score))
+            .append_column("margin", pa.array(scores.margin))
+        )
+        statistics = {
+            "tokens": int(pairs.lengths.sum()),
+            "padded_tokens": padded_tokens(pairs.lengths, self._scorer.max_tokens_per_batch),
+            "seconds": time.perf_counter() - started,
+        }
+        payload = pa.array([_to_bytes(result)], pa.large_binary())
+        kept = {"unit": batch["unit"], "chunk_rows": batch["chunk_rows"]}
+        return pa.table({**kept, "table": payload, "statistics": [json.dumps(statistics)]})
+
+
+def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
+    """Write the scores of a chunk, quarantine what has none, then commit."""
+    chunk, table = row["unit"], pa.ipc.open_stream(row["table"]).read_all()
+    finite = np.isfinite(table["margin"].to_numpy())
+    good, reasons = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
+    statistics = json.loads(row["statistics"])
+    bad = {table["_row"][position].as_py(): reason for position, reason in reasons.items()}
+    quarantine = Quarantine(SCORE)
+    if bad or len(table) < row["chunk_rows"]:
+        whole = read_chunk(run, chunk)
+        bad |= dict.fromkeys(sorted({*range(len(whole))} - {*table["_row"].to_pylist()}), NO_ROOM)
+        quarantine.add_rows(plan.candidates, whole, bad)
+    if len(good):
+        schema = scores_schema(plan)
+        run.write_table(good.select(schema.names).cast(schema), "scores", f"{chunk}.parquet")
+    record = {
+        "rows": len(good),
+        "quarantined": run.write_quarantine(quarantine, SCORES, chunk),
+        "truncated": pc.sum(good["truncated"]).as_py() or 0,
+        **statistics,
+    }
+    return {"unit": chunk, "record": json.dumps(run.commit(SCORES, chunk, record))}
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer_at(path: str, revision: str | None, options: str, split_special_tokens: bool) -> EncT5Tokenizer:
+    return EncT5Tokenizer.from_pretrained(
+        path, revision=revision, storage_options=json.loads(options), split_special_tokens=split_special_tokens
+    )
+
+
+def _tokenizer(config: RerankConfig) -> EncT5Tokenizer:
+    """One tokenizer per process."""
+    options = json.dumps(config.storage.fsspec_options(config.model.path))
+    return _tokenizer_at(config.model.path, config.model.revision, options, config.model.split_special_tokens)
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
