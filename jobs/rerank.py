@@ -11,12 +11,16 @@ from tart_ray.config import RerankConfig
 
 def main() -> int:
     """Parse the configuration, run the job, return its exit code."""
-    config, dry_run = parse_config(RerankConfig, "rerank")
+    config, plan_only = parse_config(RerankConfig, "rerank")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    from tart_ray.pipeline import rerank
+    from tart_ray.pipeline import dry_run, rerank  # after the configuration was found good: it loads Ray
 
     try:
-        return rerank.rerank(config)
+        if not plan_only:
+            return rerank.rerank(config)
+        for line in dry_run.describe(config):
+            print(line)
+        return ExitCode.DONE
     except rerank.BAD_CONFIGURATION as error:
         print(f"configuration error: {error}", file=sys.stderr)
         return ExitCode.BAD_CONFIGURATION

@@ -53,7 +53,9 @@ def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | Non
 
 def _explain(config_class: type[BaseModel], error: ArgumentError | ValidationError) -> str:
     if isinstance(error, ValidationError):
-        found = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+        found = [
+            (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
+        ]
         return "\n".join(f"configuration error: {place + ': ' if place else ''}{message}" for place, message in found)
     keys = _keys(config_class)
     sections = {key.rsplit(".", 1)[0] for key in keys}
@@ -72,5 +74,3 @@ def _keys(config_class: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
-
-

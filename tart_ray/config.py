@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
@@ -160,6 +160,18 @@ class StorageConfig(Section):
         }
 
 
+class PlanConfig(Section):
+    """What --dry-run reckons with.
+
+    Attributes:
+        pairs_per_second: Of one replica.
+        dollars_per_gpu_hour: Price of one GPU.
+    """
+
+    pairs_per_second: PositiveFloat | None = None
+    dollars_per_gpu_hour: PositiveFloat | None = None
+
+
 class RerankConfig(Section):
     """Configuration of jobs.rerank."""
 
@@ -169,3 +181,4 @@ class RerankConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
+    plan: PlanConfig = PlanConfig()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -15,9 +17,7 @@ from tart_ray.data.sources import Source
 PAIRS_PER_CHUNK = 8_192
 
 
-def join_documents(
-    rows: pa.Table, corpus: pa.Table, candidates: Source, quarantine: Quarantine
-) -> pa.Table:
+def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
     """Candidates with the text and title of their documents; those without one go to quarantine.
 
     Of several documents with one id the first of the corpus is taken.
@@ -65,7 +65,7 @@ def first_stage_ranks(rows: pa.Table, *, listed: bool) -> pa.Array:
     score = rows["score"] if "score" in rows.schema.names else pa.nulls(len(rows), pa.float64())
     table = pa.table({"query_id": rows["query_id"], "score": score, "_row": pa.array(np.arange(len(rows)))})
     keys = [("query_id", "ascending"), ("score", "descending"), ("_row", "ascending")]
-    order = pc.sort_indices(table, sort_keys=keys, null_placement="at_end").to_numpy()
+    order = pc.sort_indices(table, sort_keys=keys).to_numpy()  # nulls sort last
     ranks = np.empty(len(rows), dtype=np.int32)
     starts = query_starts(rows)
     lengths = np.diff(starts)
@@ -90,7 +90,7 @@ def cut(rows: pa.Table, pairs_per_chunk: int = PAIRS_PER_CHUNK) -> list[pa.Table
     """
     cuts, held = [0], 0
     starts = query_starts(rows).tolist()
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in itertools.pairwise(starts):
         if held and held + end - start > pairs_per_chunk:
             cuts.append(start)
             held = 0
@@ -100,4 +100,4 @@ def cut(rows: pa.Table, pairs_per_chunk: int = PAIRS_PER_CHUNK) -> list[pa.Table
             cuts += [cuts[-1] + held * part // parts for part in range(1, parts)] + [end]
             held = 0
     ends = sorted({*cuts, len(rows)})
-    return [rows.slice(start, end - start) for start, end in zip(ends, ends[1:], strict=False)]
+    return [rows.slice(start, end - start) for start, end in itertools.pairwise(ends)]

@@ -21,7 +21,9 @@ def partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[tuple[
     keys = table.select(columns).append_column("_row", pa.array(range(len(table)), pa.int64()))
     grouped = keys.group_by(list(columns), use_threads=False).aggregate([("_row", "list")])
     for group in grouped.sort_by([(name, "ascending") for name in columns]).to_pylist():
-        path = tuple(f"{name}={NULL if group[name] is None else quote(_text(group[name]), safe='')}" for name in columns)
+        path = tuple(
+            f"{name}={NULL if group[name] is None else quote(_text(group[name]), safe='')}" for name in columns
+        )
         yield path, table.take(pa.array(group["_row_list"], pa.int64())).drop_columns(list(columns))
 
 

@@ -142,7 +142,7 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
     for offset, line in text_files.lines(storage, split.file, split.start, split.end):
         try:
             record = text_files.parse_line(source.format, source.role, line)
-        except text_files.BadLine as error:
+        except text_files.BadLineError as error:
             quarantine.add(str(error), split.file.url, offset, 0, raw=line)
             continue
         for item, found in enumerate(_records(source, record)):
@@ -183,19 +183,20 @@ def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a value is of another type; the message is the reason.
     """
     if source.shape == "lists" and CANDIDATES_COLUMN in record:
-        value = record[CANDIDATES_COLUMN]
-        if not value:
+        listed = record[CANDIDATES_COLUMN]
+        if not listed:
             raise ValueError("no candidates")
-        raise ValueError(f"candidates: got {type(value).__name__}, expected a list of objects")
+        raise ValueError(f"candidates: got {type(listed).__name__}, expected a list of objects")
     row: dict[str, Any] = {}
     for field in FIELDS[source.role]:
         value = record.get(field.name)
         if value is None or field.name not in source.columns:
             continue
-        expected: tuple[type, ...] = (int, float) if field.name == "score" else (str,)
-        if not isinstance(value, expected) or isinstance(value, bool):
-            raise ValueError(f"{field.name}: got {type(value).__name__}, expected {'number' if field.name == 'score' else 'string'}")
-        row[field.name] = float(value) if field.name == "score" else value
+        is_number = field.name == "score"
+        if not isinstance(value, (int, float) if is_number else str) or isinstance(value, bool):
+            expected = "number" if is_number else "string"
+            raise ValueError(f"{field.name}: got {type(value).__name__}, expected {expected}")
+        row[field.name] = float(value) if is_number else value
     for extra in source.extras:
         try:
             row[extra.name] = json_value(record.get(extra.name), extra.type)

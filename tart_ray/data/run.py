@@ -69,7 +69,7 @@ class Run:
         changes = list(differences(found, json.loads(json.dumps(identity))))
         if changes:
             raise RunConflictError(
-                f"output.path {self.path}: holds another run; rerun it as it was, or choose another path. Differences:\n"
+                f"output.path {self.path}: holds another run; repeat that one or choose another path. Differences:\n"
                 + "\n".join(f"  {change}" for change in changes[:20])
             )
         return True
@@ -110,7 +110,7 @@ class Run:
         return len(quarantine)
 
     def attempt(self, stage: str, unit: str) -> int:
-        """Count a start of a unit in this session, durably and before it; returns how many there were, this included."""
+        """Count a start of a unit, durably and before it; returns how many this session has seen, this included."""
         folder = (WORK, "attempts", self.session, f"{stage}-{unit}")
         self.storage.write(self.url(*folder, uuid.uuid4().hex), b"")
         return len(self.storage.names(self.url(*folder)))
@@ -130,7 +130,9 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
         keys = sorted({*old, *new})
         return [line for key in keys for line in differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{place}[{i}]")]
+        return [
+            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{place}[{i}]")
+        ]
     return [] if old == new else [f"{place}: {_short(old)} → {_short(new)}"]
 
 

@@ -26,13 +26,11 @@ IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 def bucket_of(ids: pa.ChunkedArray | pa.Array, buckets: int) -> npt.NDArray[np.int64]:
     """The bucket of each id: CRC-32 modulo ``buckets``, the same on every machine and in every version."""
-    encoded = ids.dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks() if encoded.num_chunks != 1 else encoded.chunk(0)
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0)
+    whole = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    encoded = whole.dictionary_encode()
     hashes = [zlib.crc32(text.encode()) % buckets for text in encoded.dictionary.to_pylist()]
-    return np.array(hashes, dtype=np.int64)[encoded.indices.to_numpy()]
+    of_each: npt.NDArray[np.int64] = np.array(hashes, dtype=np.int64)[encoded.indices.to_numpy()]
+    return of_each
 
 
 def encode_fragment(table: pa.Table, bucket: npt.NDArray[np.int64], buckets: int) -> bytes:

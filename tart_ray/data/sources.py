@@ -41,7 +41,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """A part of one file that one task reads: row groups ``[start, end)`` of Parquet, bytes ``[start, end)`` of text."""
+    """A part of one file that one task reads: row groups ``[start, end)`` of Parquet, or bytes of text."""
 
     index: int
     file: FileInfo
@@ -119,7 +119,9 @@ def _format_by_content(storage: Storage, file: FileInfo) -> Format:
         return "jsonl"
     if len(line.split()) == 6 and line.split()[1] in (b"Q0", b"q0", b"0"):
         return "trec"
-    raise InputError(f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)} (or .gz of the text ones)")
+    raise InputError(
+        f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)} (or .gz of the text ones)"
+    )
 
 
 def _inspect_parquet(
@@ -193,9 +195,7 @@ def _inspect_text(
     )  # fmt: skip
 
 
-def _map_columns(
-    url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]
-) -> dict[str, str]:
+def _map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
     mapped = {}
     known = [field.name for field in FIELDS[role]] + ([CANDIDATES_COLUMN] if shape == "lists" else [])
     for ours in known:
@@ -235,7 +235,9 @@ def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) 
 def _candidate_struct(url: str, got: pa.DataType) -> pa.Schema:
     is_list = pa.types.is_list(got) or pa.types.is_large_list(got)
     if not is_list or not pa.types.is_struct(got.value_type):
-        raise InputError(f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>")
+        raise InputError(
+            f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>"
+        )
     return pa.schema(list(got.value_type))
 
 
@@ -249,7 +251,7 @@ def _checked_extras(url: str, extras: pa.Schema) -> pa.Schema:
 def _parse_or_none(kind: Format, role: Role, line: bytes) -> dict[str, Any] | None:
     try:
         return text_files.parse_line(kind, role, line)
-    except text_files.BadLine:
+    except text_files.BadLineError:
         return None
 
 
@@ -320,5 +322,3 @@ def _parquet_splits(files: list[FileInfo], footers: list[pq.FileMetaData], nbyte
 
 def _split_bytes(nbytes: int) -> int:
     return max(SPLIT_BYTES, math.ceil(nbytes / MAX_SPLITS))
-
-

@@ -170,5 +170,3 @@ def _is_hidden(name: str, root: str) -> bool:
 
 def _version(info: Mapping[str, Any]) -> str:
     return str(info.get("ETag") or info.get("mtime") or "").strip('"')
-
-

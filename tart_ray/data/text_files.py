@@ -22,7 +22,7 @@ WINDOW = 8 << 20
 TREC_COLUMNS = ("query_id", "Q0", "doc_id", "rank", "score", "tag")
 
 
-class BadLine(ValueError):
+class BadLineError(ValueError):
     """A line that cannot be decoded; the message is its reason in quarantine."""
 
 
@@ -39,7 +39,7 @@ def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
 
 
 def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of each line, without its end, whose first byte lies in ``[start, end)``; blank ones are skipped.
+    """Offset and bytes of each line whose first byte lies in ``[start, end)``, without its end; no blank ones.
 
     Offsets in a compressed file are those of its uncompressed text.
     """
@@ -66,31 +66,31 @@ def parse_line(kind: str, role: Role, line: bytes) -> dict[str, Any]:
     """The record that a line holds.
 
     Raises:
-        BadLine: it does not hold one.
+        BadLineError: it does not hold one.
     """
     if kind == "jsonl":
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise BadLine(f"undecodable line: {error}") from error
+            raise BadLineError(f"undecodable line: {error}") from error
         if not isinstance(record, dict):
-            raise BadLine(f"undecodable line: got {type(record).__name__}, expected a JSON object")
+            raise BadLineError(f"undecodable line: got {type(record).__name__}, expected a JSON object")
         return record
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadLine(f"undecodable line: {error}") from error
+        raise BadLineError(f"undecodable line: {error}") from error
     return _parse_trec(text) if kind == "trec" else _parse_tsv(role, text)
 
 
 def _parse_trec(text: str) -> dict[str, Any]:
     cells = text.split()
     if len(cells) != len(TREC_COLUMNS):
-        raise BadLine(f"undecodable line: got {len(cells)} columns, expected {' '.join(TREC_COLUMNS)}")
+        raise BadLineError(f"undecodable line: got {len(cells)} columns, expected {' '.join(TREC_COLUMNS)}")
     try:
         score = float(cells[4])
     except ValueError:
-        raise BadLine(f"undecodable line: got score {cells[4]!r}, expected a number") from None
+        raise BadLineError(f"undecodable line: got score {cells[4]!r}, expected a number") from None
     return {"query_id": cells[0], "doc_id": cells[2], "score": score}
 
 
@@ -98,7 +98,7 @@ def _parse_tsv(role: Role, text: str) -> dict[str, Any]:
     """``id <tab> text``, as in MS MARCO and LoTTE."""
     cells = text.split("\t")
     if len(cells) != 2:
-        raise BadLine(f"undecodable line: got {len(cells)} columns, expected 2 (id, text)")
+        raise BadLineError(f"undecodable line: got {len(cells)} columns, expected 2 (id, text)")
     return {"query_id": cells[0], "query": cells[1]} if role == "queries" else {"doc_id": cells[0], "text": cells[1]}
 
 

@@ -89,9 +89,7 @@ def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
     times = Counter(queries.values())
     kept = {doc_id: query for doc_id, query in queries.items() if times[query] == 1}
     # Not the document's id itself: BEIR's tools pass over a document that has its query's id.
-    return Collection(
-        documents, {f"q:{i}": query for i, query in kept.items()}, {f"q:{i}": {i: 1} for i in kept}
-    )
+    return Collection(documents, {f"q:{i}": query for i, query in kept.items()}, {f"q:{i}": {i: 1} for i in kept})
 
 
 def first_stage(collection: Collection, queries: Mapping[str, str], k: int = 50) -> dict[str, dict[str, float]]:
@@ -178,7 +176,9 @@ def _cut_docstrings(lines: list[bytes], function: Function) -> str:
     """The function's source, dedented, without its docstring and those of the functions and classes in it."""
     kept = lines[: function.end_lineno]
     kept[-1] = kept[-1][: function.end_col_offset]
-    owners = [node for node in ast.walk(function) if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node)]
+    owners = [
+        node for node in ast.walk(function) if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node)
+    ]
     for owner in sorted(owners, key=lambda node: node.body[0].lineno, reverse=True):
         docstring = owner.body[0]
         first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1

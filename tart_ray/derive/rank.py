@@ -23,7 +23,8 @@ def rank(scores: pa.Table, top_k: int | None = None) -> pa.Table:
     Args:
         top_k: documents kept per query; None keeps all.
     """
-    ordered = scores.take(pc.sort_indices(scores, sort_keys=list(ORDER), null_placement="at_end"))
+    # nulls sort last, which is pyarrow's default
+    ordered = scores.take(pc.sort_indices(scores, sort_keys=list(ORDER)))
     runs = pc.run_end_encode(ordered["query_id"].combine_chunks()) if len(ordered) else None
     ends = np.array([], np.int64) if runs is None else runs.run_ends.to_numpy().astype(np.int64)
     lengths = np.diff(ends, prepend=0)

@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import fsspec
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 CACHE_VARIABLE = "TART_RAY_CACHE"
 WANTED = re.compile(r"(?:.*\.json|spiece\.model|.*\.safetensors|pytorch_model.*\.bin)")
@@ -29,7 +29,11 @@ class CheckpointError(ValueError):
 
 
 def resolve_checkpoint(
-    path: str | Path, *, revision: str | None = None, storage_options: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    weights: bool = True,
 ) -> Path:
     """The local directory that holds the checkpoint's files.
 
@@ -37,13 +41,14 @@ def resolve_checkpoint(
         path: a local directory, a URL that fsspec knows (``s3://bucket/model/``), or a hub id (``owner/name``).
         revision: a hub branch, tag or commit.
         storage_options: passed to fsspec for a URL (``endpoint_url``, ``key`` …).
+        weights: False fetches what a tokenizer needs, without the large files.
 
     Raises:
         CheckpointError: nothing is there, or the hub cannot be reached and its cache does not hold it.
     """
     text = str(path)
     if "://" in text:
-        return _fetch_url(text, dict(storage_options or {}))
+        return _fetch_url(text, dict(storage_options or {}), weights)
     local = Path(text).expanduser()
     if local.is_dir():
         _require_config({file.name for file in local.iterdir()}, text)
@@ -53,7 +58,7 @@ def resolve_checkpoint(
             f"model path {text!r}: no such directory; expected a local directory, s3://bucket/prefix or a hub id "
             "like facebook/tart-full-flan-t5-xl"
         )
-    return _fetch_hub(text, revision)
+    return _fetch_hub(text, revision, weights)
 
 
 def fingerprint_checkpoint(
@@ -70,15 +75,15 @@ def fingerprint_checkpoint(
         return _digest(parts)
     local = Path(text).expanduser()
     if not local.is_dir():
-        return _digest([f"{text}@{resolve_checkpoint(text, revision=revision).name}"])
+        return _digest([f"{text}@{resolve_checkpoint(text, revision=revision, weights=False).name}"])
     names = _choose(file.name for file in local.iterdir())
     return _digest(f"{name} {_file_digest(local / name)}" for name in sorted(names))
 
 
-def _fetch_hub(repo: str, revision: str | None) -> Path:
+def _fetch_hub(repo: str, revision: str | None, weights: bool) -> Path:
     try:
         files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
-        patterns: list[str] | None = sorted(_choose(files))
+        patterns: list[str] | None = sorted(_choose(files, weights))
     except Exception as offline:  # the hub's client raises many kinds; the cache may still hold the snapshot
         if isinstance(offline, (HfHubHTTPError, HFValidationError)):
             raise CheckpointError(f"model path {repo!r}: no such directory, and the hub says: {offline}") from offline
@@ -95,8 +100,8 @@ def _fetch_hub(repo: str, revision: str | None) -> Path:
     return Path(folder)
 
 
-def _fetch_url(url: str, options: dict[str, Any]) -> Path:
-    filesystem, found = _list_url(url, options)
+def _fetch_url(url: str, options: dict[str, Any], weights: bool) -> Path:
+    filesystem, found = _list_url(url, options, weights)
     key = _digest([url, *(f"{name} {info['size']} {_version(info)}" for name, info in sorted(found.items()))])
     root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tart_ray") / "models"
     root.mkdir(parents=True, exist_ok=True)
@@ -117,20 +122,24 @@ def _fetch_url(url: str, options: dict[str, Any]) -> Path:
     return target
 
 
-def _list_url(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, dict[str, dict[str, Any]]]:
+def _list_url(
+    url: str, options: dict[str, Any], weights: bool = True
+) -> tuple[fsspec.AbstractFileSystem, dict[str, dict[str, Any]]]:
     filesystem, root = fsspec.core.url_to_fs(url, **options)
     try:
         infos = {info["name"].rsplit("/", 1)[-1]: info for info in filesystem.ls(root.rstrip("/"), detail=True)}
     except FileNotFoundError as error:
         raise CheckpointError(f"model path {url!r}: nothing there; expected a directory with config.json") from error
-    chosen = _choose(name for name, info in infos.items() if info["type"] == "file")
+    chosen = _choose((name for name, info in infos.items() if info["type"] == "file"), weights)
     _require_config(chosen, url)
     return filesystem, {name: infos[name] for name in chosen}
 
 
-def _choose(names: Iterable[str]) -> set[str]:
+def _choose(names: Iterable[str], weights: bool = True) -> set[str]:
     """The files that loading needs: safetensors where there are any, else the older ``.bin``."""
     wanted = {name for name in names if WANTED.fullmatch(name)}
+    if not weights:
+        return {name for name in wanted if not name.endswith((".safetensors", ".bin", ".index.json"))}
     if any(name.endswith(".safetensors") for name in wanted):
         wanted = {name for name in wanted if not name.endswith((".bin", ".bin.index.json"))}
     return wanted

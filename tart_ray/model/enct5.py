@@ -58,7 +58,8 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
             CheckpointError: there is no such checkpoint, or weights that scoring needs are not in it.
         """
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            plain: Self = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            return plain
         origin = str(pretrained_model_name_or_path)
         folder = resolve_checkpoint(origin, revision=revision, storage_options=storage_options)
         want_info = kwargs.pop("output_loading_info", False)
@@ -77,12 +78,12 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
                 f"{origin}: weights missing for {sorted(info['missing_keys'])}; they would be random. Is it an EncT5 "
                 "checkpoint? (allow_missing_weights=True starts from a plain T5)"
             )
-        return (model, info) if want_info else model
+        return (model, info) if want_info else model  # type: ignore[return-value]  # transformers' own convention
 
     def get_input_embeddings(self) -> nn.Module:
         return self.shared
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.shared = value
         self.encoder.set_input_embeddings(value)
 

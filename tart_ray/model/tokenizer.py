@@ -29,7 +29,7 @@ SPECIALS_PER_PAIR = 3  # <s> A </s> B </s>
 Truncation = Literal["longest_first", "only_document"]
 
 
-class QueryTooLong(ValueError):
+class QueryTooLongError(ValueError):
     """``only_document`` truncation met queries that leave no room for a document.
 
     ``rows`` holds their positions in the batch.
@@ -137,7 +137,7 @@ class EncT5Tokenizer:
         Raises:
             CheckpointError: there is no such checkpoint, or it holds no ``spiece.model``.
         """
-        folder = resolve_checkpoint(path, revision=revision, storage_options=storage_options)
+        folder = resolve_checkpoint(path, revision=revision, storage_options=storage_options, weights=False)
         if not (folder / VOCAB_FILE).is_file():
             raise CheckpointError(
                 f"{path}: no {VOCAB_FILE} (T5's sentencepiece vocabulary); "
@@ -220,7 +220,7 @@ class EncT5Tokenizer:
                 first, second, max_length=limit if modes[truncation] else None, truncation=modes[truncation]
             )
             encoded = [pairs.row(i).tolist() for i in range(len(pairs))]
-        features = {"input_ids": encoded}
+        features: Any = {"input_ids": encoded}
         if padding in (False, "do_not_pad"):
             features["attention_mask"] = [[1] * len(ids) for ids in encoded]
         else:
@@ -265,9 +265,7 @@ class EncT5Tokenizer:
             return self._encode_plain(list(texts))
         with_specials = {i for i, text in enumerate(texts) if "<" in text and self._special_pattern.search(text)}
         plain = iter(self._encode_plain([text for i, text in enumerate(texts) if i not in with_specials]))
-        return [
-            self._encode_with_specials(text) if i in with_specials else next(plain) for i, text in enumerate(texts)
-        ]
+        return [self._encode_with_specials(text) if i in with_specials else next(plain) for i, text in enumerate(texts)]
 
     def encode_pairs(
         self,
@@ -290,7 +288,7 @@ class EncT5Tokenizer:
 
         Raises:
             ValueError: lists of unequal length, or a ``max_length`` with room for the special tokens alone.
-            QueryTooLong: ``only_document``, and no room is left for a document.
+            QueryTooLongError: ``only_document``, and no room is left for a document.
         """
         if len(queries) != len(documents):
             raise ValueError(f"got {len(queries)} queries and {len(documents)} documents, expected as many of each")
@@ -305,7 +303,7 @@ class EncT5Tokenizer:
             room = max_length - SPECIALS_PER_PAIR - query_lengths
             too_long = np.flatnonzero((room < 1) & (room < document_lengths))
             if len(too_long):
-                raise QueryTooLong(too_long.tolist(), max_length)
+                raise QueryTooLongError(too_long.tolist(), max_length)
             kept_document = np.minimum(document_lengths, room)
         elif max_length is not None and truncation == "longest_first":
             kept_query, kept_document = longest_first(query_lengths, document_lengths, max_length - SPECIALS_PER_PAIR)

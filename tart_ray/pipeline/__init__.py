@@ -1,1 +1,1 @@
-"""Jobs on a Ray cluster. The only package that imports Ray; rows, models and ranking come from the packages beside it."""
+"""Jobs on a Ray cluster: the only package that imports Ray. Rows, models and ranking come from those beside it."""

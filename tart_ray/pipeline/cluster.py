@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # unset, a local init can leave a token that makes heads refuse clients
+os.environ.setdefault(
+    "RAY_AUTH_MODE", "disabled"
+)  # unset, a local init can leave a token that makes heads refuse clients
 
 import ray
 from ray.data import DataContext
@@ -47,12 +49,12 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 @contextmanager
 def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = DataContext.get_current().copy()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
     context.retried_io_errors = [*context.retried_io_errors, *RETRIED_IO_ERRORS]
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     with DataContext.current(context):
         yield

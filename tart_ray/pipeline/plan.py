@@ -116,7 +116,7 @@ def _texts(storage: Storage, candidates: Source, role: Any, column: str, url: st
         return None
     if url is None:
         raise ConfigurationError(
-            f"{candidates.url}: candidates have no column {column!r} and input.{role} is not set; expected one of them. "
+            f"{candidates.url}: candidates have no column {column!r} and input.{role} is not set; one is needed. "
             f"Columns found: {sorted({*candidates.columns.values(), *candidates.extras.names})}; "
             f"input.columns maps other names"
         )

@@ -1,9 +1,9 @@
 """Prepare: input files to chunks of whole queries, with texts joined, duplicates dropped and bad rows quarantined.
 
-    candidates ──by doc_id──┐
-    corpus ─────by doc_id──join──┐
-    (or candidates with text) ──by query_id──▶ chunks
-    queries ────────────────────by query_id──┘
+candidates ──by doc_id──┐
+corpus ─────by doc_id──join──┐
+(or candidates with text) ──by query_id──▶ chunks
+queries ────────────────────by query_id──┘
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ class Progress:
     def __init__(self, stage: str, units: int, done: int, pairs: int | None = None) -> None:
         self._stage, self._units, self._done, self._resumed = stage, units, done, done
         self._pairs_total, self._pairs = pairs, 0
+        self._noun = "parts" if pairs is None else "chunks"
         self._started = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, daemon=True)
@@ -27,7 +28,9 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         self._thread.join()
         if kind is None:
@@ -45,7 +48,7 @@ class Progress:
 
     def line(self) -> str:
         """Done and total units, pairs per second, time left."""
-        parts = [f"{self._stage}: {self._done}/{self._units} units"]
+        parts = [f"{self._stage}: {self._done}/{self._units} {self._noun}"]
         if self._resumed:
             parts.append(f"{self._resumed} of them from an earlier run")
         if self._pairs_total is not None:

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from tart_ray.config import RerankConfig
 from tart_ray.data.quarantine import SCORE, Quarantine, find_reasons
 from tart_ray.data.run import Record, Run
-from tart_ray.model.tokenizer import EncodedPairs, EncT5Tokenizer, QueryTooLong, join_instruction
+from tart_ray.model.tokenizer import EncodedPairs, EncT5Tokenizer, QueryTooLongError, join_instruction
 from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
 from tart_ray.pipeline.stages import drain
@@ -29,7 +29,8 @@ from tart_ray.scoring.batching import padded_tokens
 from tart_ray.scoring.scorer import Scorer
 
 SCORES = "score"
-IO_CPUS = 0.5  # a task that reads or writes a chunk mostly waits for storage
+ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk; it also keeps Ray from fusing it into the replica
+WRITE_CPUS = 0.5  # a task that writes a chunk mostly waits for storage
 NO_ROOM = "instruction and query leave no room for a document in model.max_length"
 
 LoadScorer = Callable[[RerankConfig], Scorer]
@@ -41,8 +42,10 @@ class PoisonChunkError(RuntimeError):
 
 def load_scorer(config: RerankConfig) -> Scorer:
     """The replica that the configuration describes, on this process's device."""
-    import torch  # only replicas and tokenising tasks load it, not the driver
+    import torch  # only replicas load it
+    import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     threads = max(int(config.cluster.cpus_per_replica), 1)
     torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS, which torch reads once and others may change
     budget = config.model.max_tokens_per_batch
@@ -65,7 +68,7 @@ def score(
     """Score every chunk that no earlier run has committed; returns the records of all."""
 
     def transform(waiting: Dataset) -> Dataset:
-        encoded = waiting.map(lambda row: _encode_chunk(run, config, row["unit"]), num_cpus=1)
+        encoded = waiting.map(lambda row: _encode_chunk(run, config, row["unit"]), memory=ENCODE_MEMORY)
         scored = encoded.map_batches(
             Replica,
             batch_size=1,  # one row is one chunk
@@ -75,7 +78,7 @@ def score(
             num_cpus=config.cluster.cpus_per_replica,
             num_gpus=config.cluster.gpus_per_replica or None,
         )
-        return scored.map(lambda row: _write_chunk(run, plan, row), num_cpus=IO_CPUS)
+        return scored.map(lambda row: _write_chunk(run, plan, row), num_cpus=WRITE_CPUS)
 
     return drain(run, SCORES, [chunk.id for chunk in chunks], transform, sum(chunk.rows for chunk in chunks))
 
@@ -110,7 +113,7 @@ def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> 
     documents = document_texts(table)
     try:
         return encode_pairs(queries, documents), kept
-    except QueryTooLong as error:
+    except QueryTooLongError as error:
         kept = np.setdiff1d(kept, error.rows)
         return encode_pairs([queries[i] for i in kept], [documents[i] for i in kept]), kept
 

@@ -42,4 +42,5 @@ class ReferenceEncoder:
             input_ids=torch.from_numpy(ids_BT).to(device),
             attention_mask=torch.from_numpy(mask_BT.astype(np.int64)).to(device),
         )
-        return output.logits.float()
+        logits_BC: torch.Tensor = output.logits.float()
+        return logits_BC

@@ -20,7 +20,7 @@ from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DEFAULT_MAX_TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 32_768}
+DEFAULT_MAX_TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,9 @@ class Scorer:
                 if len(rows) == 1:
                     raise
                 self.max_tokens_per_batch //= 2
-                log.warning("out of memory at %d pairs; max_tokens_per_batch is now %d", len(rows), self.max_tokens_per_batch)
+                log.warning(
+                    "out of memory at %d pairs; max_tokens_per_batch is now %d", len(rows), self.max_tokens_per_batch
+                )
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 left = np.concatenate([rows, *waiting[::-1]])
@@ -175,7 +177,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     if dtype is None or dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in DTYPES.values():
+    if resolved is None or resolved not in DTYPES.values():
         raise ValueError(f"dtype: got {dtype!r}, expected one of auto, {', '.join(DTYPES)}; T5 overflows in float16")
     return resolved
 

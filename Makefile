@@ -1,0 +1,38 @@
+# Everything a newcomer and CI need. `make demo` and `make test` set up what they use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint setup bench-data-plane bench-prepare bench-load clean
+
+demo: setup
+	$(BIN)/python -m jobs.demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.installed
+
+# constraints.txt pins torch to a CPU build: for development, CI and the demo, not for clusters
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+bench-data-plane: setup
+	$(BIN)/python -m benchmarks.data_plane
+
+bench-prepare: setup
+	$(BIN)/python -m benchmarks.prepare
+
+bench-load: setup
+	$(BIN)/python -m benchmarks.load_checkpoint
+
+clean:
+	rm -rf demo-output build .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,112 @@
+"""--dry-run: what a run would read and take, from the input's listing and a sample of it. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tart_ray.config import RerankConfig
+from tart_ray.data.chunks import PAIRS_PER_CHUNK
+from tart_ray.data.quarantine import READ, Quarantine
+from tart_ray.data.readers import read_split
+from tart_ray.data.sources import Source
+from tart_ray.data.storage import Storage
+from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.pipeline.plan import identity, make_plan, replica_dtype
+from tart_ray.pipeline.progress import duration
+from tart_ray.pipeline.score import encode
+from tart_ray.scoring.batching import padded_tokens
+from tart_ray.scoring.scorer import DEFAULT_MAX_TOKENS_PER_BATCH
+
+SAMPLE_PAIRS = 2_048
+
+
+def describe(config: RerankConfig) -> Iterator[str]:
+    """Lines that say what the job would do.
+
+    Raises:
+        the errors of `rerank`, for the same reasons.
+    """
+    storage = Storage(config.storage.fsspec_options("s3://"))
+    plan = make_plan(storage, config)
+    identity(plan, config)  # the model is there
+    for role, source in plan.sources.items():
+        size = f"{source.nbytes / 1e6:,.1f} MB"
+        yield f"{role}: {len(source.files):,} files, {source.format}, {size}, about {source.rows:,} rows: {source.url}"
+        yield f"  columns: {', '.join(f'{ours} ← {theirs}' for ours, theirs in source.columns.items())}"
+        if source.extras.names:
+            yield f"  carried through: {', '.join(source.extras.names)}"
+    pairs = plan.candidates.rows
+    yield f"pairs: about {pairs:,} in about {-(-pairs // PAIRS_PER_CHUNK):,} chunks"
+
+    samples = {role: _sample(storage, source) for role, source in plan.sources.items()}
+    bad = {role: quarantine for role, (_, quarantine) in samples.items() if quarantine.rows}
+    for role, quarantine in bad.items():
+        yield f"  bad rows in the sample of {role}: {len(quarantine)}, the first: {quarantine.rows[0]['reason']}"
+    sample = _pairs(config, {role: table for role, (table, _) in samples.items()})
+    if not len(sample):
+        yield "no good row in the sample: nothing to reckon with"
+        return
+    tokenizer = EncT5Tokenizer.from_pretrained(
+        config.model.path,
+        revision=config.model.revision,
+        storage_options=config.storage.fsspec_options(config.model.path),
+        split_special_tokens=config.model.split_special_tokens,
+    )
+    encoded, _ = encode(tokenizer, sample, config)
+    lengths = encoded.lengths
+    device = "cuda" if config.cluster.gpus_per_replica else "cpu"
+    budget = config.model.max_tokens_per_batch
+    tokens = DEFAULT_MAX_TOKENS_PER_BATCH[device] if budget == "auto" else budget
+    padding = 1 - lengths.sum() / max(padded_tokens(lengths, tokens), 1)
+    yield (
+        f"tokens: {lengths.mean():,.0f} a pair, {np.percentile(lengths, 95):,.0f} at the 95th percentile "
+        f"(sample of {len(sample):,} pairs); {encoded.truncated.mean():.1%} truncated at {config.model.max_length}; "
+        f"about {lengths.mean() * pairs:,.0f} in all, {padding:.1%} padding"
+    )
+    replicas = config.cluster.replicas
+    yield f"replicas: {replicas.min} to {replicas.max}, {replica_dtype(config)}, on {device}"
+    yield from _cost(config, pairs)
+
+
+def _cost(config: RerankConfig, pairs: int) -> Iterator[str]:
+    speed, price = config.plan.pairs_per_second, config.plan.dollars_per_gpu_hour
+    if speed is None:
+        yield "time: not known without plan.pairs_per_second (of one replica)"
+        return
+    seconds = pairs / speed
+    replicas = config.cluster.replicas.max
+    yield f"time: {duration(seconds / replicas)} with {replicas} replicas at {speed:,.0f} pairs/s each"
+    if price is None:
+        yield "cost: not known without plan.dollars_per_gpu_hour"
+        return
+    hours = seconds / 3600 * config.cluster.gpus_per_replica
+    yield f"cost: ${hours * price:,.2f} for {hours:,.2f} GPU-hours at ${price:,.2f}"
+
+
+def _sample(storage: Storage, source: Source) -> tuple[pa.Table, Quarantine]:
+    quarantine = Quarantine(READ)
+    return next(read_split(storage, source, source.splits[0], quarantine)).slice(0, SAMPLE_PAIRS), quarantine
+
+
+def _pairs(config: RerankConfig, samples: dict[str, pa.Table]) -> pa.Table:
+    """Pairs of about the right lengths: texts that are joined elsewhere are taken from the samples in turn."""
+    rows = samples["candidates"]
+    columns = {name: rows[name] for name in ("query", "text", "title", "instruction") if name in rows.schema.names}
+    for role, names in (("queries", ("query",)), ("corpus", ("text", "title"))):
+        found = samples.get(role)
+        if found is None:
+            continue
+        if role == "corpus":
+            found = found.filter(pc.is_valid(found["text"]))
+        if not len(found):
+            return rows.slice(0, 0)
+        turn = pa.array(np.arange(len(rows)) % len(found))
+        columns |= {name: found[name].take(turn) for name in names if name in found.schema.names}
+    own = columns.get("instruction", pa.nulls(len(rows), pa.large_string()))
+    default = config.input.instruction
+    columns["instruction"] = own if default is None else pc.fill_null(own, pa.scalar(default, pa.large_string()))
+    return pa.table(columns)
