@@ -6,14 +6,12 @@ cut from it; each query has one relevant document. The same Python gives the sam
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import json
 import os
 import random
 import re
 import sysconfig
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +21,8 @@ from typing import NamedTuple
 import bm25s
 import numpy as np
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+from tart_ray.demo.functions import describe_functions
+
 SKIPPED_FOLDERS = {"test", "tests", "idle_test"}  # site-packages and the like are no identifiers
 NOT_DESCRIPTIVE = re.compile(r"(same as|see|like|override|deprecated|dummy|todo|xxx|fixme)\b|.*(->|>>>)", re.IGNORECASE)
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # the parts of snake_case and camelCase
@@ -47,8 +46,7 @@ class Collection:
 
     def sample(self, size: int = 200, *, seed: int = 0) -> Collection:
         """The same documents with ``size`` of the queries (all of them where there are fewer), the same for a seed."""
-        drawn = random.Random(seed).sample(sorted(self.queries), min(size, len(self.queries)))  # noqa: S311
-        chosen = [query_id for query_id in self.queries if query_id in set(drawn)]
+        chosen = sorted(random.Random(seed).sample(sorted(self.queries), min(size, len(self.queries))))  # noqa: S311
         return replace(self, queries={i: self.queries[i] for i in chosen}, qrels={i: self.qrels[i] for i in chosen})
 
 
@@ -75,7 +73,7 @@ def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
     queries: dict[str, str] = {}
     seen: set[str] = set()
     for module, source in modules:
-        for name, docstring, text in _describe_functions(source):
+        for name, docstring, text in describe_functions(source):
             if (squeezed := " ".join(text.split())) in seen:
                 continue
             seen.add(squeezed)
@@ -140,55 +138,6 @@ def _library_modules(root: Path) -> Iterator[tuple[str, str]]:
             except (SyntaxError, UnicodeDecodeError):  # an encoding it does not have
                 continue
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), source
-
-
-def _describe_functions(source: str) -> Iterator[tuple[str, str, str]]:
-    """Qualified name, docstring, and source without docstrings of each function that has both."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of the sources, such as invalid escapes
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return
-    lines = source.encode().split(b"\n")  # ast counts columns in UTF-8 bytes, and \n alone ends a line
-    for name, function in _walk_functions(tree, ""):
-        if (docstring := ast.get_docstring(function)) and not all(map(_is_filler, function.body)):
-            yield name, docstring, _cut_docstrings(lines, function)
-
-
-def _walk_functions(node: ast.AST, scope: str) -> Iterator[tuple[str, Function]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, Function):
-            yield scope + child.name, child
-            yield from _walk_functions(child, f"{scope}{child.name}.<locals>.")
-        elif isinstance(child, ast.ClassDef):
-            yield from _walk_functions(child, f"{scope}{child.name}.")
-        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
-            yield from _walk_functions(child, scope)
-
-
-def _is_filler(statement: ast.stmt) -> bool:
-    """A docstring, ``...`` or ``pass``."""
-    constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    return constant or isinstance(statement, ast.Pass)
-
-
-def _cut_docstrings(lines: list[bytes], function: Function) -> str:
-    """The function's source, dedented, without its docstring and those of the functions and classes in it."""
-    kept = lines[: function.end_lineno]
-    kept[-1] = kept[-1][: function.end_col_offset]
-    owners = [
-        node for node in ast.walk(function) if isinstance(node, Function | ast.ClassDef) and ast.get_docstring(node)
-    ]
-    for owner in sorted(owners, key=lambda node: node.body[0].lineno, reverse=True):
-        docstring = owner.body[0]
-        first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
-        before, after = kept[first][: docstring.col_offset], kept[last][docstring.end_col_offset :].strip()
-        after = b"..." if len(owner.body) == 1 else after.removeprefix(b";").lstrip()
-        rest = before + after if after and not after.startswith(b"#") else b""
-        kept[first : last + 1] = [rest] if rest else []
-    start = min(node.lineno for node in (function, *function.decorator_list)) - 1
-    indent = kept[start][: len(kept[start]) - len(kept[start].lstrip())]
-    return b"\n".join(line.removeprefix(indent) for line in kept[start:]).decode()
 
 
 def _first_paragraph(docstring: str) -> str | None:

