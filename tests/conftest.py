@@ -17,10 +17,10 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # newer checksums are refused by some stores
 os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
 
-from s3_server import S3Server, serve
+from support.job_files import WORDS
+from support.s3_server import S3Server, serve
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-WORDS = "wing flow heat plate shock layer jet body lift drag panel flutter theory test mach edge skin cone tail".split()
 
 
 @pytest.fixture(scope="session")

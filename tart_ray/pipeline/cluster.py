@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,19 +18,6 @@ from ray.data import DataContext
 from tart_ray.config import ClusterConfig
 
 log = logging.getLogger(__name__)
-
-# botocore's words for passing faults; Ray knows only those of the AWS C++ SDK
-RETRIED_IO_ERRORS = (
-    "SlowDown",
-    "ServiceUnavailable",
-    "InternalError",
-    "RequestTimeout",
-    "Connection was closed",
-    "ConnectionClosedError",
-    "EndpointConnectionError",
-    "ReadTimeoutError",
-    "Connection reset by peer",
-)
 
 
 @contextmanager
@@ -50,11 +38,11 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = DataContext.get_current().copy()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of fields that copying touches
+        context = DataContext.get_current().copy()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
-    context.retried_io_errors = [*context.retried_io_errors, *RETRIED_IO_ERRORS]
     with DataContext.current(context):
         yield

@@ -1,0 +1,277 @@
+"""jobs.rerank on a two-node cluster: every input form, bad rows, duplicates, ranking, conflicts, resume."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.job_files import WORDS, read_output, report_of, write_jsonl
+
+from tart_ray import Scorer
+from tart_ray.command_line import ConfigurationError, ExitCode
+from tart_ray.data.run import RunConflictError
+from tart_ray.data.sources import InputError
+from tart_ray.data.storage import StorageError
+from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.pipeline.rerank import rerank
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def pair(query: int, document: int, **more: Any) -> dict[str, Any]:
+    text = f"{WORDS[document % len(WORDS)]} {WORDS[document // 7 % len(WORDS)]} {document}"
+    return {"query_id": f"q{query}", "query": f"{WORDS[query]} flow", "doc_id": f"d{document}", "text": text, **more}
+
+
+def reference_margins(checkpoint: Path, rows: list[dict[str, Any]], instruction: str | None) -> dict[Any, float]:
+    scorer = Scorer.from_pretrained(checkpoint, device="cpu", max_length=64)
+    documents = [f"{row.get('title', '')} {row['text']}".strip() for row in rows]
+    instructions = [row.get("instruction", instruction) for row in rows]
+    margins = scorer.score([row["query"] for row in rows], documents, instructions).margin
+    return {(row["query_id"], row["doc_id"]): margin for row, margin in zip(rows, margins.tolist(), strict=True)}
+
+
+def assert_ranked_by(margins: dict[Any, float], output: list[dict[str, Any]]) -> None:
+    """Every pair once, with its margin, in the order of the margins within its query."""
+    assert sorted((row["query_id"], row["doc_id"]) for row in output) == sorted(margins)
+    for row in output:
+        assert row["margin"] == pytest.approx(margins[row["query_id"], row["doc_id"]], abs=1e-5)
+        assert row["score"] == pytest.approx(1 / (1 + np.exp(-row["margin"])), abs=1e-6)
+    for query in {row["query_id"] for row in output}:
+        rows = sorted((row for row in output if row["query_id"] == query), key=lambda row: row["rank"])
+        assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+        assert all(a["margin"] >= b["margin"] for a, b in zip(rows, rows[1:], strict=False))
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "lists.parquet", "lists.jsonl"])
+def test_every_form_of_candidates_gives_the_reference_scores(
+    form: str, tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    rows = [pair(q, d, title=f"title {d}", score=float(-d)) for q in range(3) for d in range(q, q + 9)]
+    folder = tmp_path / "candidates"
+    folder.mkdir()
+    lists = [
+        {
+            "query_id": f"q{q}",
+            "query": rows[q * 9]["query"],
+            "candidates": [
+                {k: row[k] for k in ("doc_id", "text", "title", "score")} for row in rows[q * 9 : q * 9 + 9]
+            ],
+        }
+        for q in range(3)
+    ]
+    if form == "parquet":  # the rows of a query lie in both files
+        pq.write_table(pa.Table.from_pylist(rows[::2]), folder / "a.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[1::2]), folder / "b.parquet")
+    elif form == "lists.parquet":
+        pq.write_table(pa.Table.from_pylist(lists), folder / "a.parquet")
+    elif form == "lists.jsonl":
+        write_jsonl(folder / "a.jsonl", lists)
+    else:
+        write_jsonl(folder / "a.jsonl", rows)
+    if form == "jsonl.gz":
+        (folder / "a.jsonl.gz").write_bytes(gzip.compress((folder / "a.jsonl").read_bytes()))
+        (folder / "a.jsonl").unlink()
+    assert rerank(make_config(input={"candidates": str(folder), "instruction": "Find it"})) == ExitCode.DONE
+    output = read_output(tmp_path / "run")
+    assert_ranked_by(reference_margins(tiny_checkpoint, rows, "Find it"), output)
+    assert {(r["doc_id"], r["first_stage_rank"]) for r in output if r["query_id"] == "q0"} == {
+        (f"d{d}", d + 1) for d in range(9)
+    }
+    assert {row["instruction"] for row in output} == {"Find it"}
+    assert (tmp_path / "run" / "_SUCCESS").exists()
+
+
+def test_bad_rows_are_quarantined_and_counts_reconcile(tmp_path: Path, make_config: Any) -> None:
+    good = [pair(0, d) for d in range(20)]
+    bad = [
+        ({**pair(0, 90), "query_id": None}, "query_id is null"),
+        ({**pair(0, 91), "doc_id": 7}, "doc_id: got int, expected string"),
+        ({**pair(0, 92), "text": "  "}, "empty document"),
+        ({**pair(0, 93), "text": None}, "text is null"),
+    ]
+    broken = '{"query_id": "q0", "doc_id": "d94", '
+    again = {**pair(0, 3), "text": "another text of the same document"}
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [*good, *(row for row, _ in bad), broken, again])
+    code = rerank(make_config(limits={"max_quarantined_fraction": 0.5}))
+    assert code == ExitCode.DONE
+    counts = report_of(tmp_path / "run")["counts"]
+    assert {name: counts[name] for name in ("read", "scored", "duplicates", "quarantined", "written")} == {
+        "read": 26,
+        "scored": 20,
+        "duplicates": 1,
+        "quarantined": 5,
+        "written": 20,
+    }
+    found = {row["position"]: row for row in read_output(tmp_path / "run", "quarantine")}
+    lines = (tmp_path / "candidates" / "a.jsonl").read_bytes().splitlines(keepends=True)
+    offsets = np.cumsum([0, *map(len, lines)]).tolist()
+    for i, (row, reason) in enumerate(bad):
+        kept = found[offsets[20 + i]]
+        assert kept["reason"] == reason
+        assert {k: v for k, v in json.loads(kept["row"]).items() if v is not None} == {
+            k: v for k, v in row.items() if v is not None
+        }
+    assert found[offsets[24]]["raw"].decode() == broken
+    assert all(row["source"].endswith("candidates/a.jsonl") for row in found.values())
+    texts = {row["doc_id"]: row for row in read_output(tmp_path / "run")}
+    assert len(texts) == 20
+
+
+def test_more_bad_rows_than_allowed_end_with_3_and_a_higher_limit_accepts_them(
+    tmp_path: Path, make_config: Any
+) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(0, 1), pair(0, 2), "{broken", "{broken"])
+    assert rerank(make_config()) == ExitCode.TOO_MANY_QUARANTINED
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
+    assert len(read_output(tmp_path / "run")) == 2
+    assert rerank(make_config(limits={"max_quarantined_fraction": 0.5})) == ExitCode.DONE
+    assert (tmp_path / "run" / "_SUCCESS").exists()
+
+
+def test_a_trec_run_is_joined_and_what_is_missing_is_quarantined(
+    tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    rows = [pair(q, d) for q in (0, 1) for d in range(5)]
+    lines = [f"{r['query_id']} Q0 {r['doc_id']} {i + 1} {9.5 - i} bm25" for i, r in enumerate(rows)]
+    lines += ["q0 Q0 nowhere 9 1.0 bm25", "q7 Q0 d1 1 1.0 bm25", "q0 Q0 d2 too short"]
+    (tmp_path / "run.trec").write_text("\n".join(lines))
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{q}", "text": pair(q, 0)["query"]} for q in (0, 1)])
+    write_jsonl(
+        tmp_path / "corpus.jsonl", [{"_id": f"d{d}", "title": "", "text": pair(0, d)["text"]} for d in range(5)]
+    )
+    source = {name: str(tmp_path / f"{name}.jsonl") for name in ("queries", "corpus")}
+    config = make_config(
+        input={"candidates": str(tmp_path / "run.trec"), **source}, limits={"max_quarantined_fraction": 0.3}
+    )
+    assert rerank(config) == ExitCode.DONE
+    assert_ranked_by(reference_margins(tiny_checkpoint, rows, None), read_output(tmp_path / "run"))
+    reasons = {(row["query_id"], row["reason"].split(":")[0]) for row in read_output(tmp_path / "run", "quarantine")}
+    assert reasons == {
+        ("q0", "doc_id is not in the corpus"),
+        ("q7", "query_id is not in the queries"),
+        (None, "undecodable line"),
+    }
+    assert report_of(tmp_path / "run")["counts"]["read"] == 13
+
+
+def test_own_instructions_win_top_k_cuts_and_partitions_read_back(
+    tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    rows = [pair(q, d, language=["en", "a/b=c\n"][q % 2]) for q in range(4) for d in range(6)]
+    for row in rows[:6]:
+        row["instruction"] = "Find a duplicate"
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)
+    config = make_config(
+        input={"instruction": "Find it"},
+        output={"top_k": 2, "partition_by": ["language"], "path": str(tmp_path / "run")},
+    )
+    assert rerank(config) == ExitCode.DONE
+    margins = reference_margins(tiny_checkpoint, rows, "Find it")
+    expected = {
+        (f"q{q}", document)
+        for q in range(4)
+        for document in sorted((f"d{d}" for d in range(6)), key=lambda d, q=q: -margins[f"q{q}", d])[:2]
+    }
+    output = read_output(tmp_path / "run")
+    assert {(row["query_id"], row["doc_id"]) for row in output} == expected
+    assert {(row["query_id"], row["language"]) for row in output} == {
+        (f"q{q}", ["en", "a/b=c\n"][q % 2]) for q in range(4)
+    }
+    scored = read_output(tmp_path / "run", "scores")
+    assert len(scored) == 24
+    assert {row["instruction"] for row in scored if row["query_id"] == "q0"} == {"Find a duplicate"}
+    read = (
+        f"select language, count(*) from read_parquet('{tmp_path}/run/reranked/*/*.parquet', hive_partitioning = true)"
+    )
+    assert duckdb.sql(f"{read} group by 1 order by 1").fetchall() == [("a/b=c\n", 4), ("en", 4)]
+
+
+def test_a_query_larger_than_a_chunk_is_ranked_over_all_its_chunks(
+    tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    rows = [pair(0, d) for d in range(17_000)] + [pair(1, d) for d in range(10)]
+    folder = tmp_path / "candidates"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[::2]), folder / "a.parquet", row_group_size=3_000)
+    pq.write_table(pa.Table.from_pylist(rows[1::2]), folder / "b.parquet")
+    assert rerank(make_config()) == ExitCode.DONE
+    assert report_of(tmp_path / "run")["counts"]["chunks"] >= 3
+    assert_ranked_by(reference_margins(tiny_checkpoint, rows, None), read_output(tmp_path / "run"))
+
+
+def test_a_rerun_of_a_complete_run_does_nothing_and_another_config_is_refused(tmp_path: Path, make_config: Any) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(0, d) for d in range(4)])
+    assert rerank(make_config()) == ExitCode.DONE
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert rerank(make_config(cluster={"gpus_per_replica": 0, "replicas": {"max": 1}})) == ExitCode.DONE
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    with pytest.raises(RunConflictError, match=r"model\.max_length: 64 → 128"):
+        rerank(make_config(model={"path": make_config().model.path, "max_length": 128}))
+    write_jsonl(tmp_path / "candidates" / "b.jsonl", [pair(0, 9)])
+    with pytest.raises(RunConflictError, match=r"input\.files\.candidates"):
+        rerank(make_config())
+
+
+def test_a_rerun_scores_only_what_is_not_committed(tmp_path: Path, make_config: Any) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(q, d) for q in range(15) for d in range(1_200)])
+    assert rerank(make_config()) == ExitCode.DONE
+    run, expected = tmp_path / "run", read_output(tmp_path / "run")
+    shutil.copytree(run, tmp_path / "whole")
+    commits = sorted((run / "_commits" / "score").iterdir())
+    assert len(commits) == 3
+    # as if the driver had died before it committed one chunk, and its scores were never written
+    (run / "_SUCCESS").unlink()
+    commits[1].unlink()
+    (run / "scores" / f"{commits[1].stem}.parquet").unlink()
+    shutil.rmtree(run / "_commits" / "rank")
+    shutil.rmtree(run / "_commits" / "chunk")
+    for stage in run.glob("_commits/read-*"):
+        shutil.rmtree(stage)
+    untouched = {path: path.stat().st_mtime_ns for path in (commits[0], commits[2])}
+    assert rerank(make_config()) == ExitCode.DONE
+    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+    assert read_output(run) == expected
+    assert report_of(run)["counts"] == report_of(tmp_path / "whole")["counts"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"input": {"candidates": "/nowhere/at/all"}}, StorageError, "no file there"),
+        ({"input": {"columns": {"text": "body"}}}, InputError, "body.*available"),
+        ({"output": {"partition_by": ["colour"]}}, ConfigurationError, "colour.*available"),
+        ({"model": {"path": "/no/such/model"}}, CheckpointError, "/no/such/model"),
+    ],
+)
+def test_bad_configuration_fails_before_any_work(
+    sections: Any, error: type[Exception], message: str, tmp_path: Path, make_config: Any
+) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(0, 1)])
+    base = make_config().model_dump()
+    merged = {name: {**base[name], **section} for name, section in sections.items()}
+    with pytest.raises(error, match=message):
+        rerank(make_config(**merged))
+    assert not (tmp_path / "run").exists()
+
+
+def test_ids_without_texts_and_no_place_to_join_them_from_are_refused(tmp_path: Path, make_config: Any) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [{"query_id": "q", "doc_id": "d", "query": "wing"}])
+    with pytest.raises(ConfigurationError, match=r"no column 'text' and input\.corpus is not set"):
+        rerank(make_config())
+
+
+def test_an_output_path_with_other_files_is_refused(tmp_path: Path, make_config: Any) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(0, 1)])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.doc").write_text("precious")
+    with pytest.raises(RunConflictError, match=r"thesis\.doc"):
+        rerank(make_config())

@@ -1,0 +1,1 @@
+"""What tests share: a real S3 server, files of a job."""
