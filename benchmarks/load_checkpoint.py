@@ -3,8 +3,8 @@
     python -m benchmarks.load_checkpoint            # needs 5 GB of disk and 6 GB of memory
 
 Writes random weights in float32, in safetensors shards and in `pytorch_model-*.bin` shards, and loads each in a fresh
-process, with one forward pass. `anonymous_peak_mb` is memory that the process holds; pages of the mapped file, which the
-kernel may drop, are only in `resident_peak_mb`. float32 weights stay mapped; bfloat16 ones are converted one by one.
+process, with one forward pass. `anonymous_peak_mb` is memory that the process holds; pages of the mapped file, which
+the kernel may drop, are only in `resident_peak_mb`. float32 weights stay mapped; bfloat16 ones are converted one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from pathlib import Path
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 import torch
 def status(name):
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 base, peak, ended = status("RssAnon"), 0, threading.Event()
 def watch():
     global peak

@@ -14,8 +14,6 @@ from tart_ray.data.readers import document_rules
 from tart_ray.data.shuffle import in_input_order
 from tart_ray.data.sources import Source
 
-PAIRS_PER_CHUNK = 8_192
-
 
 def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
     """Candidates with the text and title of their documents; those without one go to quarantine.
@@ -83,7 +81,7 @@ def query_starts(rows: pa.Table) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(ids)]])
 
 
-def cut(rows: pa.Table, pairs_per_chunk: int = PAIRS_PER_CHUNK) -> list[pa.Table]:
+def cut(rows: pa.Table, pairs_per_chunk: int) -> list[pa.Table]:
     """Chunks of about ``pairs_per_chunk`` rows out of rows sorted by query.
 
     Queries stay whole, unless one alone has more than twice as many candidates: then it is split.

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.config import RerankConfig
-from tart_ray.data.chunks import PAIRS_PER_CHUNK
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.readers import read_split
 from tart_ray.data.sources import Source
@@ -40,7 +39,7 @@ def describe(config: RerankConfig) -> Iterator[str]:
         if source.extras.names:
             yield f"  carried through: {', '.join(source.extras.names)}"
     pairs = plan.candidates.rows
-    yield f"pairs: about {pairs:,} in about {-(-pairs // PAIRS_PER_CHUNK):,} chunks"
+    yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"
 
     samples = {role: _sample(storage, source) for role, source in plan.sources.items()}
     bad = {role: quarantine for role, (_, quarantine) in samples.items() if quarantine.rows}

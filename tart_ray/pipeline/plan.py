@@ -20,6 +20,8 @@ from tart_ray.model.checkpoint import fingerprint_checkpoint
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
+PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
+CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Plan:
     corpus: Source | None
     query_buckets: int
     document_buckets: int
+
+    @property
+    def pairs_per_chunk(self) -> int:
+        """Pairs of a chunk: the unit of scoring, commit and resume."""
+        least, most = PAIRS_PER_CHUNK
+        return min(max(self.candidates.rows // CHUNKS_OF_A_SMALL_RUN, least), most)
 
     @property
     def sources(self) -> dict[str, Source]:

@@ -131,7 +131,7 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, unit: str) -> Rec
         rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
     kept = chunks.drop_duplicates(rows)
     ready = _with_first_stage(kept, plan.candidates, instruction)
-    parts = chunks.cut(ready)
+    parts = chunks.cut(ready, plan.pairs_per_chunk)
     for index, part in enumerate(parts):
         run.write_table(part, WORK, "chunks", f"{unit}-{unit_name(index)}.parquet")
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -48,7 +49,7 @@ def assert_ranked_by(margins: dict[Any, float], output: list[dict[str, Any]]) ->
     for query in {row["query_id"] for row in output}:
         rows = sorted((row for row in output if row["query_id"] == query), key=lambda row: row["rank"])
         assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
-        assert all(a["margin"] >= b["margin"] for a, b in zip(rows, rows[1:], strict=False))
+        assert all(a["margin"] >= b["margin"] for a, b in itertools.pairwise(rows))
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "lists.parquet", "lists.jsonl"])
@@ -204,7 +205,7 @@ def test_a_query_larger_than_a_chunk_is_ranked_over_all_its_chunks(
     pq.write_table(pa.Table.from_pylist(rows[::2]), folder / "a.parquet", row_group_size=3_000)
     pq.write_table(pa.Table.from_pylist(rows[1::2]), folder / "b.parquet")
     assert rerank(make_config()) == ExitCode.DONE
-    assert report_of(tmp_path / "run")["counts"]["chunks"] >= 3
+    assert report_of(tmp_path / "run")["counts"]["chunks"] >= 16
     assert_ranked_by(reference_margins(tiny_checkpoint, rows, None), read_output(tmp_path / "run"))
 
 
@@ -227,7 +228,7 @@ def test_a_rerun_scores_only_what_is_not_committed(tmp_path: Path, make_config: 
     run, expected = tmp_path / "run", read_output(tmp_path / "run")
     shutil.copytree(run, tmp_path / "whole")
     commits = sorted((run / "_commits" / "score").iterdir())
-    assert len(commits) == 3
+    assert len(commits) >= 10
     # as if the driver had died before it committed one chunk, and its scores were never written
     (run / "_SUCCESS").unlink()
     commits[1].unlink()
@@ -236,7 +237,7 @@ def test_a_rerun_scores_only_what_is_not_committed(tmp_path: Path, make_config: 
     shutil.rmtree(run / "_commits" / "chunk")
     for stage in run.glob("_commits/read-*"):
         shutil.rmtree(stage)
-    untouched = {path: path.stat().st_mtime_ns for path in (commits[0], commits[2])}
+    untouched = {path: path.stat().st_mtime_ns for path in (*commits[:1], *commits[2:])}
     assert rerank(make_config()) == ExitCode.DONE
     assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
     assert read_output(run) == expected
