@@ -17,6 +17,8 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +54,17 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        texts = [document.text for document in build_collection().documents.values()]
-        if not arguments.model:
-            make_untrained_checkpoint(root / "model", texts)
-        source = write_input(root, texts, arguments.input, arguments.pairs, arguments.documents)
+        model = arguments.model or str(root / "model")
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:  # not to count in the driver's memory
+            source = other.submit(
+                make_input, root, model, arguments.input, arguments.pairs, arguments.documents
+            ).result()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         config = RerankConfig(
-            model=ModelConfig(path=arguments.model or str(root / "model")),
+            model=ModelConfig(path=model),
             input=source,
             output=OutputConfig(path=str(root / "run")),
-            cluster=ClusterConfig(address="local", gpus_per_replica=0),
+            cluster=ClusterConfig(address="local", gpus_per_replica=0, cpus_per_replica=0.1),  # it needs none
         )
         started = time.monotonic()
         with WorkerMemory() as workers:
@@ -87,6 +90,14 @@ def main() -> None:
     for name, value in result.items():
         print(f"{name:28} {value}")
     print(json.dumps(result))
+
+
+def make_input(root: Path, model: str, kind: str, pairs: int, documents: int) -> InputConfig:
+    """Write the candidates, and a checkpoint for its vocabulary where there is none."""
+    texts = [document.text for document in build_collection().documents.values()]
+    if not Path(model).exists():
+        make_untrained_checkpoint(Path(model), texts)
+    return write_input(root, texts, kind, pairs, documents)
 
 
 def write_input(root: Path, texts: list[str], kind: str, pairs: int, documents: int) -> InputConfig:

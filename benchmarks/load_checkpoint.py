@@ -4,7 +4,7 @@
 
 Writes random weights in float32, in safetensors shards and in `pytorch_model-*.bin` shards, and loads each in a fresh
 process, with one forward pass. `anonymous_peak_mb` is memory that the process holds; pages of the mapped file, which
-the kernel may drop, are only in `resident_peak_mb`. float32 weights stay mapped; bfloat16 ones are converted one by one.
+the kernel may drop, are only in `resident_peak_mb`. float32 weights stay mapped, bfloat16 ones are converted singly.
 """
 
 from __future__ import annotations

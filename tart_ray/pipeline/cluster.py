@@ -37,12 +37,14 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 @contextmanager
 def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off, as they are
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of fields that copying touches
         context = DataContext.get_current().copy()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []  # they take a chunk that runs for minutes for a fault
     context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
     with DataContext.current(context):
         yield

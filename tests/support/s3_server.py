@@ -92,9 +92,23 @@ def free_ports(count: int) -> list[int]:
         return [opened.getsockname()[1] for opened in sockets]
 
 
+def wait_until_open(port: int) -> None:
+    """Until something listens on a port of this machine."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)  # between polls of a server that is starting
+
+
 def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until a bucket can be made and written to: the S3 port opens before the volumes are there."""
     deadline = time.monotonic() + 60
+    wait_until_open(int(server.endpoint_url.rsplit(":", 1)[1]))
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"SeaweedFS does not answer; its log ends with:\n{log.read_text()[-3000:]}")
