@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, RerankConfig
+from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
 from tart_ray.model.tokenizer import EncodedPairs
@@ -64,7 +64,9 @@ def main() -> None:
             model=ModelConfig(path=model),
             input=source,
             output=OutputConfig(path=str(root / "run")),
-            cluster=ClusterConfig(address="local", gpus_per_replica=0, cpus_per_replica=0.1),  # it needs none
+            cluster=ClusterConfig(
+                address="local", gpus_per_replica=0, cpus_per_replica=0.1, replicas=ReplicasConfig(max=1)
+            ),
         )
         started = time.monotonic()
         with WorkerMemory() as workers:

@@ -72,15 +72,14 @@ def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
     documents: dict[str, Document] = {}
     queries: dict[str, str] = {}
     seen: set[str] = set()
+    copies: Counter[str] = Counter()
     for module, source in modules:
         for name, docstring, text in describe_functions(source):
             if (squeezed := " ".join(text.split())) in seen:
                 continue
             seen.add(squeezed)
-            doc_id, copies = f"{module}.{name}", 1
-            while doc_id in documents:
-                copies += 1
-                doc_id = f"{module}.{name}#{copies}"
+            copies[name_in_full := f"{module}.{name}"] += 1
+            doc_id = name_in_full if copies[name_in_full] == 1 else f"{name_in_full}#{copies[name_in_full]}"
             documents[doc_id] = Document(module, text)
             if query := _first_paragraph(docstring):
                 queries[doc_id] = query
@@ -95,10 +94,9 @@ def first_stage(collection: Collection, queries: Mapping[str, str], k: int = 50)
 
     Equal scores stand in the order of the documents. A document without any word of the query is not in it.
     """
-    doc_ids = list(collection.documents)
+    doc_ids, run = list(collection.documents), {}
     index = bm25s.BM25()
     index.index([_words(f"{title} {text}") for title, text in collection.documents.values()], show_progress=False)
-    run = {}
     for query_id, query in queries.items():
         scores = index.get_scores_from_ids(index.get_tokens_ids(_words(query)))
         best = np.argsort(-scores, kind="stable")[:k]
@@ -116,8 +114,8 @@ def write_candidates(path: Path, collection: Collection, run: Mapping[str, Mappi
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for query_id, doc_id, score in pairs:
             row = {"query_id": query_id, "query": collection.queries[query_id], "doc_id": doc_id}
-            row |= collection.documents[doc_id]._asdict()
-            file.write(json.dumps(row | {"score": score}, ensure_ascii=False) + "\n")
+            row |= collection.documents[doc_id]._asdict() | {"score": score}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return len(pairs)
 
 
@@ -135,8 +133,8 @@ def _library_modules(root: Path) -> Iterator[tuple[str, str]]:
             parts = path.relative_to(root).with_suffix("").parts
             try:
                 source = importlib.util.decode_source(path.read_bytes())
-            except (SyntaxError, UnicodeDecodeError):  # an encoding it does not have
-                continue
+            except (SyntaxError, UnicodeDecodeError):
+                continue  # not in the encoding that it names
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), source
 
 

@@ -11,8 +11,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class DescribedFunction(NamedTuple):
-    """``name`` is the qualified name (``Class.method``), ``docstring`` is cleaned of its indentation, ``code`` is the
-    dedented source, decorators included, without docstrings."""
+    """``name``: qualified (``Class.method``). ``docstring``: cleaned of its indentation. ``code``: the source.
+
+    The source is dedented, has its decorators, and lacks the function's docstring and those of what is defined in it.
+    """
 
     name: str
     docstring: str

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import ir_measures
 
-Run = Mapping[str, Mapping[str, float]]
-Qrels = Mapping[str, Mapping[str, int]]
+Run = dict[str, dict[str, float]]
+Qrels = dict[str, dict[str, int]]
 
 
 def ndcg_at_10(run: Run, qrels: Qrels) -> float:

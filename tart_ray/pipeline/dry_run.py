@@ -17,8 +17,7 @@ from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.pipeline.plan import identity, make_plan, replica_dtype
 from tart_ray.pipeline.progress import duration
 from tart_ray.pipeline.score import encode
-from tart_ray.scoring.batching import padded_tokens
-from tart_ray.scoring.scorer import DEFAULT_MAX_TOKENS_PER_BATCH
+from tart_ray.scoring.batching import default_max_tokens, padded_tokens
 
 SAMPLE_PAIRS = 2_048
 
@@ -59,7 +58,7 @@ def describe(config: RerankConfig) -> Iterator[str]:
     lengths = encoded.lengths
     device = "cuda" if config.cluster.gpus_per_replica else "cpu"
     budget = config.model.max_tokens_per_batch
-    tokens = DEFAULT_MAX_TOKENS_PER_BATCH[device] if budget == "auto" else budget
+    tokens = default_max_tokens(device) if budget == "auto" else budget
     padding = 1 - lengths.sum() / max(padded_tokens(lengths, tokens), 1)
     yield (
         f"tokens: {lengths.mean():,.0f} a pair, {np.percentile(lengths, 95):,.0f} at the 95th percentile "

@@ -11,7 +11,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,14 +26,16 @@ from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
 from tart_ray.pipeline.stages import drain
 from tart_ray.scoring.batching import padded_tokens
-from tart_ray.scoring.scorer import Scorer
+
+if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
+    from tart_ray.scoring.scorer import Scorer
 
 SCORES = "score"
 ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk; it also keeps Ray from fusing it into the replica
 WRITE_CPUS = 0.5  # a task that writes a chunk mostly waits for storage
 NO_ROOM = "instruction and query leave no room for a document in model.max_length"
 
-LoadScorer = Callable[[RerankConfig], Scorer]
+LoadScorer = Callable[[RerankConfig], "Scorer"]
 
 
 class PoisonChunkError(RuntimeError):
@@ -42,8 +44,10 @@ class PoisonChunkError(RuntimeError):
 
 def load_scorer(config: RerankConfig) -> Scorer:
     """The replica that the configuration describes, on this process's device."""
-    import torch  # only replicas load it
+    import torch
     import transformers
+
+    from tart_ray.scoring.scorer import Scorer
 
     transformers.utils.logging.disable_progress_bar()
     threads = max(int(config.cluster.cpus_per_replica), 1)

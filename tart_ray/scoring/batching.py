@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+DEFAULT_MAX_TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 32_768}
+
+
+def default_max_tokens(device_type: str) -> int:
+    """Padded tokens per batch where none are given."""
+    return DEFAULT_MAX_TOKENS_PER_BATCH.get(device_type, DEFAULT_MAX_TOKENS_PER_BATCH["cpu"])
+
 
 def plan_batches(lengths: npt.NDArray[np.int64], max_tokens_per_batch: int) -> list[npt.NDArray[np.int64]]:
     """Group pairs of like length under a token budget, the longest first.

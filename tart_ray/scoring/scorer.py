@@ -14,13 +14,12 @@ import torch
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncodedPairs, EncT5Tokenizer, Truncation, join_instruction
-from tart_ray.scoring.batching import plan_batches
+from tart_ray.scoring.batching import default_max_tokens, plan_batches
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DEFAULT_MAX_TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Scorer:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens(model.device)
+        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens(model.device.type)
         self._encoder = encoder or ReferenceEncoder(model)
 
     @classmethod
@@ -180,8 +179,3 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     if resolved is None or resolved not in DTYPES.values():
         raise ValueError(f"dtype: got {dtype!r}, expected one of auto, {', '.join(DTYPES)}; T5 overflows in float16")
     return resolved
-
-
-def default_max_tokens(device: torch.device) -> int:
-    """Padded tokens per batch where none are given."""
-    return DEFAULT_MAX_TOKENS_PER_BATCH.get(device.type, DEFAULT_MAX_TOKENS_PER_BATCH["cpu"])
