@@ -22,7 +22,8 @@ def partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[tuple[
     grouped = keys.group_by(list(columns), use_threads=False).aggregate([("_row", "list")])
     for group in grouped.sort_by([(name, "ascending") for name in columns]).to_pylist():
         path = tuple(
-            f"{name}={NULL if group[name] is None else quote(_text(group[name]), safe='')}" for name in columns
+            f"{quote(name, safe='')}={NULL if group[name] is None else quote(_text(group[name]), safe='')}"
+            for name in columns
         )
         yield path, table.take(pa.array(group["_row_list"], pa.int64())).drop_columns(list(columns))
 
@@ -33,4 +34,6 @@ def _text(value: object) -> str:
 
 def partitionable(schema: pa.Schema) -> list[str]:
     """Columns whose values can name a directory: text, integers, booleans, dates and timestamps."""
-    return [f.name for f in schema if not (pa.types.is_nested(f.type) or pa.types.is_floating(f.type))]
+    is_text = (pa.types.is_string, pa.types.is_large_string)
+    kinds = (*is_text, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date, pa.types.is_timestamp)
+    return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]

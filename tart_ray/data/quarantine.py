@@ -47,7 +47,7 @@ class Quarantine:
 
     def add_rows(self, source: Source, table: pa.Table, reasons: Mapping[int, str]) -> None:
         """Keep the rows of ``table`` (which has the columns of `ORIGIN`) that ``reasons`` names by position."""
-        bad = table.take(pa.array(list(reasons), pa.int64()))
+        bad = printable(table.take(pa.array(list(reasons), pa.int64())))
         shown = [name for name in bad.schema.names if name not in ORIGIN.names]
         for reason, row in zip(reasons.values(), bad.to_pylist(), strict=True):
             origin = source.origin(row["_split"])
@@ -71,6 +71,15 @@ def find_reasons(
     keep = np.ones(len(table), dtype=bool)
     keep[list(reasons)] = False
     return table.filter(pa.array(keep)), dict(sorted(reasons.items()))
+
+
+def printable(table: pa.Table) -> pa.Table:
+    """The table with dates and times as text: Arrow holds ones that Python cannot."""
+    kinds = (pa.types.is_date, pa.types.is_timestamp)
+    for index, field_ in enumerate(table.schema):
+        if any(is_kind(field_.type) for is_kind in kinds):
+            table = table.set_column(index, field_.name, table.column(index).cast(pa.string()))
+    return table
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
-from tart_ray.data.quarantine import Quarantine, find_reasons
+from tart_ray.data.quarantine import Quarantine, find_reasons, printable
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, ORIGIN
 from tart_ray.data.sources import InputError, Source, Split, json_value
 from tart_ray.data.storage import Storage
@@ -27,8 +27,9 @@ ROWS_PER_TABLE = 65_536
 def read_split(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
     """Tables of the good rows of one split: the columns of `table_schema`, in input order."""
     tables = _read_parquet if source.format == "parquet" else _read_text
-    for table in tables(storage, source, split, quarantine):
-        good, reasons = find_reasons(table, list(_rules(source, table)))
+    for found in tables(storage, source, split, quarantine):
+        table, undecodable = _decoded(found)
+        good, reasons = find_reasons(table, [*undecodable, *_rules(source, table)])
         if reasons:
             quarantine.add_rows(source, table, reasons)
         yield good
@@ -38,6 +39,23 @@ def table_schema(source: Source) -> pa.Schema:
     """Columns that reading this source gives: origin, our columns that it has, its other columns."""
     ours = [(f.name, f.type) for f in FIELDS[source.role] if f.name in source.columns]
     return pa.schema([*ORIGIN, *pa.schema(ours), *source.extras])
+
+
+def _decoded(table: pa.Table) -> tuple[pa.Table, list[tuple[npt.NDArray[np.bool_], str]]]:
+    """The table with what is not UTF-8 replaced, and rules that condemn such rows: Parquet does not check its text."""
+    rules = []
+    for index, field in enumerate(table.schema):
+        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            continue
+        try:
+            table.column(index).validate(full=True)
+        except pa.ArrowInvalid:
+            found = table.column(index).cast(pa.large_binary()).to_pylist()
+            texts = [value if value is None else value.decode(errors="replace") for value in found]
+            wrong = [text is not None and text.encode() != value for value, text in zip(found, texts, strict=True)]
+            rules.append((np.array(wrong), f"{field.name} is not UTF-8"))
+            table = table.set_column(index, field, pa.array(texts, field.type))
+    return table, rules
 
 
 def _rules(source: Source, table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
@@ -83,7 +101,8 @@ def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Qu
         groups = pq.read_metadata(handle)
     position = sum(groups.row_group(i).num_rows for i in range(split.start))
     for group in range(split.start, split.end):
-        opened = fsspec.parquet.open_parquet_file(path, fs=filesystem, row_groups=[group], engine="pyarrow")
+        # in a list, the path is no glob
+        opened = fsspec.parquet.open_parquet_file([path], fs=filesystem, row_groups=[group], engine="pyarrow")
         with opened as handle:
             try:
                 table = pq.ParquetFile(handle).read_row_group(group)
@@ -101,27 +120,35 @@ def _named(
 ) -> pa.Table:
     """A Parquet table under our names and types; lists are taken apart."""
     items = np.zeros(len(table), dtype=np.int32)
-    columns = {name: table[theirs] for name, theirs in source.columns.items() if theirs in table.schema.names}
-    extras = {name: table[name] for name in source.extras.names if name in table.schema.names}
+    of_a_row = {name: name for name in source.extras.names} | {
+        name: theirs
+        for name, theirs in source.columns.items()
+        if source.shape == "pairs" or name not in (*FIELDS_OF_A_CANDIDATE, CANDIDATES_COLUMN)
+    }
+    columns = {name: table[theirs] for name, theirs in of_a_row.items() if theirs in table.schema.names}
     if source.shape == "lists":
-        lists = table[source.columns[CANDIDATES_COLUMN]].combine_chunks()
-        lengths = _lengths(lists)
-        for row in np.flatnonzero(lengths == 0).tolist():
-            record = {name: column[row].as_py() for name, column in {**columns, **extras}.items()}
-            quarantine.add("no candidates", split.file.url, int(rows[row]), 0, record)
+        lists = _lists(table, source.columns[CANDIDATES_COLUMN])
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), np.int64)
+        empty = np.flatnonzero(lengths == 0)
+        without = pa.table({**columns, "_position": rows}).take(pa.array(empty))
+        for record in printable(_decoded(without)[0]).to_pylist():
+            quarantine.add("no candidates", split.file.url, record.pop("_position"), 0, record)
         parents = np.repeat(np.arange(len(table)), lengths)
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         items = (np.arange(len(parents)) - starts).astype(np.int32)
-        flat = pc.list_flatten(lists)
-        taken = pa.array(parents)
-        inner = {name: pc.struct_field(flat, name) for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
-        columns = {name: column.take(taken) for name, column in columns.items() if name != CANDIDATES_COLUMN} | inner
-        extras = {name: column.take(taken) for name, column in extras.items()}
+        flat = pc.list_flatten(lists)  # leaves out what lies behind a null list
+        inside = {name: source.columns[name] for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
+        here = [field.name for field in flat.type]
+        columns = {name: column.take(pa.array(parents)) for name, column in columns.items()}
+        columns |= {name: pc.struct_field(flat, theirs) for name, theirs in inside.items() if theirs in here}
         rows = rows[parents]
     origin = {"_split": np.full(len(rows), split.index, np.int32), "_position": rows, "_item": items}
-    found = {**origin, **columns, **extras}
+    found = {**origin, **columns}
     schema = table_schema(source)
-    return pa.table([_cast(found.get(field.name), field, len(rows)) for field in schema], schema=schema)
+    try:
+        return pa.table([_cast(found.get(field.name), field, len(rows)) for field in schema], schema=schema)
+    except pa.ArrowException as error:
+        raise InputError(f"{split.file.url}: its values do not fit the types of all files together: {error}") from error
 
 
 def _cast(column: Any, field: pa.Field, length: int) -> pa.ChunkedArray | pa.Array:
@@ -132,8 +159,11 @@ def _cast(column: Any, field: pa.Field, length: int) -> pa.ChunkedArray | pa.Arr
     return column.cast(field.type)
 
 
-def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+def _lists(table: pa.Table, name: str) -> pa.Array:
+    """The lists of candidates; null in a file that has no such column, or only nulls in it."""
+    if name not in table.schema.names or pa.types.is_null(table.schema.field(name).type):
+        return pa.nulls(len(table), pa.list_(pa.struct([])))
+    return table[name].combine_chunks()
 
 
 def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
@@ -158,22 +188,28 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
 
 
 def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The pairs in one JSON object, under our names; a list that is none, or empty, gives the object itself."""
-    ours = {theirs: name for name, theirs in source.columns.items() if name not in FIELDS_OF_A_CANDIDATE}
+    """The pairs in one record, under our names; what is no list of objects stays under ``candidates``."""
     if source.shape == "pairs":
-        ours = {theirs: name for name, theirs in source.columns.items()}
-    named = {ours.get(name, name): value for name, value in record.items()}
-    if source.shape == "pairs":
-        yield named
+        yield _renamed(record, source.columns)
         return
-    candidates = named.get(CANDIDATES_COLUMN)
+    inside = {name: source.columns[name] for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
+    of_a_row = {name: theirs for name, theirs in source.columns.items() if name not in inside}
+    named = {name: value for name, value in _renamed(record, of_a_row).items() if name not in FIELDS_OF_A_CANDIDATE}
+    candidates = named.pop(CANDIDATES_COLUMN, None)
     if not isinstance(candidates, list) or not candidates:
-        yield named
+        yield named | {CANDIDATES_COLUMN: candidates}
         return
-    del named[CANDIDATES_COLUMN]
     for candidate in candidates:
-        inner = candidate if isinstance(candidate, dict) else {CANDIDATES_COLUMN: candidate}
-        yield {**named, **inner}
+        if isinstance(candidate, dict):
+            found = _renamed(candidate, inside)
+            yield named | {name: found[name] for name in FIELDS_OF_A_CANDIDATE if name in found}
+        else:
+            yield named | {CANDIDATES_COLUMN: [candidate]}
+
+
+def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    ours = {theirs: name for name, theirs in columns.items()}
+    return {ours.get(name, name): value for name, value in record.items() if name in ours or name not in columns}
 
 
 def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,9 +220,10 @@ def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
     """
     if source.shape == "lists" and CANDIDATES_COLUMN in record:
         listed = record[CANDIDATES_COLUMN]
-        if not listed:
+        if listed is None or listed == []:
             raise ValueError("no candidates")
-        raise ValueError(f"candidates: got {type(listed).__name__}, expected a list of objects")
+        got = f"a list with {type(listed[0]).__name__}" if isinstance(listed, list) else type(listed).__name__
+        raise ValueError(f"candidates: got {got}, expected a list of objects")
     row: dict[str, Any] = {}
     for field in FIELDS[source.role]:
         value = record.get(field.name)

@@ -65,7 +65,10 @@ class Run:
                     "expected an empty directory, or one with a manifest.json to resume"
                 )
             return False
-        found = json.loads(self.storage.read(self.url(MANIFEST)))["identity"]
+        try:
+            found = json.loads(self.storage.read(self.url(MANIFEST)))["identity"]
+        except (ValueError, KeyError, TypeError):
+            raise RunConflictError(f"{self.url(MANIFEST)}: no manifest of this project; choose another path") from None
         changes = list(differences(found, json.loads(json.dumps(identity))))
         if changes:
             raise RunConflictError(

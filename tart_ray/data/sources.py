@@ -120,7 +120,8 @@ def _format_by_content(storage: Storage, file: FileInfo) -> Format:
     if len(line.split()) == 6 and line.split()[1] in (b"Q0", b"q0", b"0"):
         return "trec"
     raise InputError(
-        f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)} (or .gz of the text ones)"
+        f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)}, "
+        f"the text ones also with {', '.join(text_files.COMPRESSIONS)}"
     )
 
 
@@ -129,13 +130,7 @@ def _inspect_parquet(
 ) -> Source:
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda file: _footer(storage, file), files))
-    schemas = [footer.schema.to_arrow_schema() for footer in footers]
-    try:
-        schema = pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
-    except pa.ArrowException as error:
-        first = schemas[0]
-        other = next(i for i, s in enumerate(schemas) if not _unifies(first, s))
-        raise InputError(f"{files[other].url}: its columns do not fit those of {files[0].url}: {error}") from error
+    schema = _unify(files, footers)
     shape: Shape = "pairs"
     names = set(schema.names)
     inner: pa.Schema | None = None
@@ -144,18 +139,20 @@ def _inspect_parquet(
         inner = _candidate_struct(url, schema.field(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)).type)
     mapped = _map_columns(url, role, shape, names, columns)
     for ours, theirs in mapped.items():
-        if ours != CANDIDATES_COLUMN and theirs in names:
+        if ours != CANDIDATES_COLUMN:
             _check_type(url, role, ours, theirs, schema.field(theirs).type)
-    if inner is not None:
-        for field_ in inner:
-            _check_type(url, role, field_.name, f"{CANDIDATES_COLUMN}.{field_.name}", field_.type)
-        mapped |= {name: name for name in FIELDS_OF_A_CANDIDATE if name in inner.names}
     extras = pa.schema([f for f in schema if role == "candidates" and f.name not in mapped.values()])
+    if inner is not None:
+        of_a_candidate = _map_candidate(url, set(inner.names), columns)
+        for ours, theirs in of_a_candidate.items():
+            _check_type(url, role, ours, f"{mapped[CANDIDATES_COLUMN]}.{theirs}", inner.field(theirs).type)
+        names |= {f"{mapped[CANDIDATES_COLUMN]}.{name}" for name in inner.names}
+        mapped |= of_a_candidate
     rows = sum(footer.num_rows for footer in footers)
     if shape == "lists":
         rows = _count_candidates(footers, mapped[CANDIDATES_COLUMN])
     nbytes = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
-    _check_needed(url, role, mapped)
+    _check_needed(url, role, mapped, names)
     return Source(
         role, url, "parquet", shape, tuple(files), mapped, _checked_extras(url, extras), rows, nbytes,
         tuple(_parquet_splits(files, footers, nbytes)),
@@ -181,11 +178,11 @@ def _inspect_text(
         rows = rows * len(items) // len(records)
         inner = {name for item in items for name in item}
     mapped = _map_columns(url, role, shape, names, columns)
+    others = sorted(names - set(mapped.values())) if role == "candidates" else []
     if shape == "lists":
-        mapped |= {name: name for name in FIELDS_OF_A_CANDIDATE if name in inner}
-    _check_needed(url, role, mapped)
-    taken = set(mapped.values())
-    others = sorted(names - taken) if role == "candidates" else []
+        names |= {f"{mapped[CANDIDATES_COLUMN]}.{name}" for name in inner}
+        mapped |= _map_candidate(url, inner, columns)
+    _check_needed(url, role, mapped, names)
     extras = pa.schema([(name, _json_type(record.get(name) for record in records)) for name in others])
     size = _split_bytes(nbytes)
     splits = [part for file in files for part in text_files.ranges(file, size)]
@@ -211,12 +208,20 @@ def _map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: M
     return mapped
 
 
-def _check_needed(url: str, role: Role, mapped: Mapping[str, str]) -> None:
+def _map_candidate(url: str, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Our name → their name, of the fields of the objects in a list of candidates."""
+    missing = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns and columns[ours] not in names}
+    if missing:
+        raise InputError(f"{url}: input.columns says {missing}, available in each candidate: {sorted(names)}")
+    return {ours: theirs for ours in FIELDS_OF_A_CANDIDATE if (theirs := columns.get(ours, ours)) in names}
+
+
+def _check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str]) -> None:
     needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
     missing = [name for name in needed[role] if name not in mapped]
     if missing:
         raise InputError(
-            f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(mapped.values())} and others; "
+            f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; "
             "name theirs in input.columns (our name: their name)"
         )
 
@@ -224,9 +229,8 @@ def _check_needed(url: str, role: Role, mapped: Mapping[str, str]) -> None:
 def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:
     if pa.types.is_null(got):
         return
-    value = got.value_type if pa.types.is_dictionary(got) else got
-    number = pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_decimal(value)
-    text = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
+    number = pa.types.is_floating(got) or pa.types.is_integer(got) or pa.types.is_decimal(got)
+    text = pa.types.is_string(got) or pa.types.is_large_string(got)
     if not (number if ours == "score" else text):
         expected = "a number" if ours == "score" else "string"
         raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it before scoring")
@@ -238,7 +242,7 @@ def _candidate_struct(url: str, got: pa.DataType) -> pa.Schema:
         raise InputError(
             f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>"
         )
-    return pa.schema(list(got.value_type))
+    return _plain(pa.schema(list(got.value_type)))
 
 
 def _checked_extras(url: str, extras: pa.Schema) -> pa.Schema:
@@ -274,12 +278,12 @@ def json_value(value: Any, kind: pa.DataType) -> Any:
         return None
     if pa.types.is_large_string(kind):
         return value if isinstance(value, str) else orjson.dumps(value).decode()
-    expected = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
+    expected: tuple[type, ...] = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
         raise ValueError(f"got {type(value).__name__} {value!r}, expected {kind}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"got {value}, which does not fit {kind}")
-    return value
+    return float(value) if kind == pa.float64() else value  # Arrow refuses integers that a double would round
 
 
 def _footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
@@ -289,21 +293,42 @@ def _footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
             return pq.read_metadata(handle)
     except pa.ArrowInvalid as error:
         raise InputError(f"{file.url}: not a complete Parquet file ({error}); remove it or write it again") from error
+    except OSError as error:
+        if error.errno is not None:  # of the filesystem, not of the Parquet reader
+            raise
+        raise InputError(f"{file.url}: its Parquet footer cannot be read: {error}") from error
 
 
-def _unifies(first: pa.Schema, second: pa.Schema) -> bool:
-    try:
-        pa.unify_schemas([first, second], promote_options="permissive")
-    except pa.ArrowException:
-        return False
-    return True
+def _unify(files: list[FileInfo], footers: list[pq.FileMetaData]) -> pa.Schema:
+    """One schema for all files: types are promoted, columns may be missing in some files."""
+    whole: pa.Schema | None = None
+    for file, footer in zip(files, footers, strict=True):
+        schema = _plain(footer.schema.to_arrow_schema())
+        try:
+            whole = pa.unify_schemas([schema if whole is None else whole, schema], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{file.url}: its columns do not fit those of {files[0].url} and the files between: {error}"
+            ) from error
+    return whole
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema without what differs between writers and changes no value: encodings, nullability, metadata."""
+    types = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema]
+    types = [pa.string() if pa.types.is_string_view(kind) else kind for kind in types]
+    return pa.schema(list(zip(schema.names, types, strict=True)))
 
 
 def _count_candidates(footers: list[pq.FileMetaData], column: str) -> int:
     """Values of the lists' first leaf; an empty or null list counts as one."""
     total = 0
     for footer in footers:
-        leaf = next(i for i in range(footer.num_columns) if footer.schema.column(i).path.startswith(f"{column}."))
+        paths = [footer.schema.column(i).path for i in range(footer.num_columns)]
+        leaf = next((i for i, path in enumerate(paths) if path.startswith(f"{column}.")), None)
+        if leaf is None:  # a file without the column, or one where it is always null
+            total += footer.num_rows
+            continue
         total += sum(footer.row_group(group).column(leaf).num_values for group in range(footer.num_row_groups))
     return total
 

@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
 
 
@@ -52,10 +53,11 @@ class Storage:
         """
         filesystem, path = self.resolve(url)
         try:
-            if glob.has_magic(path):
-                found = filesystem.glob(path, detail=True)
-            elif filesystem.isfile(path):
+            if filesystem.isfile(path):
                 found = {path: filesystem.info(path)}
+            elif glob.has_magic(path) and not filesystem.isdir(path):  # a name may hold the characters of a glob
+                found = filesystem.glob(path, detail=True)
+                path = path[: glob.escape(path).index("[")].rpartition("/")[0]
             else:
                 found = filesystem.find(path, detail=True)
         except (PermissionError, FileNotFoundError) as error:
@@ -73,7 +75,10 @@ class Storage:
     def exists(self, url: str) -> bool:
         """Whether the file is there."""
         filesystem, path = self.resolve(url)
-        return bool(filesystem.isfile(path))
+        try:
+            return bool(filesystem.info(path)["type"] == "file")  # isfile() takes any error for an absence
+        except FileNotFoundError:
+            return False
 
     def names(self, url: str) -> list[str]:
         """Names of the files and directories directly under a directory; none where it does not exist."""
@@ -82,7 +87,8 @@ class Storage:
             found = filesystem.ls(path, detail=False)
         except FileNotFoundError:
             return []
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/"))
+        inside = (name.rstrip("/") for name in found if name.rstrip("/") != path.rstrip("/"))
+        return sorted(name.rsplit("/", 1)[-1] for name in inside if not name.endswith(PARTIAL))
 
     def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of a file, or of a range of it."""
@@ -135,6 +141,10 @@ class Storage:
     def remove_tree(self, url: str) -> None:
         """Remove a directory with all that is in it; nothing happens where there is none."""
         filesystem, path = self.resolve(url)
+        if glob.has_magic(path) and not isinstance(filesystem, LocalFileSystem):
+            for name in filesystem.find(path):  # rm() would take the path for a glob, and remove what it matches
+                filesystem.rm_file(name)
+            return
         try:
             filesystem.rm(path, recursive=True)
         except FileNotFoundError:
@@ -152,11 +162,12 @@ def _filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileS
 
 
 def _write_partial(path: str, data: bytes | memoryview) -> str:
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{name[:100]}.{uuid.uuid4().hex}{PARTIAL}")  # noqa: PTH118
     try:
         file = open(partial, "xb")  # noqa: SIM115, PTH123
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103
         file = open(partial, "xb")  # noqa: SIM115, PTH123
     with file:
         file.write(data)
@@ -164,7 +175,7 @@ def _write_partial(path: str, data: bytes | memoryview) -> str:
 
 
 def _is_hidden(name: str, root: str) -> bool:
-    inside = name[len(root) :] if name.startswith(root + "/") else name.rsplit("/", 1)[-1]
+    inside = name.removeprefix(root)  # a file that is named itself is wanted
     return any(part.startswith(("_", ".")) for part in inside.split("/") if part)
 
 

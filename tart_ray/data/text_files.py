@@ -6,7 +6,10 @@ are one range.
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +17,10 @@ import fsspec.utils
 import orjson
 
 from tart_ray.data.schema import Role
-from tart_ray.data.storage import FileInfo, Storage
+from tart_ray.data.storage import FileInfo, Storage, StorageError
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSIONS = (".gz", ".bz2", ".xz")
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)  # of compressed files
 TYPICAL_EXPANSION = 4  # of compressed text; only the size of chunks depends on it
 WINDOW = 8 << 20
 TREC_COLUMNS = ("query_id", "Q0", "doc_id", "rank", "score", "tag")
@@ -28,12 +32,12 @@ class BadLineError(ValueError):
 
 def expansion(url: str) -> int:
     """How much larger a file is than it looks."""
-    return TYPICAL_EXPANSION if url.endswith(COMPRESSIONS) else 1
+    return TYPICAL_EXPANSION if _is_compressed(url) else 1
 
 
 def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
     """The file and the byte ranges that it is read in."""
-    step = file.size if file.url.endswith(COMPRESSIONS) else nbytes
+    step = file.size if _is_compressed(file.url) else nbytes
     for start in range(0, file.size, step):
         yield file, start, min(start + step, file.size)
 
@@ -42,8 +46,11 @@ def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tu
     """Offset and bytes of each line whose first byte lies in ``[start, end)``, without its end; no blank ones.
 
     Offsets in a compressed file are those of its uncompressed text.
+
+    Raises:
+        StorageError: a compressed file is damaged.
     """
-    compressed = file.url.endswith(COMPRESSIONS)
+    compressed = _is_compressed(file.url)
     for offset, line in _compressed(storage, file.url) if compressed else _range(storage, file, start, end):
         stripped = line.rstrip(b"\r\n")
         if stripped.strip():
@@ -130,6 +137,13 @@ def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
     filesystem, path = storage.resolve(url)
     position = 0
     with filesystem.open(path, "rb", compression=fsspec.utils.infer_compression(path)) as file:
-        for line in file:
-            yield position, line
-            position += len(line)
+        try:
+            for line in file:
+                yield position, line
+                position += len(line)
+        except DAMAGE as error:
+            raise StorageError(f"{url}: not a complete compressed file ({error}); write it again") from error
+
+
+def _is_compressed(url: str) -> bool:
+    return url.lower().endswith(COMPRESSIONS)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,9 @@ def _fetch_url(url: str, options: dict[str, Any], weights: bool) -> Path:
     with filelock.FileLock(f"{target}.lock"):
         if target.is_dir():
             return target
-        partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=root))
+        partial = root / f"{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while it held the lock
+        partial.mkdir()
         try:
             for name, info in found.items():
                 filesystem.get_file(info["name"], str(partial / name))
@@ -125,11 +126,17 @@ def _fetch_url(url: str, options: dict[str, Any], weights: bool) -> Path:
 def _list_url(
     url: str, options: dict[str, Any], weights: bool = True
 ) -> tuple[fsspec.AbstractFileSystem, dict[str, dict[str, Any]]]:
-    filesystem, root = fsspec.core.url_to_fs(url, **options)
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise CheckpointError(f"model path {url!r}: {error}") from error
+    filesystem.invalidate_cache(root)  # another process may have replaced files since this one listed them
     try:
         infos = {info["name"].rsplit("/", 1)[-1]: info for info in filesystem.ls(root.rstrip("/"), detail=True)}
     except FileNotFoundError as error:
         raise CheckpointError(f"model path {url!r}: nothing there; expected a directory with config.json") from error
+    except PermissionError as error:
+        raise CheckpointError(f"model path {url!r}: not allowed to list it: {error}") from error
     chosen = _choose((name for name, info in infos.items() if info["type"] == "file"), weights)
     _require_config(chosen, url)
     return filesystem, {name: infos[name] for name in chosen}

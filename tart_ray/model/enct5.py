@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
+from pickle import UnpicklingError
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import T5Config
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -55,7 +57,8 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
         ``dtype`` they load in float32, the reference precision.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or weights that scoring needs are not in it.
+            CheckpointError: there is no such checkpoint, weights that scoring needs are not in it, or its files
+                cannot be read as tensors that fit the configuration.
         """
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             plain: Self = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
@@ -68,7 +71,14 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
         kwargs |= {"trust_remote_code": False, "weights_only": True, "local_files_only": True}
         try:
             model, info = super().from_pretrained(folder, *model_args, output_loading_info=True, **kwargs)
-        except OSError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except UnpicklingError as error:
+            raise CheckpointError(
+                f"{origin}: its .bin weights hold Python objects beside tensors; loading those could run code, so "
+                "they are refused. Save the weights as safetensors"
+            ) from error
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{origin}: no weights that can be read (model.safetensors or pytorch_model.bin, one file or shards); "
                 f"found {sorted(file.name for file in folder.iterdir())}: {error}"

@@ -25,7 +25,9 @@ from tart_ray.model.checkpoint import CheckpointError, resolve_checkpoint
 
 VOCAB_FILE = "spiece.model"
 DEFAULT_MAX_LENGTH = 512
+SPECIALS_PER_TEXT = 2  # <s> A </s>
 SPECIALS_PER_PAIR = 3  # <s> A </s> B </s>
+PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
 Truncation = Literal["longest_first", "only_document"]
 
 
@@ -81,7 +83,7 @@ class EncT5Tokenizer:
         num_threads: sentencepiece threads for a batch.
 
     Raises:
-        CheckpointError: the vocabulary is not in T5's layout.
+        CheckpointError: the vocabulary cannot be read, or is not in T5's layout.
     """
 
     model_input_names = ("input_ids", "attention_mask")
@@ -98,7 +100,10 @@ class EncT5Tokenizer:
         num_threads: int = 1,
     ) -> None:
         self.vocab_file = Path(vocab_file)
-        self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"{vocab_file}: not a sentencepiece model that can be read: {error}") from error
         layout = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if layout != (0, 1, 2):
             raise CheckpointError(
@@ -212,8 +217,12 @@ class EncT5Tokenizer:
         }
         if truncation not in modes:
             raise ValueError(f"truncation: got {truncation!r}, expected one of {[*modes]}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding: got {padding!r}, expected one of {[*PADDINGS]}")
         if second is None:
-            longest = limit - 2 if modes[truncation] else None
+            if modes[truncation] and limit <= SPECIALS_PER_TEXT:
+                raise ValueError(f"max_length: got {limit}, expected more than the {SPECIALS_PER_TEXT} special tokens")
+            longest = limit - SPECIALS_PER_TEXT if modes[truncation] else None
             encoded = [[self.bos_token_id, *ids[:longest], self.eos_token_id] for ids in self.encode_texts(first)]
         else:
             pairs = self.encode_pairs(

@@ -103,7 +103,8 @@ if True:
         return 2
 '''
     assert code_of(source) == {
-        "A.B.outer": "def outer(self):\n    def inner():\n        return 1\n    class Empty:\n        ...\n    return inner",
+        "A.B.outer": "def outer(self):\n    def inner():\n        return 1\n"
+        "    class Empty:\n        ...\n    return inner",
         "A.B.outer.<locals>.inner": "def inner():\n    return 1",
         "low": "def low():\n    return 2",
     }
@@ -127,7 +128,8 @@ def test_query_document_and_judgement() -> None:
 def test_docstring_that_does_not_describe_makes_no_query(docstring: str) -> None:
     collection = collect_functions([("m", function("f", docstring))])
     assert list(collection.documents) == ["m.f"]
-    assert collection.queries == collection.qrels == {}
+    assert collection.queries == {}
+    assert collection.qrels == {}
 
 
 def test_same_source_is_kept_once() -> None:
@@ -221,8 +223,6 @@ def test_ndcg_by_hand() -> None:
     both = (1 + 2 / math.log2(4)) / (2 + 1 / math.log2(3))
     assert ndcg_at_10(run, qrels) == pytest.approx((1 / math.log2(3) + both + 0 + 0) / 4, abs=1e-6)
     assert ndcg_at_10({}, qrels) == 0
-    with pytest.raises(ValueError, match="no judged query"):
-        ndcg_at_10(run, {})
 
 
 def test_checkpoint_scores_and_is_repeatable(small: Collection, tmp_path: Path) -> None:
@@ -254,8 +254,3 @@ def test_checkpoint_is_in_the_published_layout(
     assert scorer.model.config.vocab_size == 4_160
     assert tokenizer.decode(tokenizer("return self")["input_ids"], skip_special_tokens=True) == "return self"
     assert "trainer" not in capfd.readouterr().err
-
-
-def test_checkpoint_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to make a vocabulary of"):
-        make_untrained_checkpoint(tmp_path, ["", " \n"])

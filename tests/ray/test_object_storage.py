@@ -108,7 +108,7 @@ def test_cranfield_on_two_nodes_equals_the_reference(
 
     s3.filesystem().get(f"{bucket}/run/reranked/", str(tmp_path / "reranked/"), recursive=True)
     assert duckdb.sql(
-        f"select count(*), count(distinct query_id), max(rank) from '{tmp_path}/reranked/*'"
+        f"select count(*), count(distinct query_id), max(rank) from read_parquet('{tmp_path}/reranked/*.parquet')"
     ).fetchall() == [(22_500, 225, 100)]
     written = b"".join(
         s3.filesystem().cat(f"{bucket}/run/{name}") for name in ("manifest.json", "report.json", "report.html")
@@ -178,13 +178,15 @@ def head(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
         "--disable-usage-stats",
     ]
     with (tmp_path / "head.log").open("wb") as log:
-        process = subprocess.Popen([ray, "start", *options], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [ray, "start", *options], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         wait_until_open(dashboard)
         yield f"http://127.0.0.1:{dashboard}"
     finally:
-        process.terminate()
-        process.wait(30)
+        os.killpg(process.pid, signal.SIGKILL)  # the head and all that it started
+        process.wait()
 
 
 def test_ray_job_submit_with_a_config_on_s3(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -68,8 +69,10 @@ def serve(folder: Path) -> Iterator[S3Server]:
     command += [f"-dir={folder / 'data'}", "-volume.max=100", "-master.volumeSizeLimitMB=64", "-filer", "-s3"]
     command += [f"-{name}={port}" for name, port in zip(PORTS, ports, strict=False)]
     command += [f"-s3.port={s3_port}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={folder / 's3.json'}"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.preStopSeconds=0"]
+    environment = os.environ | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # volumes per bucket, else 7 of the 100
     with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
     try:
         server = S3Server(f"http://127.0.0.1:{s3_port}")
         _wait_until_ready(server, process, folder / "weed.log")
@@ -77,7 +80,7 @@ def serve(folder: Path) -> Iterator[S3Server]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(2)  # its filer waits 15 s for its own S3 gateway; nothing here is worth that
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
