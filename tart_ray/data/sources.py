@@ -278,7 +278,7 @@ def json_value(value: Any, kind: pa.DataType) -> Any:
         return None
     if pa.types.is_large_string(kind):
         return value if isinstance(value, str) else orjson.dumps(value).decode()
-    expected: tuple[type, ...] = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
+    expected: tuple[Any, ...] = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
         raise ValueError(f"got {type(value).__name__} {value!r}, expected {kind}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

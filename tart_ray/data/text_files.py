@@ -6,7 +6,6 @@ are one range.
 
 from __future__ import annotations
 
-import gzip
 import io
 import lzma
 import zlib
@@ -20,7 +19,7 @@ from tart_ray.data.schema import Role
 from tart_ray.data.storage import FileInfo, Storage, StorageError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz")
-DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)  # of compressed files
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # of compressed files
 TYPICAL_EXPANSION = 4  # of compressed text; only the size of chunks depends on it
 WINDOW = 8 << 20
 TREC_COLUMNS = ("query_id", "Q0", "doc_id", "rank", "score", "tag")
@@ -142,6 +141,8 @@ def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
                 yield position, line
                 position += len(line)
         except DAMAGE as error:
+            if getattr(error, "errno", None) is not None:  # of the filesystem, not of the decompressor
+                raise
             raise StorageError(f"{url}: not a complete compressed file ({error}); write it again") from error
 
 

@@ -50,7 +50,8 @@ def resolve_checkpoint(
         return _fetch_url(text, dict(storage_options or {}), weights)
     local = Path(text).expanduser()
     if local.is_dir():
-        _require_config({file.name for file in local.iterdir()}, text)
+        if weights:  # a tokenizer that was saved alone has no config.json
+            _require_config({file.name for file in local.iterdir()}, text)
         return local
     if local.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
         raise CheckpointError(
@@ -138,7 +139,8 @@ def _list_url(
     except PermissionError as error:
         raise CheckpointError(f"model path {url!r}: not allowed to list it: {error}") from error
     chosen = _choose((name for name, info in infos.items() if info["type"] == "file"), weights)
-    _require_config(chosen, url)
+    if weights:
+        _require_config(chosen, url)
     return filesystem, {name: infos[name] for name in chosen}
 
 

@@ -1,0 +1,187 @@
+"""Storage, on local disks and on a real S3 server alike."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from tart_ray.data import storage as storage_module
+from tart_ray.data.storage import Storage, StorageError, join_url
+
+ODD_NAMES = ["a[1].x", "b*.x", "c?.x", "d e.x", "e=f.x", "ü-☃.x", "g%20h.x", "i#j.x", "k+l&m.x", "n{o,p}.x"]
+
+
+def test_write_replaces_a_whole_file_and_makes_its_directories(place: Any) -> None:
+    url = place.put("deep/er/file", b"a longer first content")
+    place.put("deep/er/file", memoryview(b"second"))
+    assert place.storage.read(url) == b"second"
+    assert place.storage.names(place.at("deep/er")) == ["file"]
+    assert place.storage.exists(url)
+    assert not place.storage.exists(place.at("deep"))
+
+
+def test_a_write_that_fails_leaves_the_older_file(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = local.put("file", b"old")
+
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "no space left", source)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        local.put("file", b"new")
+    assert local.storage.read(url) == b"old"
+    assert local.storage.names(local.url) == ["file"]  # the temporary file is none of ours to see
+    assert [file.url.rsplit("/", 1)[-1] for file in local.storage.files(local.url)] == ["file"]
+
+
+def test_readers_of_a_directory_skip_the_leftover_of_a_killed_writer(local: Any) -> None:
+    local.put("part.parquet", pa.table({"a": [1]}))
+    storage_module._write_partial(local.at("other.parquet"), b"half of it")
+    assert ds.dataset(local.url, format="parquet").to_table().to_pydict() == {"a": [1]}
+
+
+def test_create_writes_once(place: Any) -> None:
+    url = place.at("new/lease")
+    assert place.storage.create(url, b"first")
+    assert not place.storage.create(url, b"second")
+    assert place.storage.read(url) == b"first"
+
+
+def test_of_many_that_create_one_wins(place: Any) -> None:
+    url = place.at("lease")
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda i: place.storage.create(url, b"%d" % i), range(32)))
+    assert won.count(True) == 1
+    assert place.storage.read(url) == b"%d" % won.index(True)
+
+
+def names(place: Any, url: str) -> list[str]:
+    files = place.storage.files(url)
+    assert all(len(place.storage.read(file.url)) == file.size for file in files)
+    return [file.url.removeprefix("file://").removeprefix(place.url + "/") for file in files]
+
+
+@pytest.fixture
+def tree(place: Any) -> Any:
+    for name in ["b.x", "a.x", "c.y", "d/e.x", "d/f/g.x", "_h.x", ".i.x", "_j/k.x", "d/_l/m.x", "d/.n/o.x"]:
+        place.put(name, name)
+    place.put("empty.x", b"")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("", ["a.x", "b.x", "c.y", "d/e.x", "d/f/g.x"]),
+        ("a.x", ["a.x"]),
+        ("_h.x", ["_h.x"]),  # asked for by name
+        ("_j", ["_j/k.x"]),
+        ("*.x", ["a.x", "b.x"]),
+        ("**/*.x", ["a.x", "b.x", "d/e.x", "d/f/g.x"]),
+        ("[ab].?", ["a.x", "b.x"]),
+        ("d", ["d/e.x", "d/f/g.x"]),
+        ("d/", ["d/e.x", "d/f/g.x"]),
+        ("_j/*", ["_j/k.x"]),
+    ],
+)
+def test_files_of_a_file_directory_or_glob(tree: Any, wanted: str, expected: list[str]) -> None:
+    assert names(tree, tree.at(wanted) if wanted else tree.url) == expected
+
+
+@pytest.mark.parametrize("wanted", ["missing", "missing/", "*.z", "empty.x", "missing/**"])
+def test_nothing_to_read_is_an_error_that_says_what_was_expected(tree: Any, wanted: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        tree.storage.files(tree.at(wanted))
+    assert tree.at(wanted) in str(caught.value)
+    assert "expected a file, a directory or a glob" in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_is_an_error(s3: Any) -> None:
+    for url in ("s3://no-such-bucket-here/x", "s3://no-such-bucket-here/x/*.jsonl"):
+        with pytest.raises(StorageError, match="no-such-bucket-here"):
+            Storage(s3.storage_options).files(url)
+
+
+def test_refused_credentials_are_an_error(s3: Any, bucket: str) -> None:
+    wrong = Storage(s3.storage_options | {"secret": "wrong"})
+    with pytest.raises(StorageError, match=bucket):
+        wrong.files(f"s3://{bucket}/x")
+    with pytest.raises(PermissionError):
+        wrong.exists(f"s3://{bucket}/x")
+
+
+def test_versions_change_with_the_content(place: Any) -> None:
+    before = place.storage.files(place.put("file", b"one"))
+    assert place.storage.files(place.at("file")) == before
+    place.put("file", b"two")
+    assert place.storage.files(place.at("file"))[0].version != before[0].version
+
+
+def test_names_of_a_directory(tree: Any) -> None:
+    assert tree.storage.names(tree.at("d")) == [".n", "_l", "e.x", "f"]
+    assert tree.storage.names(tree.at("d/")) == [".n", "_l", "e.x", "f"]
+    assert tree.storage.names(tree.at("missing")) == []
+
+
+def test_ranges(place: Any) -> None:
+    url = place.put("file", b"0123456789")
+    assert place.storage.read(url, 2, 5) == b"234"
+    assert place.storage.read(url, 7) == b"789"
+    assert place.storage.read(url, None, 2) == b"01"
+    assert place.storage.read_ranges([url, url, url], [0, 9, 3], [1, 10, None]) == [b"0", b"9", b"3456789"]
+    with pytest.raises(FileNotFoundError):
+        place.storage.read_many([url, place.at("missing")])
+
+
+def test_odd_names_are_names(place: Any) -> None:
+    urls = [place.put(name, name) for name in ODD_NAMES]
+    assert place.storage.read_many(urls) == [name.encode() for name in ODD_NAMES]
+    assert place.storage.read_many([]) == []
+    assert place.storage.names(place.url) == sorted(ODD_NAMES)
+    assert names(place, place.url) == sorted(ODD_NAMES)
+    for url, name in zip(urls, ODD_NAMES, strict=True):
+        assert names(place, url) == [name]
+    place.put("in[side]/file", b"x")
+    assert names(place, place.at("in[side]")) == ["in[side]/file"]
+
+
+def test_remove_tree_takes_one_directory_and_no_glob(place: Any) -> None:
+    for name in ["run1/work/a", "run[1]/work/a", "run[1]/work/b/c", "run[1]/work2/a"]:
+        place.put(name, b"x")
+    place.storage.remove_tree(place.at("run[1]/work"))
+    assert names(place, place.url) == ["run1/work/a", "run[1]/work2/a"]
+    place.storage.remove_tree(place.at("run1/work"))
+    assert names(place, place.url) == ["run[1]/work2/a"]
+    place.storage.remove_tree(place.at("run1/work"))
+    place.storage.remove_tree(place.at("never[was]"))
+
+
+def test_a_dataset_that_pyarrow_wrote_to_s3_is_readable(s3: Any, bucket: str) -> None:
+    filesystem = pa.fs.S3FileSystem(
+        access_key=s3.key, secret_key=s3.secret, endpoint_override=s3.endpoint_url, region="us-east-1"
+    )
+    table = pa.table({"key": ["a", "b"], "value": [1, 2]})
+    ds.write_dataset(
+        table, f"{bucket}/marked", filesystem=filesystem, format="parquet", partitioning=["key"],
+        partitioning_flavor="hive", create_dir=True,
+    )  # fmt: skip
+    files = Storage(s3.storage_options).files(f"s3://{bucket}/marked")
+    assert [file.url for file in files] == [f"s3://{bucket}/marked/key={key}/part-0.parquet" for key in "ab"]
+
+
+def test_storage_pickles() -> None:
+    assert pickle.loads(pickle.dumps(Storage({"key": "k"}))).options == {"key": "k"}  # noqa: S301
+
+
+def test_urls_of_local_files_are_paths(tmp_path: Path) -> None:
+    (tmp_path / "x y").write_bytes(b"1")
+    assert Storage().read(f"file://{tmp_path}/x y") == b"1"
+    assert join_url("s3://b/run/", "a", "b") == "s3://b/run/a/b"
