@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import fsspec.parquet
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from tart_ray.data import text_files
 from tart_ray.data.quarantine import Quarantine, find_reasons, printable
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, ORIGIN
-from tart_ray.data.sources import InputError, Source, Split, json_value
+from tart_ray.data.sources import InputError, Source, Split, is_damage, json_value
 from tart_ray.data.storage import Storage
 
 ROWS_PER_TABLE = 65_536
@@ -101,12 +100,13 @@ def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Qu
         groups = pq.read_metadata(handle)
     position = sum(groups.row_group(i).num_rows for i in range(split.start))
     for group in range(split.start, split.end):
-        # in a list, the path is no glob
-        opened = fsspec.parquet.open_parquet_file([path], fs=filesystem, row_groups=[group], engine="pyarrow")
-        with opened as handle:
+        # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
+        with filesystem.open(path, "rb", cache_type="none") as handle:
             try:
-                table = pq.ParquetFile(handle).read_row_group(group)
+                table = pq.ParquetFile(handle, metadata=groups, pre_buffer=True).read_row_group(group)
             except (pa.ArrowInvalid, OSError) as error:
+                if not is_damage(error):
+                    raise
                 raise InputError(f"{split.file.url}: row group {group} cannot be read: {error}") from error
         rows = np.arange(position, position + len(table))
         position += len(table)

@@ -29,6 +29,7 @@ SUFFIXES: dict[str, Format] = {
     ".trec": "trec",
     ".run": "trec",
 }
+OPTIONAL = frozenset({"title", "instruction", "score"})
 SAMPLED_FILES = 16
 SAMPLE_BYTES = 1 << 18
 SPLIT_BYTES = 32 << 20  # of one split, more where there would be over MAX_SPLITS
@@ -176,7 +177,10 @@ def _inspect_text(
         lists = [record.get(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)) for record in records]
         items = [item for items in lists if isinstance(items, list) for item in items if isinstance(item, dict)]
         rows = rows * len(items) // len(records)
-        inner = {name for item in items for name in item}
+        inner = {name for item in items for name in item} | (OPTIONAL & {*FIELDS_OF_A_CANDIDATE})
+    if kind == "jsonl":  # a row beyond the sample may be the first to have one
+        of_rows = {f.name for f in FIELDS[role]} - ({*FIELDS_OF_A_CANDIDATE} if shape == "lists" else set())
+        names |= OPTIONAL & of_rows - {*columns}
     mapped = _map_columns(url, role, shape, names, columns)
     others = sorted(names - set(mapped.values())) if role == "candidates" else []
     if shape == "lists":
@@ -291,12 +295,15 @@ def _footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
     try:
         with filesystem.open(path, "rb", block_size=1 << 16) as handle:
             return pq.read_metadata(handle)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file.url}: not a complete Parquet file ({error}); remove it or write it again") from error
-    except OSError as error:
-        if error.errno is not None:  # of the filesystem, not of the Parquet reader
+    except (pa.ArrowInvalid, OSError) as error:
+        if not is_damage(error):
             raise
-        raise InputError(f"{file.url}: its Parquet footer cannot be read: {error}") from error
+        raise InputError(f"{file.url}: not a complete Parquet file ({error}); remove it or write it again") from error
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether the Parquet reader raised the error, not the filesystem below it."""
+    return isinstance(error, pa.ArrowInvalid) or (type(error) is OSError and error.errno is None)
 
 
 def _unify(files: list[FileInfo], footers: list[pq.FileMetaData]) -> pa.Schema:

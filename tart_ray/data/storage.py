@@ -42,7 +42,7 @@ class Storage:
     def resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """The filesystem that serves ``url`` and the path of ``url`` in it."""
         if "://" not in url or url.startswith("file://"):
-            return fsspec.filesystem("file"), os.path.abspath(url.removeprefix("file://"))  # noqa: PTH100
+            return fsspec.filesystem("file"), absolute(url.removeprefix("file://"))
         return _filesystem(url, self.options)
 
     def files(self, url: str) -> list[FileInfo]:
@@ -149,6 +149,11 @@ class Storage:
             filesystem.rm(path, recursive=True)
         except FileNotFoundError:
             return
+
+
+def absolute(url: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111
 
 
 def join_url(root: str, *parts: str) -> str:

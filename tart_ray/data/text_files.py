@@ -6,6 +6,7 @@ are one range.
 
 from __future__ import annotations
 
+import gzip
 import io
 import lzma
 import zlib
@@ -141,8 +142,8 @@ def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
                 yield position, line
                 position += len(line)
         except DAMAGE as error:
-            if getattr(error, "errno", None) is not None:  # of the filesystem, not of the decompressor
-                raise
+            if isinstance(error, OSError) and (type(error) not in (OSError, gzip.BadGzipFile) or error.errno):
+                raise  # of the filesystem, not of the decompressor
             raise StorageError(f"{url}: not a complete compressed file ({error}); write it again") from error
 
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 os.environ.setdefault(
     "RAY_AUTH_MODE", "disabled"
@@ -15,6 +16,7 @@ os.environ.setdefault(
 import ray
 from ray.data import DataContext
 
+from tart_ray.command_line import ConfigurationError
 from tart_ray.config import ClusterConfig
 
 log = logging.getLogger(__name__)
@@ -22,16 +24,52 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """A connection to the cluster that the configuration names; one that was open already stays open."""
-    if ray.is_initialized():
-        yield
-        return
-    address = None if config.address == "auto" else config.address
-    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True, include_dashboard=None)
+    """A connection to the cluster that the configuration names; one that was open already stays open.
+
+    Raises:
+        ConfigurationError: Ray was started on this machine, which has too few CPUs or GPUs for the replicas.
+    """
+    opened = not ray.is_initialized()
+    started = opened and _connect(config.address)
     try:
+        _check_room(config, can_grow=not started)
         yield
     finally:
-        ray.shutdown()
+        if opened:
+            ray.shutdown()
+
+
+def _connect(address: str) -> bool:
+    """Join the cluster; whether Ray had to be started on this machine for it."""
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING}
+    if address != "local":
+        try:
+            ray.init(address=address, **quiet)
+            return False
+        except ConnectionError:
+            if address != "auto":
+                raise
+    ray.init(address="local", include_dashboard=False, **quiet)
+    return True
+
+
+def _check_room(config: ClusterConfig, *, can_grow: bool) -> None:
+    """Ray waits without end for what a cluster cannot offer: say so."""
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus = config.replicas.min * config.cpus_per_replica + 1
+    gpus = config.replicas.min * config.gpus_per_replica
+    if there.get("CPU", 0) >= cpus and there.get("GPU", 0) >= gpus:
+        return
+    problem = (
+        f"{config.replicas.min} replicas (cluster.replicas.min) and a task that feeds them need {cpus:g} CPUs and "
+        f"{gpus:g} GPUs; got {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+    )
+    if can_grow:
+        log.warning("%s: waiting for the cluster to grow", problem)
+        return
+    raise ConfigurationError(
+        f"{problem}. cluster.gpus_per_replica: 0 scores on CPUs; cluster.cpus_per_replica may be 0.5"
+    )
 
 
 @contextmanager

@@ -66,6 +66,10 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
         ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, or a column to partition by is not there.
     """
     candidates = inspect_source(storage, config.input.candidates, "candidates", config.input.columns)
+    if not candidates.rows:
+        raise ConfigurationError(
+            f"{config.input.candidates}: no rows in {len(candidates.files)} files; nothing to score"
+        )
     queries = _texts(storage, candidates, "queries", "query", config.input.queries)
     corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus)
     plan = Plan(candidates, queries, corpus, 1, 0)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import tart_ray
@@ -13,7 +14,7 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import RerankConfig
 from tart_ray.data.run import Record, Run, RunConflictError
 from tart_ray.data.sources import InputError
-from tart_ray.data.storage import Storage, StorageError
+from tart_ray.data.storage import Storage, StorageError, absolute
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.pipeline.cluster import chunkwise_execution, connected
 from tart_ray.pipeline.plan import Plan, identity, make_plan
@@ -37,6 +38,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
     """
+    config = with_absolute_paths(config)
     storage = Storage(config.storage.fsspec_options("s3://"))
     run = Run.at(storage, config.output.path)
     plan = make_plan(storage, config)
@@ -44,9 +46,9 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     if run.check(who) and run.is_complete():
         log.info("%s is complete already: nothing to do", run.path)
         return ExitCode.DONE
-    run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
     clock = Clock()
     with connected(config.cluster), chunkwise_execution():
+        run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
         with clock.timed("prepare"):
             prepared = prepare(run, plan, config.input.instruction)
         with clock.timed("score"):
@@ -69,6 +71,14 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
             counts["quarantined"], counts["read"], config.limits.max_quarantined_fraction, run.url("quarantine"),
         )  # fmt: skip
     return ExitCode.DONE if allowed else ExitCode.TOO_MANY_QUARANTINED
+
+
+def with_absolute_paths(config: RerankConfig) -> RerankConfig:
+    """Local paths made absolute: workers have working directories of their own."""
+    output = config.output.model_copy(update={"path": absolute(config.output.path)})
+    is_directory = Path(config.model.path).expanduser().is_dir()
+    model = config.model.model_copy(update={"path": absolute(config.model.path)} if is_directory else {})
+    return config.model_copy(update={"output": output, "model": model})
 
 
 def reconcile(prepared: Prepared, scored: Mapping[str, Record], ranked: Mapping[str, Record]) -> dict[str, int]:

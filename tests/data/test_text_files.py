@@ -52,7 +52,8 @@ def test_ranges_on_s3_end_where_the_object_does(place: Any, size: int, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".GZ", gzip.compress)]
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".GZ", gzip.compress)],
 )
 def test_compressed_files_are_one_range_with_offsets_of_their_text(place: Any, suffix: str, compress: Any) -> None:
     file = place.storage.files(place.put("file.jsonl" + suffix, compress(b"\n".join(LINES))))[0]
@@ -62,7 +63,9 @@ def test_compressed_files_are_one_range_with_offsets_of_their_text(place: Any, s
     assert text_files.expansion(file.url) > 1
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+)
 def test_a_damaged_compressed_file_is_named(local: Any, suffix: str, compress: Any) -> None:
     whole = compress(b"\n".join(b"%d" % (i * i) for i in range(20_000)))
     for data in (whole[: len(whole) // 2], b"not compressed at all\n"):

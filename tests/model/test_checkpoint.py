@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from support.s3_server import S3Server
 
+from tart_ray import Scorer
 from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
 
 
@@ -33,14 +40,38 @@ def test_object_storage_is_copied_once(url: str, s3: S3Server, tiny_checkpoint: 
     assert {file.name: file.stat().st_ino for file in folder.iterdir()} == inodes
 
 
-def test_processes_that_fetch_at_once_share_one_complete_copy(url: str, s3: S3Server, tmp_path: Path) -> None:
-    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
-        waiting = [pool.submit(resolve_checkpoint, url, storage_options=s3.storage_options) for _ in range(3)]
-        folders = {future.result() for future in waiting}
-    assert len(folders) == 1
-    assert (folders.pop() / "model.safetensors").exists()
-    left = [path.name for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()]
-    assert len(left) == 1
+RESOLVE = """
+import json, sys
+from tart_ray.model.checkpoint import resolve_checkpoint
+print("ready", flush=True)
+url, options = json.loads(sys.stdin.readline())
+folder = resolve_checkpoint(url, storage_options=options)
+print(json.dumps([str(folder), sorted(file.name for file in folder.iterdir())]))
+"""
+
+
+def test_processes_that_fetch_at_once_share_one_complete_copy(
+    url: str, s3: S3Server, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    s3.filesystem().pipe_file(f"{url}model-large.safetensors", bytes(20_000_000))  # so that the fetches overlap
+    logged = {**os.environ, "S3FS_LOGGING_LEVEL": "DEBUG"}  # a line for each request, on stderr
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with ExitStack() as stack:
+        started = [subprocess.Popen([sys.executable, "-c", RESOLVE], env=logged, text=True, **pipes) for _ in range(2)]
+        for process in started:
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        assert [process.stdout.readline() for process in started if process.stdout] == ["ready\n"] * 2
+        for process in started:
+            assert process.stdin
+            process.stdin.write(json.dumps([url, s3.storage_options]) + "\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=60) for process in started]
+    (folder, names), other = (json.loads(out) for out, _ in answers)
+    assert other == [folder, names]
+    assert names == sorted(["model-large.safetensors", *(file.name for file in tiny_checkpoint.iterdir())])
+    assert [str(path) for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()] == [folder]
+    assert "".join(log for _, log in answers).count("CALL: get_object") == len(names)
 
 
 def test_a_changed_object_is_fetched_again(url: str, s3: S3Server) -> None:
@@ -49,6 +80,78 @@ def test_a_changed_object_is_fetched_again(url: str, s3: S3Server) -> None:
     second = resolve_checkpoint(url, storage_options=s3.storage_options)
     assert second != first
     assert (second / "added_tokens.json").read_bytes() == b'{"<s>": 181 }'
+
+
+def test_another_process_can_have_replaced_an_object(url: str, s3: S3Server) -> None:
+    options = {name: value for name, value in s3.storage_options.items() if name != "use_listings_cache"}
+    before, first = (
+        fingerprint_checkpoint(url, storage_options=options),
+        resolve_checkpoint(url, storage_options=options),
+    )
+    s3.filesystem().pipe_file(f"{url}added_tokens.json", b'{"<s>": 183}')
+    assert fingerprint_checkpoint(url, storage_options=options) != before
+    assert resolve_checkpoint(url, storage_options=options) != first
+
+
+def test_only_what_loading_reads_is_fetched(url: str, s3: S3Server) -> None:
+    for name in ("README.md", "optimizer.pt", "tf_model.h5", "nested/config.json"):
+        s3.filesystem().pipe_file(f"{url}{name}", b"left there")
+    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+    assert not {"README.md", "optimizer.pt", "tf_model.h5", "nested"} & {file.name for file in folder.iterdir()}
+
+
+def test_the_cache_is_where_the_variable_says_or_at_home(
+    url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve_checkpoint(url, storage_options=s3.storage_options).parent == tmp_path / "cache" / "models"
+    monkeypatch.delenv("TART_RAY_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+    assert folder.parent == tmp_path / "home" / ".cache" / "tart_ray" / "models"
+
+
+def test_what_a_killed_fetch_left_is_replaced(url: str, s3: S3Server, tiny_checkpoint: Path) -> None:
+    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+    partial = folder.rename(folder.with_name(f"{folder.name}.partial"))
+    (partial / "config.json").unlink()
+    (partial / "model.safetensors").write_bytes(b"cut")
+    again = resolve_checkpoint(url, storage_options=s3.storage_options)
+    assert again == folder
+    assert sorted(file.name for file in again.iterdir()) == sorted(file.name for file in tiny_checkpoint.iterdir())
+    assert (again / "model.safetensors").read_bytes() == (tiny_checkpoint / "model.safetensors").read_bytes()
+    assert not partial.exists()
+
+
+class CutShort(MemoryFileSystem):
+    """Obviously fake: lists whole files and hands out halves of the weights while it is told to."""
+
+    protocol = "cutshort"
+    store: dict[str, Any] = {}
+    cutting = True
+
+    def get_file(self, rpath: str, lpath: str, **kwargs: Any) -> None:
+        data = self.cat_file(rpath)
+        Path(lpath).write_bytes(data[: len(data) // 2] if self.cutting else data)
+
+
+def test_a_fetch_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("cutshort", CutShort, clobber=True)
+    monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path))
+    fsspec.filesystem("cutshort").pipe_file("/model/config.json", b"{} ")
+    with pytest.raises(CheckpointError, match="got 1 bytes, expected 3"):
+        resolve_checkpoint("cutshort:///model")
+    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+    monkeypatch.setattr(CutShort, "cutting", False)
+    assert (resolve_checkpoint("cutshort:///model") / "config.json").read_bytes() == b"{} "
+
+
+def test_a_model_scores_from_object_storage_as_from_disk(url: str, s3: S3Server, tiny_checkpoint: Path) -> None:
+    def logits(path: str | Path, **kwargs: Any) -> list[list[float]]:
+        scorer = Scorer.from_pretrained(path, device="cpu", **kwargs)
+        found: list[list[float]] = scorer.score(["wing", "heat"], ["flow 7", "plate"], "Find it").logits.tolist()
+        return found
+
+    assert logits(url, storage_options=s3.storage_options) == logits(tiny_checkpoint)
 
 
 def test_a_tokenizer_fetches_no_weights(url: str, s3: S3Server) -> None:
@@ -73,6 +176,23 @@ def test_the_fingerprint_is_of_the_content(tiny_checkpoint: Path, tmp_path: Path
     assert fingerprint_checkpoint(tmp_path / "copy") != fingerprint_checkpoint(tiny_checkpoint)
 
 
+def test_the_fingerprint_ignores_what_scoring_does_not_read(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    (folder / "README.md").write_text("A model.")
+    (folder / "pytorch_model.bin").write_bytes(b"safetensors are read in its place")
+    assert fingerprint_checkpoint(folder) == fingerprint_checkpoint(tiny_checkpoint)
+    (folder / "spiece.model").write_bytes((folder / "spiece.model").read_bytes() + b"\n")
+    assert fingerprint_checkpoint(folder) != fingerprint_checkpoint(tiny_checkpoint)
+
+
+def test_the_fingerprint_of_object_storage_is_that_of_a_copy(url: str, s3: S3Server) -> None:
+    copy = f"s3://{s3.new_bucket()}/elsewhere"
+    for path in s3.filesystem().ls(url):
+        s3.filesystem().pipe_file(f"{copy}/{Path(path).name}", s3.filesystem().cat_file(path))
+    fingerprints = {fingerprint_checkpoint(where, storage_options=s3.storage_options) for where in (url, copy)}
+    assert len(fingerprints) == 1
+
+
 def test_the_fingerprint_of_object_storage_changes_with_an_object(url: str, s3: S3Server) -> None:
     before = fingerprint_checkpoint(url, storage_options=s3.storage_options)
     assert fingerprint_checkpoint(url, storage_options=s3.storage_options) == before
@@ -93,6 +213,12 @@ def test_a_path_that_leads_nowhere_is_named(path: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         resolve_checkpoint(path)
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nosuchprotocol://bucket/model", "s3://bucket/model"])
+def test_a_place_that_cannot_be_listed_is_named(url: str, s3: S3Server) -> None:
+    with pytest.raises(CheckpointError, match=f"model path '{url}': "):
+        resolve_checkpoint(url, storage_options={**s3.storage_options, "secret": "wrong"})
 
 
 def test_a_prefix_without_a_model_is_named(s3: S3Server, tmp_path: Path) -> None:

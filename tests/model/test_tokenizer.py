@@ -379,9 +379,7 @@ def test_a_missing_vocabulary_is_named(tiny_checkpoint: Path, tmp_path: Path) ->
 
 def test_a_vocabulary_that_is_not_t5s_is_refused(sentences: list[str], tmp_path: Path) -> None:
     prefix = str(tmp_path / "other")  # sentencepiece's own layout: <unk> 0, <s> 1, </s> 2, no <pad>
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=prefix, vocab_size=PIECES, minloglevel=2
-    )
+    SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_prefix=prefix, vocab_size=PIECES, minloglevel=2)
     with pytest.raises(CheckpointError, match=r"got ids \(-1, 2, 0\) .*expected T5's layout \(0, 1, 2\)"):
         EncT5Tokenizer(prefix + ".model")
 
