@@ -177,16 +177,16 @@ def _inspect_text(
         lists = [record.get(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)) for record in records]
         items = [item for items in lists if isinstance(items, list) for item in items if isinstance(item, dict)]
         rows = rows * len(items) // len(records)
-        inner = {name for item in items for name in item} | (OPTIONAL & {*FIELDS_OF_A_CANDIDATE})
-    if kind == "jsonl":  # a row beyond the sample may be the first to have one
-        of_rows = {f.name for f in FIELDS[role]} - ({*FIELDS_OF_A_CANDIDATE} if shape == "lists" else set())
-        names |= OPTIONAL & of_rows - {*columns}
+        inner = {name for item in items for name in item}
     mapped = _map_columns(url, role, shape, names, columns)
     others = sorted(names - set(mapped.values())) if role == "candidates" else []
     if shape == "lists":
         names |= {f"{mapped[CANDIDATES_COLUMN]}.{name}" for name in inner}
         mapped |= _map_candidate(url, inner, columns)
     _check_needed(url, role, mapped, names)
+    if kind == "jsonl":  # a row beyond the sample may be the first to have one
+        absent = {field.name for field in FIELDS[role]} - {*mapped} - {*mapped.values()}
+        mapped |= {name: name for name in sorted(OPTIONAL & absent)}
     extras = pa.schema([(name, _json_type(record.get(name) for record in records)) for name in others])
     size = _split_bytes(nbytes)
     splits = [part for file in files for part in text_files.ranges(file, size)]
@@ -199,14 +199,14 @@ def _inspect_text(
 def _map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
     mapped = {}
     known = [field.name for field in FIELDS[role]] + ([CANDIDATES_COLUMN] if shape == "lists" else [])
+    known = [name for name in known if shape == "pairs" or name not in FIELDS_OF_A_CANDIDATE]
+    claimed = {columns[name] for name in known if name in columns}
     for ours in known:
         theirs = columns.get(ours)
-        if shape == "lists" and ours in FIELDS_OF_A_CANDIDATE:
-            continue
         if theirs is not None and theirs not in names:
             raise InputError(f"{url}: input.columns says {ours}: {theirs}, available: {sorted(names)}")
         aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), ())
-        found = theirs or next((name for name in (ours, *aliases) if name in names), None)
+        found = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
         if found is not None:
             mapped[ours] = found
     return mapped
@@ -217,7 +217,9 @@ def _map_candidate(url: str, names: set[str], columns: Mapping[str, str]) -> dic
     missing = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns and columns[ours] not in names}
     if missing:
         raise InputError(f"{url}: input.columns says {missing}, available in each candidate: {sorted(names)}")
-    return {ours: theirs for ours in FIELDS_OF_A_CANDIDATE if (theirs := columns.get(ours, ours)) in names}
+    named = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns}
+    own = (name for name in FIELDS_OF_A_CANDIDATE if name in names - {*named.values()} and name not in named)
+    return named | {name: name for name in own}
 
 
 def _check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str]) -> None:

@@ -20,6 +20,10 @@ LIST = {"query_id": "q1", "query": "a", "candidates": [{"doc_id": "d1", "text": 
 PAIRS = pa.Table.from_pylist([PAIR])
 
 
+def one_row(row: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([row])
+
+
 def lines(*rows: dict[str, Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -52,32 +56,96 @@ def test_formats(local: Any, name: str, content: Any, role: str, kind: str) -> N
 @pytest.mark.parametrize(
     ("files", "role", "message"),
     [
-        ({"a.jsonl": lines(PAIR), "b.parquet": PAIRS}, "candidates", r"files of several formats: .*a\.jsonl.*b\.parquet"),
+        (
+            {"a.jsonl": lines(PAIR), "b.parquet": PAIRS},
+            "candidates",
+            r"files of several formats: .*a\.jsonl.*b\.parquet",
+        ),
         ({"a.csv": "x,y\n1,2\n"}, "candidates", r"a\.csv: unknown format; expected .*\.jsonl.*\.gz"),
         ({"a.jsonl.zst": b"\x28\xb5\x2f\xfd"}, "candidates", "unknown format"),
         ({"a.tsv": "a\tb\n"}, "candidates", "got TSV, expected candidates as Parquet, JSONL or a TREC run"),
         ({"a.run": "q1 Q0 d1 1 2 t\n"}, "queries", "got a TREC run, expected queries as"),
         ({"a.run": "q1 Q0 d1 1 2 t\n"}, "corpus", "got a TREC run, expected corpus as"),
         ({"a.jsonl": "[1]\nnope\n"}, "candidates", "none of the first 2 lines can be read as jsonl"),
-        ({"a.jsonl": lines({"id": "1", "body": "x"})}, "candidates", r"missing column query_id, doc_id; available: \['body', 'id'\]"),
-        ({"a.parquet": pa.table({"x": [1], "doc_id": ["d"]})}, "candidates", r"missing column query_id; available: \['doc_id', 'x'\]"),
-        ({"a.jsonl": lines({"_id": "1", "title": "x"})}, "corpus", r"missing column text; available: \['_id', 'title'\]"),
+        (
+            {"a.jsonl": lines({"id": "1", "body": "x"})},
+            "candidates",
+            r"missing column query_id, doc_id; available: \['body', 'id'\]",
+        ),
+        (
+            {"a.parquet": pa.table({"x": [1], "doc_id": ["d"]})},
+            "candidates",
+            r"missing column query_id; available: \['doc_id', 'x'\]",
+        ),
+        (
+            {"a.jsonl": lines({"_id": "1", "title": "x"})},
+            "corpus",
+            r"missing column text; available: \['_id', 'title'\]",
+        ),
         ({"a.jsonl": lines({"_id": "1"})}, "queries", "missing column query;"),
-        ({"a.jsonl": lines({**LIST, "candidates": [{"id": "d", "text": "b"}]})}, "candidates", r"missing column doc_id; available: .*'candidates\.id'"),
-        ({"a.parquet": pa.Table.from_pylist([{**LIST, "candidates": [{"pid": "d", "text": "b"}]}])}, "candidates", r"missing column doc_id; available: .*'candidates\.pid'"),
-        ({"a.parquet": pa.Table.from_pylist([{**LIST, "candidates": ["d1"]}])}, "candidates", r"got list<.*string>, expected list<struct<doc_id"),
-        ({"a.parquet": pa.Table.from_pylist([{**PAIR, "query_id": 1}])}, "candidates", r"column 'query_id': got int64, expected string"),
-        ({"a.parquet": pa.Table.from_pylist([{**PAIR, "score": "1"}])}, "candidates", r"column 'score': got string, expected a number"),
-        ({"a.parquet": pa.Table.from_pylist([{**LIST, "candidates": [{"doc_id": 7, "text": "b"}]}])}, "candidates", r"column 'candidates\.doc_id': got int64, expected string"),
+        (
+            {"a.jsonl": lines({**LIST, "candidates": [{"id": "d", "text": "b"}]})},
+            "candidates",
+            r"missing column doc_id; available: .*'candidates\.id'",
+        ),
+        (
+            {"a.parquet": one_row({**LIST, "candidates": [{"pid": "d", "text": "b"}]})},
+            "candidates",
+            r"missing column doc_id; available: .*'candidates\.pid'",
+        ),
+        (
+            {"a.parquet": one_row({**LIST, "candidates": ["d1"]})},
+            "candidates",
+            r"got list<.*string>, expected list<struct<doc_id",
+        ),
+        (
+            {"a.parquet": one_row({**PAIR, "query_id": 1})},
+            "candidates",
+            r"column 'query_id': got int64, expected string",
+        ),
+        (
+            {"a.parquet": one_row({**PAIR, "score": "1"})},
+            "candidates",
+            r"column 'score': got string, expected a number",
+        ),
+        (
+            {"a.parquet": one_row({**LIST, "candidates": [{"doc_id": 7, "text": "b"}]})},
+            "candidates",
+            r"column 'candidates\.doc_id': got int64, expected string",
+        ),
         ({"a.parquet": pa.table({"_id": [1], "text": ["x"]})}, "corpus", r"corpus: column '_id': got int64"),
-        ({"a.parquet": PAIRS.append_column("margin", pa.array([1.0]))}, "candidates", r"columns \['margin'\] have a name that the output uses"),
-        ({"a.jsonl": lines({**PAIR, "rank": 1, "_split": 2})}, "candidates", r"columns \['_split', 'rank'\] have a name"),
+        (
+            {"a.parquet": PAIRS.append_column("margin", pa.array([1.0]))},
+            "candidates",
+            r"columns \['margin'\] have a name that the output uses",
+        ),
+        (
+            {"a.jsonl": lines({**PAIR, "rank": 1, "_split": 2})},
+            "candidates",
+            r"columns \['_split', 'rank'\] have a name",
+        ),
         ({"a.jsonl": lines({**LIST, "score": 1})}, "candidates", r"columns \['score'\] have a name"),
-        ({"a.parquet": PAIRS, "b.parquet": PAIRS.set_column(3, "text", pa.array([1]))}, "candidates", r"b\.parquet: its columns do not fit those of .*a\.parquet.*text"),
-        ({"a.parquet": PAIRS.append_column("x", pa.nulls(1)), "b.parquet": PAIRS.append_column("x", pa.array([1])), "c.parquet": PAIRS.append_column("x", pa.array(["1"]))}, "candidates", r"c\.parquet: its columns do not fit"),
-        ({"a.parquet": pa.table([["q"], ["q"], ["d"]], names=["query_id", "query_id", "doc_id"])}, "candidates", r"a\.parquet: .*duplicate"),
+        (
+            {"a.parquet": PAIRS, "b.parquet": PAIRS.set_column(3, "text", pa.array([1]))},
+            "candidates",
+            r"b\.parquet: its columns do not fit those of .*a\.parquet.*text",
+        ),
+        (
+            {
+                "a.parquet": PAIRS.append_column("x", pa.nulls(1)),
+                "b.parquet": PAIRS.append_column("x", pa.array([1])),
+                "c.parquet": PAIRS.append_column("x", pa.array(["1"])),
+            },
+            "candidates",
+            r"c\.parquet: its columns do not fit",
+        ),
+        (
+            {"a.parquet": pa.table([["q"], ["q"], ["d"]], names=["query_id", "query_id", "doc_id"])},
+            "candidates",
+            r"a\.parquet: .*duplicate",
+        ),
     ],
-)  # fmt: skip
+)
 def test_input_that_cannot_be_used_is_refused(local: Any, files: dict[str, Any], role: Any, message: str) -> None:
     for name, content in files.items():
         local.put(name, content)
@@ -111,13 +179,13 @@ def test_a_damaged_row_group_is_named(local: Any) -> None:
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_columns_under_other_names(local: Any, kind: str) -> None:
     row = {"qid": "q1", "question": "a", "pid": "d1", "passage": "b", "bm25": 3.0, "lang": "en"}
-    local.put(f"a.{kind}", pa.Table.from_pylist([row]) if kind == "parquet" else lines(row))
+    local.put(f"a.{kind}", one_row(row) if kind == "parquet" else lines(row))
     names = {"query_id": "qid", "query": "question", "doc_id": "pid", "text": "passage", "score": "bm25"}
     source, table, bad = local.read(**names)
-    assert dict(source.columns) == names
+    assert dict(source.columns).items() >= names.items()
     assert source.extras.names == ["lang"]
     assert bad == []
-    assert table.drop_columns(["_split", "_position", "_item"]).to_pylist() == [
+    assert table.select([*names, "lang"]).to_pylist() == [
         {"query_id": "q1", "query": "a", "doc_id": "d1", "text": "b", "score": 3.0, "lang": "en"}
     ]
     with pytest.raises(InputError, match=r"input.columns says query_id: nope, available: \['bm25', 'lang', "):
@@ -127,7 +195,7 @@ def test_columns_under_other_names(local: Any, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_fields_of_a_candidate_under_other_names(local: Any, kind: str) -> None:
     row = {"qid": "q1", "query": "a", "id": "carried", "hits": [{"id": "d1", "text": "b"}, {"id": "d2", "text": "c"}]}
-    local.put(f"a.{kind}", pa.Table.from_pylist([row]) if kind == "parquet" else lines(row))
+    local.put(f"a.{kind}", one_row(row) if kind == "parquet" else lines(row))
     names = {"query_id": "qid", "candidates": "hits", "doc_id": "id"}
     source, table, bad = local.read(**names)
     assert (source.shape, source.rows, bad) == ("lists", 2, [])
@@ -137,6 +205,27 @@ def test_fields_of_a_candidate_under_other_names(local: Any, kind: str) -> None:
     ]
     with pytest.raises(InputError, match=r"says {'text': 'nope'}, available in each candidate: \['id', 'text'\]"):
         inspect_source(local.storage, local.url, "candidates", {**names, "text": "nope"})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_column_that_is_claimed_for_one_meaning_has_no_other(local: Any, kind: str) -> None:
+    row = {"query_id": "q", "title": "a?", "candidates": [{"doc_id": "d1", "title": "b"}]}
+    local.put(f"a.{kind}", one_row(row) if kind == "parquet" else lines(row))
+    _, table, bad = local.read(query="title", text="title")
+    assert bad == []
+    found = table.to_pylist()[0]
+    assert (found["query"], found["text"], found.get("title")) == ("a?", "b", None)
+
+
+def test_an_optional_column_that_only_a_late_row_has_is_read(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SAMPLE_BYTES", 1)
+    late = {"title": "T", "score": 2, "instruction": "I"}
+    local.put("pairs/a.jsonl", lines(PAIR, {**PAIR, **late}))
+    _, table, bad = local.read("pairs")
+    assert (table.select(list(late)).to_pylist(), bad) == ([dict.fromkeys(late), late], [])
+    local.put("lists/a.jsonl", lines(LIST, {**LIST, "candidates": [{"doc_id": "d", "text": "b", "title": "T"}]}))
+    _, table, bad = local.read("lists")
+    assert (table["title"].to_pylist(), bad) == ([None, "T"], [])
 
 
 def test_a_column_mapped_away_does_not_come_back_under_our_name(local: Any) -> None:

@@ -1,0 +1,265 @@
+"""One replica: the order of its scores, precision, labels, and running out of memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
+from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.model.tokenizer import EncodedPairs, QueryTooLongError
+from tart_ray.scoring.scorer import Scores, resolve_dtype
+
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
+
+
+@pytest.fixture
+def pairs(sentences: list[str]) -> tuple[list[str], list[str], list[str | None]]:
+    """Queries, documents and instructions of very unequal lengths, in no order of length."""
+    draw = np.random.default_rng(1)
+    documents = [" ".join(sentences[i : i + draw.integers(1, 4)]) for i in range(40)]
+    queries = [" ".join(sentence.split()[:3]) for sentence in sentences[40:80]]
+    instructions = [None if i % 3 == 0 else "Find a test" if i % 3 == 1 else "" for i in range(40)]
+    return queries, documents, instructions
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint: Path) -> Scorer:
+    return Scorer.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+def test_golden_scores(shared_data: Path, device: str) -> None:
+    golden = json.loads((shared_data / "golden_pairs.json").read_text())
+    scorer = Scorer.from_pretrained(shared_data / "tart-tiny", device=device, dtype="float32")
+    scores = scorer.score(*([pair[name] for pair in golden] for name in ("query", "document", "instruction")))
+    tolerance = TOLERANCE[device]
+    np.testing.assert_allclose(scores.logits, [pair["logits"] for pair in golden], atol=tolerance, rtol=0)
+    np.testing.assert_allclose(scores.score, [pair["score"] for pair in golden], atol=tolerance, rtol=0)
+    np.testing.assert_array_equal(scores.margin, scores.logits[:, 1] - scores.logits[:, 0])
+
+
+# The order of the input
+
+
+def test_scores_are_in_the_order_of_the_input(
+    tiny_checkpoint: Path, device: str, pairs: tuple[list[str], list[str], list[str | None]]
+) -> None:
+    scorer = Scorer.from_pretrained(tiny_checkpoint, device=device, dtype="float32", max_tokens_per_batch=300)
+    together = scorer.score(*pairs)
+    alone = [scorer.score([query], [document], [told]) for query, document, told in zip(*pairs, strict=True)]
+    assert together.logits.shape == (40, 2)
+    assert together.logits.dtype == together.margin.dtype == together.score.dtype == np.float32
+    assert len(np.unique(together.margin)) == 40  # a wrong order would show
+    expected = np.concatenate([scores.logits for scores in alone])
+    np.testing.assert_allclose(together.logits, expected, atol=TOLERANCE[device], rtol=0)
+
+
+def test_the_budget_does_not_change_scores(
+    tiny: Scorer, tiny_checkpoint: Path, pairs: tuple[list[str], list[str], list[str | None]]
+) -> None:
+    small = Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_tokens_per_batch=1)
+    np.testing.assert_allclose(small.score(*pairs).logits, tiny.score(*pairs).logits, atol=1e-5, rtol=0)
+
+
+def test_one_instruction_for_all(tiny: Scorer) -> None:
+    queries, documents = ["wing", "heat"], ["flow", "plate"]
+    one = tiny.score(queries, documents, "Find it").logits
+    assert (one == tiny.score(queries, documents, ["Find it", "Find it"]).logits).all()
+    assert (one == tiny.score(["Find it [SEP] wing", "Find it [SEP] heat"], documents).logits).all()
+    assert (one != tiny.score(queries, documents).logits).all()
+
+
+def test_nothing_to_score(tiny: Scorer) -> None:
+    scores = tiny.score([], [])
+    assert (scores.logits.shape, scores.margin.shape, scores.score.shape) == ((0, 2), (0,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("documents", "instructions", "message"),
+    [
+        (["flow"], None, "got 2 queries, 1 documents and 2 instructions"),
+        (["flow", "heat"], ["Find it"], "got 2 queries, 2 documents and 1 instructions"),
+    ],
+)
+def test_unequal_lists_are_refused(tiny: Scorer, documents: list[str], instructions: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny.score(["wing", "heat"], documents, instructions)
+
+
+# Options
+
+
+def test_options_reach_the_tokenizer(tiny_checkpoint: Path) -> None:
+    short = Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_length=16)
+    document = "flow heat plate " * 10
+    assert (short.score(["wing"], [document]).logits == short.score(["wing"], [document + "jet"]).logits).all()
+    keeping = Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_length=16, truncation="only_document")
+    with pytest.raises(QueryTooLongError, match="1 pairs"):
+        keeping.score([document], ["wing"])
+    plain = Scorer.from_pretrained(tiny_checkpoint, device="cpu", split_special_tokens=True)
+    parsed = Scorer.from_pretrained(tiny_checkpoint, device="cpu")
+    assert (plain.score(["wing"], ["a </s> b"]).logits != parsed.score(["wing"], ["a </s> b"]).logits).all()
+
+
+def test_bfloat16_is_close_to_float32(
+    tiny_checkpoint: Path, device: str, pairs: tuple[list[str], list[str], list[str | None]]
+) -> None:
+    reference = Scorer.from_pretrained(tiny_checkpoint, device=device, dtype="float32").score(*pairs)
+    scorer = Scorer.from_pretrained(tiny_checkpoint, device=device, dtype="bfloat16")
+    scores = scorer.score(*pairs)
+    assert scorer.model.dtype == torch.bfloat16
+    assert scores.logits.dtype == np.float32
+    assert (scores.logits != reference.logits).any()
+    np.testing.assert_allclose(scores.logits, reference.logits, atol=0.05 * np.abs(reference.logits).max(), rtol=0)
+    assert np.corrcoef(scores.margin, reference.margin)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.float16, "float64", "int8"])
+def test_other_dtypes_are_refused(tiny_checkpoint: Path, dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"dtype: got .*expected one of auto, float32, bfloat16; T5 overflows"):
+        Scorer.from_pretrained(tiny_checkpoint, device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cpu", "cuda"),
+    [
+        (None, torch.float32, torch.bfloat16),
+        ("auto", torch.float32, torch.bfloat16),
+        ("float32", torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_the_dtype_of_a_device(dtype: Any, cpu: torch.dtype, cuda: torch.dtype) -> None:
+    assert resolve_dtype(dtype, torch.device("cpu")) == cpu
+    assert resolve_dtype(dtype, torch.device("cuda")) == cuda
+
+
+def test_no_checkpoint_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a local directory"):
+        Scorer.from_pretrained(tmp_path / "nothing")
+
+
+# From logits to scores
+
+
+def test_margin_and_score_by_hand() -> None:
+    scores = Scores(np.array([[1.0, 1.0], [0.0, np.log(3.0)], [np.log(9.0), 0.0]], dtype=np.float32))
+    np.testing.assert_allclose(scores.margin, [0.0, np.log(3.0), -np.log(9.0)], rtol=1e-6)
+    np.testing.assert_allclose(scores.score, [0.5, 0.75, 0.1], rtol=1e-6)
+
+
+def test_the_margin_keeps_the_order_where_the_probability_saturates() -> None:
+    scores = Scores(np.array([[-10, 15], [-10, 16], [-20, 30], [60, -60], [70, -60]], dtype=np.float32))
+    assert scores.score[:3].tolist() == [1.0, 1.0, 1.0]
+    assert scores.margin.tolist() == [25.0, 26.0, 50.0, -120.0, -130.0]
+    assert scores.score[3:].tolist() == [0.0, 0.0]
+
+
+def test_scores_of_extreme_logits_are_finite() -> None:
+    scores = Scores(np.array([[0, 1e38], [1e38, 0]], dtype=np.float32))
+    assert scores.score.tolist() == [1.0, 0.0]
+
+
+def test_a_one_label_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = EncT5ForSequenceClassification.config_class.from_pretrained(tiny_checkpoint, num_labels=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = EncT5ForSequenceClassification(config).eval()
+        torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(tmp_path)
+    tokenizer = EncT5Tokenizer.from_pretrained(tiny_checkpoint)
+    tokenizer.save_pretrained(tmp_path)
+
+    scores = Scorer.from_pretrained(tmp_path, device="cpu").score(["wing", "heat 7"], ["flow", "plate jet"])
+    with torch.inference_mode():
+        raw = [model(**tokenizer(*pair, return_tensors="pt")).logits.item() for pair in [("wing", "flow")]]
+    assert scores.logits.shape == (2, 1)
+    np.testing.assert_array_equal(scores.margin, scores.logits[:, 0])
+    np.testing.assert_allclose(scores.margin[0], raw[0], atol=1e-5)
+    np.testing.assert_allclose(scores.score, 1 / (1 + np.exp(-scores.margin.astype(np.float64))), rtol=1e-6)
+
+
+# Running out of memory
+
+
+class FakeEncoder:
+    """Obviously fake: the logits of a row are (0, its length), and few padded tokens fit."""
+
+    def __init__(self, room: int, failing_calls: tuple[int, ...] = ()) -> None:
+        self.room = room
+        self.failing_calls = failing_calls
+        self.calls = 0
+        self.done: list[int] = []
+        self.costs: list[int] = []
+
+    def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        self.calls += 1
+        lengths = pairs.lengths[rows]
+        cost = int(lengths.max()) * len(rows)
+        if cost > self.room or self.calls in self.failing_calls:
+            raise torch.OutOfMemoryError("not really")
+        self.done += rows.tolist()
+        self.costs.append(cost)
+        return torch.stack([torch.zeros(len(rows)), torch.from_numpy(lengths).float()], dim=1)
+
+
+def encoded(lengths: list[int]) -> EncodedPairs:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return EncodedPairs(np.ones(offsets[-1], np.int32), offsets, np.zeros(len(lengths), bool))
+
+
+LENGTHS = [3, 17, 5, 5, 12, 9, 1, 16, 4, 8, 17, 2]
+
+
+def scorer_with(tiny: Scorer, encoder: FakeEncoder, budget: int) -> Scorer:
+    return Scorer(tiny.model, tiny.tokenizer, max_tokens_per_batch=budget, encoder=encoder)
+
+
+def test_out_of_memory_halves_the_budget(tiny: Scorer, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = FakeEncoder(room=40)
+    scorer = scorer_with(tiny, encoder, 128)
+    with caplog.at_level(logging.WARNING):
+        scores = scorer.score_encoded(encoded(LENGTHS))
+    assert scores.margin.tolist() == LENGTHS
+    assert sorted(encoder.done) == list(range(len(LENGTHS)))
+    assert scorer.max_tokens_per_batch == 32  # 128 and 64 let 7 and 3 rows of 17 through, 32 one
+    assert [record.args for record in caplog.records] == [(7, 64), (3, 32)]
+    assert max(encoder.costs) <= 40
+
+
+def test_the_smaller_budget_stays(tiny: Scorer) -> None:
+    encoder = FakeEncoder(room=40)
+    scorer = scorer_with(tiny, encoder, 128)
+    scorer.score_encoded(encoded(LENGTHS))
+    tried = encoder.calls - len(encoder.costs)
+    scorer.score_encoded(encoded(LENGTHS))
+    assert encoder.calls - len(encoder.costs) == tried == 2
+
+
+def test_rows_that_are_done_are_not_done_again(tiny: Scorer) -> None:
+    encoder = FakeEncoder(room=10**6, failing_calls=(2, 4))
+    scores = scorer_with(tiny, encoder, 64).score_encoded(encoded(LENGTHS))
+    assert scores.margin.tolist() == LENGTHS
+    assert sorted(encoder.done) == list(range(len(LENGTHS)))
+    # 64: 17 17 16 | 12 9 8 5 5 fails, 32: 12 9 | 8 5 5 4 fails, 16: 8 5 | 5 4 3 | 2 1
+    assert encoder.costs == [51, 24, 16, 15, 4]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error(tiny: Scorer) -> None:
+    encoder = FakeEncoder(room=16)
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer_with(tiny, encoder, 128).score_encoded(encoded(LENGTHS))
+
+
+def test_rows_that_only_fit_alone(tiny: Scorer) -> None:
+    encoder = FakeEncoder(room=17)
+    scores = scorer_with(tiny, encoder, 128).score_encoded(encoded([17, 17, 17]))
+    assert scores.margin.tolist() == [17, 17, 17]
+    assert encoder.costs == [17, 17, 17]
