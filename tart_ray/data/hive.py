@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from tart_ray.data.quarantine import printable
+
 NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -20,7 +22,7 @@ def partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[tuple[
         return
     keys = table.select(columns).append_column("_row", pa.array(range(len(table)), pa.int64()))
     grouped = keys.group_by(list(columns), use_threads=False).aggregate([("_row", "list")])
-    for group in grouped.sort_by([(name, "ascending") for name in columns]).to_pylist():
+    for group in printable(grouped.sort_by([(name, "ascending") for name in columns])).to_pylist():
         path = tuple(
             f"{quote(name, safe='')}={NULL if group[name] is None else quote(_text(group[name]), safe='')}"
             for name in columns

@@ -57,9 +57,11 @@ class Run:
         Raises:
             RunConflictError: the directory holds another run, or files that are none.
         """
+        if self.storage.exists(self.path):
+            raise RunConflictError(f"output.path {self.path}: is a file, expected a directory")
         if not self.storage.exists(self.url(MANIFEST)):
             names = self.storage.names(self.path)
-            if names:
+            if names and self.storage.holds_files(self.path):
                 raise RunConflictError(
                     f"output.path {self.path}: holds {names[:5]}, which no run of this project wrote; "
                     "expected an empty directory, or one with a manifest.json to resume"

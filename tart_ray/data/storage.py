@@ -90,6 +90,11 @@ class Storage:
         inside = (name.rstrip("/") for name in found if name.rstrip("/") != path.rstrip("/"))
         return sorted(name.rsplit("/", 1)[-1] for name in inside if not name.endswith(PARTIAL))
 
+    def holds_files(self, url: str) -> bool:
+        """Whether any file is under a directory; some object stores go on listing directories that were emptied."""
+        filesystem, path = self.resolve(url)
+        return any(info["type"] == "file" for info in filesystem.find(path, detail=True).values())
+
     def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of a file, or of a range of it."""
         filesystem, path = self.resolve(url)

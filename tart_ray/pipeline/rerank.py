@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
 
 
+class RunFailedError(RuntimeError):
+    """A run that began and could not end; what is committed stays."""
+
+
 class ReconciliationError(RuntimeError):
     """Rows went in that did not come out: a fault of this program, never of the input."""
 
@@ -46,19 +50,27 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     if run.check(who) and run.is_complete():
         log.info("%s is complete already: nothing to do", run.path)
         return ExitCode.DONE
-    clock = Clock()
     with connected(config.cluster), chunkwise_execution():
         run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-        with clock.timed("prepare"):
-            prepared = prepare(run, plan, config.input.instruction)
-        with clock.timed("score"):
-            scored = score(run, plan, config, prepared.chunks, load)
-        with clock.timed("rank"):
-            with_scores = {
-                bucket: [chunk.id for chunk in chunks if scored[chunk.id]["rows"]]
-                for bucket, chunks in prepared.buckets.items()
-            }
-            ranked = rank_queries(run, plan, config.output, with_scores)
+        try:
+            return execute(run, plan, config, load)
+        except BAD_CONFIGURATION as error:  # found too late to say that nothing was done
+            raise RunFailedError(str(error)) from error
+
+
+def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer) -> ExitCode:
+    """All stages of a run that has begun."""
+    clock = Clock()
+    with clock.timed("prepare"):
+        prepared = prepare(run, plan, config.input.instruction)
+    with clock.timed("score"):
+        scored = score(run, plan, config, prepared.chunks, load)
+    with clock.timed("rank"):
+        with_scores = {
+            bucket: [chunk.id for chunk in chunks if scored[chunk.id]["rows"]]
+            for bucket, chunks in prepared.buckets.items()
+        }
+        ranked = rank_queries(run, plan, config.output, with_scores)
     counts = reconcile(prepared, scored, ranked)
     allowed = counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]
     report = make_report(config, plan, counts, scored, clock.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_max_length_must_leave_room_for_text(tokenizer: EncT5Tokenizer, max_leng
 def test_encode_pairs_is_flat_with_offsets(tokenizer: EncT5Tokenizer, plain: Any) -> None:
     rows = [[BOS, *plain(a), EOS, *plain(b), EOS] for a, b in [("wing", "flow"), ("wing", ""), ("", "heat plate")]]
     encoded = tokenizer.encode_pairs(["wing", "wing", ""], ["flow", "", "heat plate"])
-    assert encoded.input_ids.tolist() == sum(rows, [])
+    assert encoded.input_ids.tolist() == list(itertools.chain(*rows))
     assert encoded.input_ids.dtype == np.int32
     assert encoded.lengths.tolist() == [len(row) for row in rows]
     assert encoded.offsets.tolist() == [0, len(rows[0]), len(rows[0]) + len(rows[1]), sum(map(len, rows))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,7 @@ def test_every_row_exactly_once_within_the_budget(seed: int) -> None:
     assert sum(costs) == padded_tokens(lengths, budget)
     longest = [int(lengths[batch].max()) for batch in batches]
     assert longest == sorted(longest, reverse=True)
-    for batch, following in zip(batches, batches[1:], strict=False):  # no batch could have taken one row more
+    for batch, following in itertools.pairwise(batches):  # no batch could have taken one row more
         assert lengths[batch[0]] * (len(batch) + 1) > budget
         assert lengths[batch].min() >= lengths[following].max()
 

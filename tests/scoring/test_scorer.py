@@ -17,6 +17,7 @@ from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.model.tokenizer import EncodedPairs, QueryTooLongError
 from tart_ray.scoring.scorer import Scores, resolve_dtype
 
+PAIRS = 24
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
 
 
@@ -24,9 +25,9 @@ TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
 def pairs(sentences: list[str]) -> tuple[list[str], list[str], list[str | None]]:
     """Queries, documents and instructions of very unequal lengths, in no order of length."""
     draw = np.random.default_rng(1)
-    documents = [" ".join(sentences[i : i + draw.integers(1, 4)]) for i in range(40)]
-    queries = [" ".join(sentence.split()[:3]) for sentence in sentences[40:80]]
-    instructions = [None if i % 3 == 0 else "Find a test" if i % 3 == 1 else "" for i in range(40)]
+    documents = [" ".join(sentences[i].split()[: draw.integers(1, 30)]) for i in range(PAIRS)]
+    queries = [" ".join(sentence.split()[:3]) for sentence in sentences[-PAIRS:]]
+    instructions = [None if i % 3 == 0 else "Find a test" if i % 3 == 1 else "" for i in range(PAIRS)]
     return queries, documents, instructions
 
 
@@ -54,9 +55,9 @@ def test_scores_are_in_the_order_of_the_input(
     scorer = Scorer.from_pretrained(tiny_checkpoint, device=device, dtype="float32", max_tokens_per_batch=300)
     together = scorer.score(*pairs)
     alone = [scorer.score([query], [document], [told]) for query, document, told in zip(*pairs, strict=True)]
-    assert together.logits.shape == (40, 2)
+    assert together.logits.shape == (PAIRS, 2)
     assert together.logits.dtype == together.margin.dtype == together.score.dtype == np.float32
-    assert len(np.unique(together.margin)) == 40  # a wrong order would show
+    assert len(np.unique(together.margin)) == PAIRS  # a wrong order would show
     expected = np.concatenate([scores.logits for scores in alone])
     np.testing.assert_allclose(together.logits, expected, atol=TOLERANCE[device], rtol=0)
 

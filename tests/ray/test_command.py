@@ -1,0 +1,101 @@
+"""`python -m jobs.rerank` as a user types it: exit codes, the dry run, progress."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.job_files import WORDS, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A job of 60 pairs, for CPUs."""
+    rows = [
+        {"query_id": f"q{q}", "query": WORDS[q], "doc_id": f"d{d}", "text": " ".join(WORDS[:d]), "colour": "red"}
+        for q in range(3)
+        for d in range(1, 21 if q else 18)
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    sections = {
+        "model": {"path": str(tiny_checkpoint)},
+        "input": {"candidates": str(tmp_path / "candidates.jsonl")},
+        "output": {"path": str(tmp_path / "run")},
+        "cluster": {"address": "local", "gpus_per_replica": 0},
+    }
+    (tmp_path / "rerank.yaml").write_text(yaml.safe_dump(sections))
+    return tmp_path / "rerank.yaml"
+
+
+def run(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.rerank", "--config", str(config), *options]
+    return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_a_job_reports_progress_and_ends_with_0(config: Path, tmp_path: Path) -> None:
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    assert "score: 1/1 chunks · 57 pairs" in done.stderr
+    assert "read 57 = scored 57 + duplicates 0 + quarantined 0" in done.stderr
+    assert (tmp_path / "run" / "_SUCCESS").exists()
+    assert "57 scored" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Path) -> None:
+    options = ["--plan.pairs_per_second", "2", "--plan.dollars_per_gpu_hour", "3", "--cluster.replicas.max", "1"]
+    done = run(config, "--dry-run", "--cluster.gpus_per_replica", "1", *options)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert lines["candidates"].startswith("1 files, jsonl")
+    assert lines["  carried through"] == "colour"
+    assert lines["pairs"] == "about 57 in about 1 chunks of whole queries"
+    assert "0.0% truncated at 512" in lines["tokens"]
+    assert lines["time"] == "28.5s with 1 replicas at 2 pairs/s each"
+    assert lines["cost"] == "$0.02 for 0.01 GPU-hours at $3.00"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cluster.gpus_per_replica", "1000"], "need 2 CPUs and 1000 GPUs; got"),
+        (["--input.candidates", "/nowhere"], "/nowhere: no file there"),
+        (["--input.column", "x"], "input.column"),
+        (["--output.partition_by", "[size]"], "got ['size'], available:"),
+    ],
+)
+def test_bad_configuration_ends_with_2_before_any_work(
+    options: list[str], message: str, config: Path, tmp_path: Path
+) -> None:
+    done = run(config, *options)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_path_that_is_a_file_ends_with_2(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("precious")
+    done = run(config)
+    assert done.returncode == 2
+    assert "is a file, expected a directory" in done.stderr
+    assert (tmp_path / "run").read_text() == "precious"
+
+
+def test_a_failure_ends_with_1_and_says_to_run_again(config: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    weights = (tiny_checkpoint / "model.safetensors").read_bytes()
+    (tmp_path / "broken" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    done = run(config, "--model.path", str(tmp_path / "broken"))
+    assert done.returncode == 1, done.stderr
+    assert "no weights that can be read" in done.stderr
+    assert "run the same command again to continue" in done.stderr
+    assert (tmp_path / "run" / "manifest.json").exists()
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
