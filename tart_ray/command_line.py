@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import re
 import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from pydantic import BaseModel, ValidationError
 
 from tart_ray.config import Section
@@ -42,7 +43,7 @@ def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | Non
         default = {} if field.is_required() else {"default": field.default}
         parser.add_argument(f"--{name}", type=field.annotation, **default)
     try:
-        values = parser.parse_args(argv)
+        values = _parse(config_class, parser, argv)
         parts = parser.instantiate(values)
         return config_class(**{name: parts[name] for name in config_class.model_fields}), values.dry_run
     except (ArgumentError, ValidationError) as error:
@@ -51,18 +52,33 @@ def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | Non
         raise SystemExit(ExitCode.BAD_CONFIGURATION) from None
 
 
+def _parse(config_class: type[BaseModel], parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+    try:
+        values = parser.parse_args(argv)
+    except ArgumentError:
+        raise
+    except Exception as error:  # object storage has many ways to refuse a file
+        raise ArgumentError(None, f'Parser key "config": {type(error).__name__}: {error}') from error
+    for section in sorted({key.rsplit(".", 1)[0] for key in _keys(config_class)}):
+        if values.get(section) is None:  # a section whose last key was removed or commented out
+            raise ArgumentError(None, f'Parser key "{section}": got nothing, expected keys below it; remove it')
+    return values
+
+
 def _explain(config_class: type[BaseModel], error: ArgumentError | ValidationError) -> str:
     if isinstance(error, ValidationError):
         found = [
             (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
         ]
         return "\n".join(f"configuration error: {place + ': ' if place else ''}{message}" for place, message in found)
+    message = f"configuration error: {error.message}"
+    if '"config"' in error.message:  # the file, and no key in it
+        return message
     keys = _keys(config_class)
     sections = {key.rsplit(".", 1)[0] for key in keys}
-    named = [section for section in sections if section in error.message]
-    deepest = max(named, key=len) if named else ""
-    available = [key for key in keys if key.startswith(deepest)]
-    return f"configuration error: {error.message}\navailable: {', '.join(available)}"
+    named = {section for section in sections if re.search(rf"(?<![\w./]){section}[.'\"]", error.message)}
+    deepest = tuple(f"{section}." for section in named if not any(other.startswith(f"{section}.") for other in named))
+    return f"{message}\navailable: {', '.join(key for key in keys if key.startswith(deepest or ''))}"
 
 
 def _keys(config_class: type[BaseModel], prefix: str = "") -> list[str]:

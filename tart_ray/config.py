@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
@@ -119,7 +128,7 @@ class LimitsConfig(Section):
 
     Attributes:
         max_quarantined_fraction: More bad rows than this: exit code 3, and no _SUCCESS.
-        max_attempts_per_chunk: Starts of a chunk that took their process down before the job fails.
+        max_attempts_per_chunk: Processes that may die on one chunk, or other unit of work, before the job fails.
     """
 
     max_quarantined_fraction: Fraction = 0.01
@@ -144,6 +153,21 @@ class StorageConfig(Section):
     secret: SecretStr | None = None
     token: SecretStr | None = None
     anonymous: bool = False
+
+    @field_validator("key", "secret", "token", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and not isinstance(text, str):
+            raise ValueError("got a number, expected text: put it in quotes")
+        return value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _without_credentials(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise ValueError("credentials in the URL would show in logs; use storage.key and storage.secret")
+        return value
 
     def fsspec_options(self, url: str) -> dict[str, Any]:
         """Keyword arguments of the filesystem that serves ``url``; secrets in clear."""

@@ -18,7 +18,8 @@ from tart_ray.data.sources import Source
 def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
     """Candidates with the text and title of their documents; those without one go to quarantine.
 
-    Of several documents with one id the first of the corpus is taken.
+    Of several documents with one id the first of the corpus is taken. A title of the candidates' own stays where the
+    corpus has none.
     """
     columns = [name for name in ("text", "title") if name in corpus.schema.names]
     at = pc.index_in(rows["doc_id"], value_set=corpus["doc_id"].combine_chunks())
@@ -29,7 +30,8 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
     texts = corpus.select(columns).take(pc.drop_null(at))
     rows_with_text = found.drop_columns([name for name in columns if name in found.schema.names])
     for name in columns:
-        rows_with_text = rows_with_text.append_column(texts.schema.field(name), texts[name])
+        column = pc.coalesce(texts[name], found[name]) if name in found.schema.names else texts[name]
+        rows_with_text = rows_with_text.append_column(texts.schema.field(name), column)
     good, reasons = find_reasons(rows_with_text, list(document_rules(rows_with_text)))
     if reasons:
         quarantine.add_rows(candidates, rows_with_text, reasons)
@@ -45,6 +47,27 @@ def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quaranti
         quarantine.add_rows(candidates, rows, reasons)
     texts = queries["query"].take(pc.drop_null(at))
     return found.append_column(pa.field("query", pa.large_string()), texts)
+
+
+def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
+    """Rows without those that repeat a (query_id, doc_id) under another query text or instruction.
+
+    Such a row is no duplicate, and the output has no place for it: one pair of ids has one score.
+    """
+    ordered = in_input_order(rows, "query_id", "doc_id")
+    starts = group_starts(ordered, "query_id", "doc_id")
+    first = pa.array(np.repeat(starts[:-1], np.diff(starts)))
+    rules = []
+    for name in ("query", "instruction"):
+        texts = pc.fill_null(ordered[name], "\0")
+        differs = pc.not_equal(texts, texts.take(first)).to_numpy(zero_copy_only=False)
+        rules.append(
+            (np.asarray(differs, dtype=bool), f"another {name} than an earlier row of this query_id and doc_id")
+        )
+    good, reasons = find_reasons(ordered, rules)
+    if reasons:
+        quarantine.add_rows(candidates, ordered, reasons)
+    return good
 
 
 def drop_duplicates(rows: pa.Table) -> pa.Table:
@@ -65,20 +88,21 @@ def first_stage_ranks(rows: pa.Table, *, listed: bool) -> pa.Array:
     keys = [("query_id", "ascending"), ("score", "descending"), ("_row", "ascending")]
     order = pc.sort_indices(table, sort_keys=keys).to_numpy()  # nulls sort last
     ranks = np.empty(len(rows), dtype=np.int32)
-    starts = query_starts(rows)
+    starts = group_starts(rows, "query_id")
     lengths = np.diff(starts)
     ranks[order] = np.arange(len(rows)) - np.repeat(starts[:-1], lengths) + 1
     unknown = None if listed else np.asarray(pc.is_null(score).to_numpy(zero_copy_only=False), dtype=bool)
     return pa.array(ranks, pa.int32(), mask=unknown)
 
 
-def query_starts(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """Where each query begins in rows that are sorted by query, and behind them the number of rows."""
-    ids = rows["query_id"].combine_chunks()
-    if len(ids) == 0:
-        return np.zeros(1, dtype=np.int64)
-    changes = np.asarray(pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
-    return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(ids)]])
+def group_starts(rows: pa.Table, *keys: str) -> npt.NDArray[np.int64]:
+    """Where each group begins in rows that are sorted by the columns ``keys``, and behind them the number of rows."""
+    begins = np.zeros(len(rows), dtype=bool)
+    begins[:1] = True
+    for key in keys:
+        ids = rows[key].combine_chunks()
+        begins[1:] |= np.asarray(pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
+    return np.append(np.flatnonzero(begins), len(rows))
 
 
 def cut(rows: pa.Table, pairs_per_chunk: int) -> list[pa.Table]:
@@ -87,7 +111,7 @@ def cut(rows: pa.Table, pairs_per_chunk: int) -> list[pa.Table]:
     Queries stay whole, unless one alone has more than twice as many candidates: then it is split.
     """
     cuts, held = [0], 0
-    starts = query_starts(rows).tolist()
+    starts = group_starts(rows, "query_id").tolist()
     for start, end in itertools.pairwise(starts):
         if held and held + end - start > pairs_per_chunk:
             cuts.append(start)

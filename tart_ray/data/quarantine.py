@@ -41,7 +41,12 @@ class Quarantine:
         """Keep one row: as JSON, or the bytes of a line that could not be decoded."""
         found = row or {}
         ids = {name: value if isinstance(value := found.get(name), str) else None for name in ("query_id", "doc_id")}
-        text = None if row is None else orjson.dumps(dict(row), default=str).decode()
+        text = None
+        if row is not None:
+            try:
+                text = orjson.dumps(dict(row), default=str).decode()
+            except TypeError:  # nested deeper than can be written
+                raw = repr(row).encode()
         place = {"stage": self.stage, "reason": reason, "source": source, "position": position, "item": item}
         self.rows.append({**place, **ids, "row": text, "raw": raw})
 

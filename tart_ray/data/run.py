@@ -30,6 +30,10 @@ FORMAT_VERSION = 1
 Record = dict[str, Any]
 
 
+class PoisonUnitError(RuntimeError):
+    """A unit of work took its process down again and again."""
+
+
 class RunConflictError(ValueError):
     """The output path holds something else; the message shows the difference."""
 
@@ -41,11 +45,12 @@ class Run:
     storage: Storage
     path: str
     session: str  # one start of the driver; attempts are counted within it
+    max_attempts: int
 
     @classmethod
-    def at(cls, storage: Storage, path: str) -> Run:
+    def at(cls, storage: Storage, path: str, max_attempts: int) -> Run:
         """The run in a directory, opened by a driver that starts now."""
-        return cls(storage, path.rstrip("/"), uuid.uuid4().hex)
+        return cls(storage, path.rstrip("/"), uuid.uuid4().hex, max_attempts)
 
     def url(self, *parts: str) -> str:
         """URL of a file of this run."""
@@ -110,15 +115,37 @@ class Run:
 
     def write_quarantine(self, quarantine: Quarantine, stage: str, unit: str) -> int:
         """Write a unit's bad rows, if any, and return their number."""
+        name = f"{stage}-{unit}.parquet"
         if quarantine.rows:
-            self.write_table(quarantine.table(), "quarantine", f"{stage}-{unit}.parquet")
+            self.write_table(quarantine.table(), "quarantine", name)
+        elif self.storage.exists(self.url("quarantine", name)):  # of an attempt that died before its commit
+            self.storage.remove_tree(self.url("quarantine", name))
         return len(quarantine)
 
-    def attempt(self, stage: str, unit: str) -> int:
-        """Count a start of a unit, durably and before it; returns how many this session has seen, this included."""
-        folder = (WORK, "attempts", self.session, f"{stage}-{unit}")
+    def start(self, stage: str, unit: str, *, tries: int = 1) -> None:
+        """Count a start of a unit, durably and before it: Ray would repeat one that kills its process without end.
+
+        Args:
+            tries: starts that make one attempt, where several processes do the same.
+
+        Raises:
+            PoisonUnitError: more processes than ``max_attempts`` allows died on it since the driver started.
+        """
+        folder = self._attempts(stage, unit)
         self.storage.write(self.url(*folder, uuid.uuid4().hex), b"")
-        return len(self.storage.names(self.url(*folder)))
+        died = len(self.storage.names(self.url(*folder))) - 1
+        if died >= self.max_attempts * tries:
+            raise PoisonUnitError(
+                f"{stage} {unit}: {died} processes died on it (limits.max_attempts_per_chunk: {self.max_attempts}), of "
+                "lack of memory or in native code; the logs of Ray's workers say more. A rerun resumes with it"
+            )
+
+    def forget_attempts(self, stage: str, unit: str) -> None:
+        """Begin to count anew: the unit went well."""
+        self.storage.remove_tree(self.url(*self._attempts(stage, unit)))
+
+    def _attempts(self, stage: str, unit: str) -> tuple[str, ...]:
+        return WORK, "attempts", self.session, f"{stage}-{unit}"
 
     def finish(self, report: Mapping[str, Any], page: str, *, success: bool) -> None:
         """Write the report, remove what only the stages needed, and write ``_SUCCESS`` last of all."""

@@ -87,4 +87,6 @@ RERANKED = (
     "first_stage_rank",
     "first_stage_score",
 )
-RESERVED = frozenset({*SCORES.names, *RERANKED, *(field.name for field in CANDIDATE_FIELDS), *ORIGIN.names})
+RESERVED = frozenset(
+    {"_row", "input_ids", *SCORES.names, *RERANKED, *(field.name for field in CANDIDATE_FIELDS), *ORIGIN.names}
+)

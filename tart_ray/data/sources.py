@@ -283,7 +283,10 @@ def json_value(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_large_string(kind):
-        return value if isinstance(value, str) else orjson.dumps(value).decode()
+        try:
+            return value if isinstance(value, str) else orjson.dumps(value).decode()
+        except TypeError as error:  # nested deeper than can be written
+            raise ValueError(str(error)) from error
     expected: tuple[Any, ...] = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
         raise ValueError(f"got {type(value).__name__} {value!r}, expected {kind}")

@@ -57,6 +57,8 @@ class Storage:
                 found = {path: filesystem.info(path)}
             elif glob.has_magic(path) and not filesystem.isdir(path):  # a name may hold the characters of a glob
                 found = filesystem.glob(path, detail=True)
+                for name in [name for name, info in found.items() if info["type"] == "directory"]:
+                    found |= filesystem.find(name, detail=True)
                 path = path[: glob.escape(path).index("[")].rpartition("/")[0]
             else:
                 found = filesystem.find(path, detail=True)

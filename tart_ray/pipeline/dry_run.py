@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from tart_ray.config import RerankConfig
 from tart_ray.data.quarantine import READ, Quarantine
-from tart_ray.data.readers import read_split
+from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.sources import Source
 from tart_ray.data.storage import Storage
 from tart_ray.model.tokenizer import EncT5Tokenizer
@@ -87,7 +87,9 @@ def _cost(config: RerankConfig, pairs: int) -> Iterator[str]:
 
 def _sample(storage: Storage, source: Source) -> tuple[pa.Table, Quarantine]:
     quarantine = Quarantine(READ)
-    return next(read_split(storage, source, source.splits[0], quarantine)).slice(0, SAMPLE_PAIRS), quarantine
+    tables = (table for split in source.splits for table in read_split(storage, source, split, quarantine))
+    first = next((table for table in tables if len(table)), table_schema(source).empty_table())
+    return first.slice(0, SAMPLE_PAIRS), quarantine
 
 
 def _pairs(config: RerankConfig, samples: dict[str, pa.Table]) -> pa.Table:

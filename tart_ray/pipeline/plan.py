@@ -20,6 +20,7 @@ from tart_ray.model.checkpoint import fingerprint_checkpoint
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
+NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
 
@@ -75,10 +76,11 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
     plan = Plan(candidates, queries, corpus, 1, 0)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
-    available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in ("rank", "first_stage_rank")]))
-    unknown = [name for name in config.output.partition_by if name not in available]
-    if unknown:
-        raise ConfigurationError(f"output.partition_by: got {unknown}, available: {available}")
+    available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in NO_PARTITION]))
+    wanted = config.output.partition_by
+    unknown = [name for name in wanted if name not in available]
+    if unknown or len({*wanted}) < len(wanted):
+        raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
     return Plan(candidates, queries, corpus, _buckets(by_queries), _buckets(by_documents) if corpus else 0)
 
 
@@ -112,6 +114,12 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
         "model": {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint},
         "input": {**config.input.model_dump(include={"instruction", "columns"}), "files": files},
         "output": config.output.model_dump(include={"partition_by", "top_k"}),
+        "plan": {
+            "splits": {role: len(source.splits) for role, source in plan.sources.items()},
+            "query_buckets": plan.query_buckets,
+            "document_buckets": plan.document_buckets,
+            "pairs_per_chunk": plan.pairs_per_chunk,
+        },
     }
 
 

@@ -129,29 +129,35 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, unit: str) -> Rec
     if plan.queries is not None:
         queries = in_input_order(_read(run, plan.queries, int(unit)))
         rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
-    kept = chunks.drop_duplicates(rows)
-    ready = _with_first_stage(kept, plan.candidates, instruction)
+    rows = _with_instruction(rows, instruction)
+    consistent = chunks.quarantine_contradictions(rows, plan.candidates, quarantine)
+    kept = chunks.drop_duplicates(consistent)
+    ready = _with_first_stage(kept, plan.candidates)
     parts = chunks.cut(ready, plan.pairs_per_chunk)
     for index, part in enumerate(parts):
         run.write_table(part, WORK, "chunks", f"{unit}-{unit_name(index)}.parquet")
     return {
         "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
-        "duplicates": len(rows) - len(kept),
+        "duplicates": len(consistent) - len(kept),
         "quarantined": run.write_quarantine(quarantine, CHUNKS, unit),
     }
 
 
-def _with_first_stage(rows: pa.Table, candidates: Source, instruction: str | None) -> pa.Table:
+def _with_instruction(rows: pa.Table, instruction: str | None) -> pa.Table:
+    """Every row with its own instruction or else the one for all."""
+    if "instruction" not in rows.schema.names:
+        return rows.append_column("instruction", pa.repeat(pa.scalar(instruction, pa.large_string()), len(rows)))
+    if instruction is None:
+        return rows
+    filled = pc.fill_null(rows["instruction"], pa.scalar(instruction, pa.large_string()))
+    return rows.set_column(rows.schema.get_field_index("instruction"), "instruction", filled)
+
+
+def _with_first_stage(rows: pa.Table, candidates: Source) -> pa.Table:
     ranks = chunks.first_stage_ranks(rows, listed=candidates.shape == "lists")
-    names = rows.schema.names
-    own = rows["instruction"] if "instruction" in names else pa.nulls(len(rows), pa.large_string())
-    filled = own if instruction is None else pc.fill_null(own, pa.scalar(instruction, pa.large_string()))
-    scores = rows["score"] if "score" in names else pa.nulls(len(rows), pa.float64())
-    kept = rows.drop_columns([name for name in ("instruction", "score") if name in names])
-    added = {"instruction": filled, "first_stage_rank": ranks, "first_stage_score": scores}
-    for name, column in added.items():
-        kept = kept.append_column(name, column)
-    return kept
+    scores = rows["score"] if "score" in rows.schema.names else pa.nulls(len(rows), pa.float64())
+    kept = rows.drop_columns(["score"]) if "score" in rows.schema.names else rows
+    return kept.append_column("first_stage_rank", ranks).append_column("first_stage_score", scores)
 
 
 def _read(run: Run, source: Source, bucket: int) -> pa.Table:

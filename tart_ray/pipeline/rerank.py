@@ -44,7 +44,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     """
     config = with_absolute_paths(config)
     storage = Storage(config.storage.fsspec_options("s3://"))
-    run = Run.at(storage, config.output.path)
+    run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     plan = make_plan(storage, config)
     who = identity(plan, config)
     if run.check(who) and run.is_complete():

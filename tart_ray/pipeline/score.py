@@ -38,10 +38,6 @@ NO_ROOM = "instruction and query leave no room for a document in model.max_lengt
 LoadScorer = Callable[[RerankConfig], "Scorer"]
 
 
-class PoisonChunkError(RuntimeError):
-    """A chunk took its process down again and again."""
-
-
 def load_scorer(config: RerankConfig) -> Scorer:
     """The replica that the configuration describes, on this process's device."""
     import torch
@@ -89,6 +85,7 @@ def score(
 
 def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
     """Read and tokenise: the chunk's columns without its texts, and ``input_ids`` (list<int32>)."""
+    run.start("encode", chunk)
     table = read_chunk(run, chunk)
     pairs, kept = encode(_tokenizer(config), table, config)
     rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
@@ -135,17 +132,13 @@ class Replica:
 
     def __init__(self, run: Run, config: RerankConfig, load: LoadScorer) -> None:
         self._run = run
-        self._max_attempts = config.limits.max_attempts_per_chunk
+        run.start("load", "model", tries=config.cluster.replicas.max)
         self._scorer = load(config)
+        run.forget_attempts("load", "model")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         chunk = batch["unit"][0].as_py()
-        attempts = self._run.attempt(SCORES, chunk)
-        if attempts > self._max_attempts:
-            raise PoisonChunkError(
-                f"chunk {chunk}: {attempts - 1} replicas died while scoring it "
-                f"(limits.max_attempts_per_chunk: {self._max_attempts}); a rerun resumes with it"
-            )
+        self._run.start(SCORES, chunk)
         table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
         started = time.perf_counter()
         ids = table["input_ids"].combine_chunks()
@@ -170,6 +163,7 @@ class Replica:
 
 def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
     """Write the scores of a chunk, quarantine what has none, then commit."""
+    run.start("write", row["unit"])
     chunk, table = row["unit"], pa.ipc.open_stream(row["table"]).read_all()
     finite = np.isfinite(table["margin"].to_numpy())
     good, reasons = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])

@@ -27,6 +27,7 @@ def run_stage(run: Run, stage: str, units: Iterable[str], work: Work) -> dict[st
     """
 
     def work_and_commit(row: dict[str, Any]) -> dict[str, str]:
+        run.start(stage, row["unit"])
         return {"unit": row["unit"], "record": json.dumps(run.commit(stage, row["unit"], work(row["unit"])))}
 
     return drain(run, stage, units, lambda waiting: waiting.map(work_and_commit))

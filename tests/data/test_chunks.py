@@ -8,7 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tart_ray.data.chunks import cut, drop_duplicates, first_stage_ranks, join_documents, join_queries
+from tart_ray.data.chunks import (
+    cut,
+    drop_duplicates,
+    first_stage_ranks,
+    join_documents,
+    join_queries,
+    quarantine_contradictions,
+)
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.sources import Source, inspect_source
 
@@ -35,6 +42,27 @@ def test_the_first_of_duplicates_stays() -> None:
         ("q1", "d1", 0, 3, 5), ("q1", "d0", 0, 8, 0), ("q2", "d1", 0, 9, 0),
     ]  # fmt: skip
     assert drop_duplicates(rows.slice(0, 0)).num_rows == 0
+
+
+def test_a_repeated_pair_under_another_query_or_instruction_is_quarantined(source: Source) -> None:
+    ids = [
+        ("q1", "d1", 0, 9, 0),
+        ("q1", "d1", 0, 5, 0),
+        ("q1", "d1", 0, 7, 0),
+        ("q1", "d2", 0, 8, 0),
+        ("q2", "d1", 0, 6, 0),
+    ]
+    texts = {
+        "query": pa.array(["cats", "cats", "dogs", "cats", "cats"], pa.large_string()),
+        "instruction": pa.array([None, "find", "find", None, None], pa.large_string()),
+    }
+    quarantine = Quarantine("join")
+    kept = quarantine_contradictions(rows_of(*ids, **texts), source, quarantine)
+    assert [row["_position"] for row in kept.to_pylist()] == [5, 8, 6]
+    assert {row["position"]: row["reason"] for row in quarantine.rows} == {
+        7: "another query than an earlier row of this query_id and doc_id",
+        9: "another instruction than an earlier row of this query_id and doc_id",
+    }
 
 
 @pytest.mark.parametrize(

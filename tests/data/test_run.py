@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 
 from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.run import Run, RunConflictError, differences
+from tart_ray.data.run import PoisonUnitError, Run, RunConflictError, differences
 
 IDENTITY = {"model": {"path": "m", "fingerprint": "abc"}, "input": {"files": [["a", 1, "v1"], ("b", 2, "v2")]}}
 
 
 @pytest.fixture
 def run(place: Any) -> Run:
-    return Run.at(place.storage, place.at("run") + "/")
+    return Run.at(place.storage, place.at("run") + "/", max_attempts=2)
 
 
 def test_a_new_run_begins_and_a_rerun_resumes(run: Run) -> None:
@@ -29,7 +29,7 @@ def test_a_new_run_begins_and_a_rerun_resumes(run: Run) -> None:
     assert manifest["identity"] == json.loads(json.dumps(IDENTITY))
     assert manifest["tart_ray"] == "1.0"
     assert abs(manifest["created"] - time.time()) < 60
-    again = Run.at(run.storage, run.path)
+    again = Run.at(run.storage, run.path, max_attempts=2)
     assert again.check(IDENTITY) is True
     again.begin(IDENTITY, {"tart_ray": "2.0"})
     assert json.loads(run.storage.read(run.url("manifest.json"))) == manifest
@@ -72,7 +72,7 @@ def test_an_empty_directory_is_a_place_for_a_run(place: Any, run: Run) -> None:
 def test_of_concurrent_runs_exactly_one_begins(place: Any) -> None:
     def begin(i: int) -> bool:
         try:
-            Run.at(place.storage, place.at("run")).begin({"seed": i}, {})
+            Run.at(place.storage, place.at("run"), max_attempts=2).begin({"seed": i}, {})
         except RunConflictError:
             return False
         return True
@@ -94,10 +94,28 @@ def test_commits_come_back(run: Run) -> None:
     assert run.committed("rank") == {"00000": {"rows": 9}}
 
 
-def test_attempts_are_counted_within_a_session(run: Run) -> None:
-    assert [run.attempt("score", "a"), run.attempt("score", "a"), run.attempt("score", "b")] == [1, 2, 1]
-    assert Run.at(run.storage, run.path).attempt("score", "a") == 1
-    assert run.attempt("score", "a") == 3
+def test_a_unit_may_start_until_too_many_processes_died_on_it_in_this_session(run: Run) -> None:
+    run.start("score", "a")
+    run.start("score", "a")
+    run.start("score", "b")
+    with pytest.raises(PoisonUnitError, match=r"score a: 2 processes died on it \(limits.max_attempts_per_chunk: 2\)"):
+        run.start("score", "a")
+    Run.at(run.storage, run.path, max_attempts=2).start("score", "a")
+    run.forget_attempts("score", "a")
+    run.start("score", "a")
+    for _ in range(2 * 3):
+        run.start("load", "model", tries=3)
+    with pytest.raises(PoisonUnitError, match="load model: 6 processes"):
+        run.start("load", "model", tries=3)
+
+
+def test_bad_rows_of_an_attempt_that_did_not_commit_are_replaced(run: Run) -> None:
+    bad = Quarantine("score")
+    bad.add("NaN", "a.jsonl", 0, 0, {"query_id": "q"})
+    assert run.write_quarantine(bad, "score", "a") == 1
+    assert run.storage.names(run.url("quarantine")) == ["score-a.parquet"]
+    assert run.write_quarantine(Quarantine("score"), "score", "a") == 0
+    assert run.storage.names(run.url("quarantine")) == []
 
 
 def test_quarantine_is_written_where_there_is_any(run: Run) -> None:
@@ -118,7 +136,7 @@ def test_quarantine_is_written_where_there_is_any(run: Run) -> None:
 def test_the_end_of_a_run(run: Run, success: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run.begin(IDENTITY, {})
     run.commit("score", "a", {})
-    run.attempt("score", "a")
+    run.start("score", "a")
     order: list[str] = []
     write, remove = run.storage.write, run.storage.remove_tree
     monkeypatch.setattr(run.storage, "write", lambda url, data: (write(url, data), order.append(url)))

@@ -174,6 +174,8 @@ def test_weights_of_a_whole_t5_are_left_aside(tiny: EncT5ForSequenceClassificati
 def test_float32_unless_asked_otherwise(tiny: EncT5ForSequenceClassification, bare: Path) -> None:
     halves = {name: tensor.bfloat16() for name, tensor in published_weights(tiny).items()}
     torch.save(halves, bare / "pytorch_model.bin")
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     load = EncT5ForSequenceClassification.from_pretrained
     assert {tensor.dtype for tensor in load(bare).state_dict().values()} == {torch.float32}
     assert {tensor.dtype for tensor in load(bare, dtype=torch.bfloat16).state_dict().values()} == {torch.bfloat16}

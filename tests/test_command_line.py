@@ -1,0 +1,180 @@
+"""What users type, and what they are told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tart_ray.command_line import parse_config
+from tart_ray.config import RerankConfig, StorageConfig
+
+BASE = "input: {candidates: a.jsonl}\noutput: {path: run}\n"
+
+
+@pytest.fixture
+def parse(tmp_path: Path) -> Any:
+    def parse_text(text: str, *argv: str) -> tuple[RerankConfig, bool]:
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        return parse_config(RerankConfig, "rerank", ["--config", str(file), *argv])
+
+    return parse_text
+
+
+def test_a_small_file_is_enough(parse: Any) -> None:
+    config, dry_run = parse(BASE)
+    assert config == RerankConfig(input={"candidates": "a.jsonl"}, output={"path": "run"})
+    assert (config.model.max_length, config.cluster.replicas.max, config.output.top_k, dry_run) == (512, 8, None, False)
+
+
+def test_later_values_win(parse: Any, tmp_path: Path) -> None:
+    file = BASE + "model: {max_length: 128, dtype: float32}\ncluster: {replicas: {max: 3}}\n"
+    (tmp_path / "later.yaml").write_text("model: {max_length: 64}\n")
+    more = ["--model.max_length", "256", "--cluster.replicas.min", "2", "--output.partition_by", "[lang, year]"]
+    config, dry_run = parse(file, *more, "--input.columns", "{doc_id: pid}", "--output.top_k", "5", "--dry-run")
+    assert (config.model.max_length, config.model.dtype, dry_run) == (256, "float32", True)
+    assert (config.cluster.replicas.min, config.cluster.replicas.max, config.cluster.address) == (2, 3, "auto")
+    assert (config.output.partition_by, config.output.top_k, config.output.path) == (("lang", "year"), 5, "run")
+    assert config.input.columns == {"doc_id": "pid"}
+    later = ["--config", str(tmp_path / "later.yaml")]
+    assert parse(file, "--model.max_length", "256", *later)[0].model.max_length == 64
+    assert parse(file, *later, "--model.max_length", "256")[0].model.max_length == 256
+
+
+MODEL = "available: model.path, model.revision, model.dtype, model.max_length, model.truncation,"
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "said"),
+    [
+        (BASE + "nope: 1\n", "", ["'nope'", "available: input.candidates, ", "plan.dollars_per_gpu_hour"]),
+        (BASE + "model: {paht: x}\n", "", ["'paht'", MODEL]),
+        (BASE + "cluster: {replicas: {mix: 1}}\n", "", ["'replicas.mix'", "cluster.replicas.max"]),
+        (BASE, "--model.paht x", ["--model.paht", MODEL]),
+        (BASE, "--nope x", ["--nope x", "available: input.candidates, "]),
+        (BASE, "stray", ["stray"]),
+        (BASE + "model: {max_length: many}\n", "", ["model.max_length", "valid integer", "many", MODEL]),
+        (BASE, "--model.max_length 7", ["model.max_length", "greater than or equal to 8", "Got value: 7"]),
+        (BASE, "--model.dtype float16", ["model.dtype", "float16", "bfloat16"]),
+        (BASE, "--limits.max_quarantined_fraction 2", ["limits.max_quarantined_fraction", "less than or equal to 1"]),
+        (BASE, "--output.top_k 0", ["output.top_k", "greater than"]),
+        (BASE, "--cluster.replicas.min 9", ["cluster.replicas: got min 9 above max 8"]),
+        (BASE + "cluster: {replicas: {min: 3, max: 2}}\n", "", ["cluster.replicas: got min 3 above max 2"]),
+        (BASE, "--input.columns {docid:x}", ["docid"]),
+        ("input: {candidates: a, columns: {docid: x}}\noutput: {path: r}", "", ["got ['docid']", "'doc_id'"]),
+        ("output: {path: run}\n", "", ["required: input.candidates", "available: input.candidates, input.queries,"]),
+        ("input: {candidates: a}\n", "", ["required: output.path", "available: output.path, output.partition_by,"]),
+        (BASE + "model:\n", "", ['"model": got nothing, expected keys below it', MODEL]),
+        (BASE + "cluster: {replicas: null}\n", "", ['"cluster.replicas": got nothing']),
+        ("input:\noutput: {path: run}\n", "", ["input.candidates"]),
+        ("", "", ["Unexpected config"]),
+        ("just text", "", ["just text"]),
+        ("a: [1\n", "", ["line 1, column 4"]),
+        ("\x00", "", ["configuration error: "]),
+    ],
+)  # fmt: skip
+def test_a_bad_configuration_ends_with_what_was_got_and_what_is_available(
+    parse: Any, capsys: pytest.CaptureFixture[str], text: str, argv: str, said: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(text, *argv.split())
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("configuration error: ")
+    assert printed.endswith("`python -m jobs.rerank --help` describes every key\n")
+    assert [part for part in said if part not in printed] == [], printed
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "", "model.yaml"])
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(RerankConfig, "rerank", ["--config", str(tmp_path / name)])
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert str(tmp_path / name) in printed
+    assert "available" not in printed
+
+
+def test_nothing_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(RerankConfig, "rerank", [])
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert "input.candidates, output.path" in printed
+    assert "available: input.candidates, " in printed
+    assert "output.top_k" in printed
+
+
+def test_help_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(RerankConfig, "rerank", ["--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "--cluster.replicas.min",
+        "Documents kept per query in reranked/",
+        "--storage.endpoint_url",
+        "--dry-run",
+    ):
+        assert part in printed
+
+
+def test_secrets_reach_the_filesystem_and_nothing_else(parse: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    secrets = {"key": "AKIA-visible", "secret": "hunter2", "token": "session-token"}
+    text = BASE + "storage: {secret: hunter2, token: session-token, region: eu-west-1}\n"
+    config, _ = parse(text, "--storage.key", "AKIA-visible", "--storage.endpoint_url", "http://host:1")
+    options = config.storage.fsspec_options("s3://bucket/x")
+    assert options == secrets | {
+        "endpoint_url": "http://host:1", "anon": False, "client_kwargs": {"region_name": "eu-west-1"},
+        "use_listings_cache": False,
+    }  # fmt: skip
+    assert config.storage.fsspec_options("/local/file") == {}
+    shown = [repr(config), str(config), str(config.model_dump(mode="json")), config.model_dump_json()]
+    with pytest.raises(SystemExit):
+        parse(text + "model: {paht: x}\n", "--storage.key", "AKIA-visible")
+    with pytest.raises(SystemExit):
+        parse(text, "--storage.key", "AKIA-visible", "--storage.anonymous", "maybe")
+    shown += capsys.readouterr()
+    assert [(secret, text) for secret in secrets.values() for text in shown if secret in text] == []
+
+
+def test_the_environment_decides_where_the_configuration_is_silent() -> None:
+    assert not {"key", "secret", "token"} & StorageConfig().fsspec_options("s3://bucket").keys()
+    assert StorageConfig().fsspec_options("s3://bucket")["client_kwargs"] == {}
+
+
+PROGRAM = """
+import sys
+from tart_ray.command_line import parse_config
+from tart_ray.config import RerankConfig
+config, _ = parse_config(RerankConfig, "rerank", sys.argv[1:])
+print(config.input.candidates, config.model.max_length)
+assert not {"ray", "torch", "transformers"} & sys.modules.keys()
+"""
+
+
+def run(environment: dict[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *argv], env=clean | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_configuration_in_object_storage(s3: Any) -> None:
+    bucket = s3.new_bucket()
+    s3.filesystem().pipe_file(f"{bucket}/jobs/nightly.yaml", BASE.encode() + b"model: {max_length: 99}\n")
+    found = run(s3.environment, "--config", f"s3://{bucket}/jobs/nightly.yaml", "--input.candidates", "b.jsonl")
+    assert (found.stdout, found.returncode) == ("b.jsonl 99\n", 0), found.stderr
+    missing = run(s3.environment, "--config", f"s3://{bucket}/jobs/missing.yaml")
+    assert missing.returncode == 2, missing.stderr
+    assert missing.stderr.startswith("configuration error: ")
+    assert "jobs/missing.yaml" in missing.stderr
+    refused = run(s3.environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}, "--config", f"s3://{bucket}/jobs/nightly.yaml")
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.startswith("configuration error: ")
+    assert "Traceback" not in refused.stderr
