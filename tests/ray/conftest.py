@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tart_ray.config import RerankConfig
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """Address of a cluster of two nodes; this process is connected to it."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # workers find what tests send them
     head = {"num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": False}
     nodes = Cluster(initialize_head=True, head_node_args=head)
     nodes.add_node(num_cpus=2, object_store_memory=200 << 20)

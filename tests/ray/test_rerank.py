@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.deadly import die, load_deadly_scorer
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
@@ -276,3 +277,26 @@ def test_an_output_path_with_other_files_is_refused(tmp_path: Path, make_config:
     (tmp_path / "run" / "thesis.doc").write_text("precious")
     with pytest.raises(RunConflictError, match=r"thesis\.doc"):
         rerank(make_config())
+
+
+@pytest.mark.parametrize(("load", "named"), [(load_deadly_scorer, "score 00000-00000"), (die, "load model")])
+def test_what_kills_its_process_ends_the_job_instead_of_repeating(
+    load: Any, named: str, tmp_path: Path, make_config: Any
+) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(0, d) for d in range(4)])
+    config = make_config(limits={"max_attempts_per_chunk": 2}, cluster={"replicas": {"max": 1}})
+    with pytest.raises(Exception, match=f"{named}: 2 processes died on it"):
+        rerank(config, load=load)
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
+    assert rerank(make_config()) == ExitCode.DONE  # the run continues once the cause is gone
+    assert len(read_output(tmp_path / "run")) == 4
+
+
+def test_a_repeated_pair_under_another_instruction_is_kept_in_quarantine(tmp_path: Path, make_config: Any) -> None:
+    rows = [pair(0, 1), pair(0, 2), {**pair(0, 1), "instruction": "Find the opposite"}, pair(0, 2)]
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)
+    assert rerank(make_config(limits={"max_quarantined_fraction": 0.5})) == ExitCode.DONE
+    counts = report_of(tmp_path / "run")["counts"]
+    assert (counts["scored"], counts["duplicates"], counts["quarantined"]) == (2, 1, 1)
+    (kept,) = read_output(tmp_path / "run", "quarantine")
+    assert kept["reason"] == "another instruction than an earlier row of this query_id and doc_id"
