@@ -8,8 +8,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from tart_ray.data.quarantine import printable
-
-NULL = "__HIVE_DEFAULT_PARTITION__"
+from tart_ray.data.schema import HIVE_NULL
 
 
 def partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
@@ -24,7 +23,7 @@ def partitions(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[tuple[
     grouped = keys.group_by(list(columns), use_threads=False).aggregate([("_row", "list")])
     for group in printable(grouped.sort_by([(name, "ascending") for name in columns])).to_pylist():
         path = tuple(
-            f"{quote(name, safe='')}={NULL if group[name] is None else quote(_text(group[name]), safe='')}"
+            f"{quote(name, safe='')}={HIVE_NULL if group[name] is None else quote(_text(group[name]), safe='')}"
             for name in columns
         )
         yield path, table.take(pa.array(group["_row_list"], pa.int64())).drop_columns(list(columns))

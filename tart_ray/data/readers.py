@@ -108,6 +108,9 @@ def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Qu
                 if not is_damage(error):
                     raise
                 raise InputError(f"{split.file.url}: row group {group} cannot be read: {error}") from error
+        for key, value in split.file.keys:
+            if key not in table.schema.names:
+                table = table.append_column(key, pa.repeat(pa.scalar(value, pa.large_string()), len(table)))
         rows = np.arange(position, position + len(table))
         position += len(table)
         for start in range(0, len(table), ROWS_PER_TABLE):
@@ -171,7 +174,7 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
     rows: list[dict[str, Any]] = []
     for offset, line in text_files.lines(storage, split.file, split.start, split.end):
         try:
-            record = text_files.parse_line(source.format, source.role, line)
+            record = dict(split.file.keys) | text_files.parse_line(source.format, source.role, line)
         except text_files.BadLineError as error:
             quarantine.add(str(error), split.file.url, offset, 0, raw=line)
             continue

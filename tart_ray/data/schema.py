@@ -17,6 +17,8 @@ class Field:
     aliases: tuple[str, ...] = ()
 
 
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what a null is in a key=value directory
+
 Role = Literal["candidates", "queries", "corpus"]
 
 SCORE = Field("score", pa.float64())

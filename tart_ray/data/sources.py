@@ -132,6 +132,8 @@ def _inspect_parquet(
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda file: _footer(storage, file), files))
     schema = _unify(files, footers)
+    of_paths = {key for file in files for key, _ in file.keys} - {*schema.names}
+    schema = pa.schema([*schema, *((key, pa.large_string()) for key in sorted(of_paths))])
     shape: Shape = "pairs"
     names = set(schema.names)
     inner: pa.Schema | None = None
@@ -164,8 +166,10 @@ def _inspect_text(
     storage: Storage, url: str, role: Role, kind: Format, files: list[FileInfo], columns: Mapping[str, str]
 ) -> Source:
     step = max(len(files) // SAMPLED_FILES, 1)
-    lines = [line for file in files[::step][:SAMPLED_FILES] for line in text_files.head(storage, file, SAMPLE_BYTES)]
-    records = [record for line in lines if (record := _parse_or_none(kind, role, line)) is not None]
+    sampled = [(f, line) for f in files[::step][:SAMPLED_FILES] for line in text_files.head(storage, f, SAMPLE_BYTES)]
+    lines = [line for _, line in sampled]
+    parsed = [(file, _parse_or_none(kind, role, line)) for file, line in sampled]
+    records = [dict(file.keys) | record for file, record in parsed if record is not None]
     if not records:
         raise InputError(f"{url}: none of the first {len(lines)} lines can be read as {kind}; first: {lines[:1]}")
     nbytes = sum(file.size * text_files.expansion(file.url) for file in files)

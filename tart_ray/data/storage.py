@@ -12,9 +12,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from tart_ray.data.schema import HIVE_NULL
 
 PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
@@ -26,11 +29,16 @@ class StorageError(ValueError):
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file of the input. ``version`` changes when its content does: an ETag, or a modification time."""
+    """A file of the input.
+
+    ``version`` changes when its content does: an ETag, or a modification time. ``keys``: what the ``key=value``
+    directories say that it lies in below the place that was named.
+    """
 
     url: str
     size: int
     version: str
+    keys: tuple[tuple[str, str | None], ...] = ()
 
 
 class Storage:
@@ -66,7 +74,7 @@ class Storage:
             raise StorageError(f"{url}: {error or 'no such bucket or file'}") from error
         root = path.rstrip("/")
         files = [
-            FileInfo(filesystem.unstrip_protocol(name), int(info["size"]), _version(info))
+            FileInfo(filesystem.unstrip_protocol(name), int(info["size"]), _version(info), path_keys(name[len(root) :]))
             for name, info in sorted(found.items())
             if info["type"] == "file" and info["size"] and not _is_hidden(name, root)
         ]
@@ -156,6 +164,12 @@ class Storage:
             filesystem.rm(path, recursive=True)
         except FileNotFoundError:
             return
+
+
+def path_keys(path: str) -> tuple[tuple[str, str | None], ...]:
+    """Keys and values of the ``key=value`` directories of a path."""
+    pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part.lstrip("=")]
+    return tuple((unquote(key), None if value == HIVE_NULL else unquote(value)) for key, value in pairs)
 
 
 def absolute(url: str) -> str:

@@ -197,6 +197,22 @@ def test_own_instructions_win_top_k_cuts_and_partitions_read_back(
     assert duckdb.sql(f"{read} group by 1 order by 1").fetchall() == [("a/b=c\n", 4), ("en", 4)]
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_hive_partitioned_candidates_keep_their_keys(form: str, tmp_path: Path, make_config: Any) -> None:
+    for q, language in enumerate(["en", "pt%2FBR", "__HIVE_DEFAULT_PARTITION__"]):
+        rows = [{k: v for k, v in pair(q, d).items() if k != "query_id"} for d in range(3)]
+        folder = tmp_path / "candidates" / f"language={language}" / f"query_id=q{q}"
+        folder.mkdir(parents=True)
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), folder / "part-0.parquet")
+        else:
+            write_jsonl(folder / "part-0.jsonl", rows)
+    assert rerank(make_config()) == ExitCode.DONE
+    found = {(row["query_id"], row["language"]) for row in read_output(tmp_path / "run")}
+    assert found == {("q0", "en"), ("q1", "pt/BR"), ("q2", None)}
+    assert len(read_output(tmp_path / "run")) == 9
+
+
 def test_a_query_larger_than_a_chunk_is_ranked_over_all_its_chunks(
     tmp_path: Path, make_config: Any, tiny_checkpoint: Path
 ) -> None:
