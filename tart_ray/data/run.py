@@ -25,7 +25,6 @@ from tart_ray.data.quarantine import Quarantine, parquet_bytes
 from tart_ray.data.storage import Storage, join_url
 
 MANIFEST, SUCCESS, COMMITS, WORK = "manifest.json", "_SUCCESS", "_commits", "_work"
-FORMAT_VERSION = 1
 
 Record = dict[str, Any]
 
@@ -90,7 +89,7 @@ class Run:
         Raises:
             RunConflictError: another run was faster.
         """
-        manifest = {"format_version": FORMAT_VERSION, "identity": identity, **details, "created": time.time()}
+        manifest = {"identity": identity, **details, "created": time.time()}
         if not self.storage.create(self.url(MANIFEST), json.dumps(manifest, indent=2).encode()):
             self.check(identity)
 

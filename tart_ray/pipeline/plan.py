@@ -20,6 +20,7 @@ from tart_ray.model.checkpoint import fingerprint_checkpoint
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
+FORMAT_VERSION = 1  # of fragments, chunks and commits: goes up when units of an older version cannot be continued
 NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
@@ -111,6 +112,7 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
     }
     return {
         "job": "rerank",
+        "format_version": FORMAT_VERSION,
         "model": {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint},
         "input": {**config.input.model_dump(include={"instruction", "columns"}), "files": files},
         "output": config.output.model_dump(include={"partition_by", "top_k"}),
