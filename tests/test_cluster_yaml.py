@@ -172,7 +172,8 @@ def test_no_node_type_replaces_the_setup(node_type: str) -> None:
 
 def test_the_head_installs_what_launches_workers() -> None:
     assert "boto3" in install_arguments("head")
-    assert not any(re.search(r"(?<!uv )pip install", command) for command in commands_of("head", "setup"))
+    apart = [command for command in commands_of("head", "setup") if re.search(r"(?<!uv )pip install", command)]
+    assert [command.rsplit(maxsplit=1)[1] for command in apart] == ["uv"]
 
 
 @roles
