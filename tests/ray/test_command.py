@@ -68,7 +68,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Pa
         (["--cluster.gpus_per_replica", "1000"], "need 2 CPUs and 1000 GPUs; got"),
         (["--input.candidates", "/nowhere"], "/nowhere: no file there"),
         (["--input.column", "x"], "input.column"),
-        (["--output.partition_by", "[size]"], "got ['size'], available:"),
+        (["--output.partition_by", "[size]"], "got ['size'], available, once each:"),
     ],
 )
 def test_bad_configuration_ends_with_2_before_any_work(
