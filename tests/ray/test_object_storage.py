@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.job_submission import JobSubmissionClient
 from support.job_files import WORDS
 from support.s3_server import S3Server, free_ports, wait_until_open
 
@@ -183,10 +185,24 @@ def head(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
         )
     try:
         wait_until_open(dashboard)
+        wait_for_agent(f"http://127.0.0.1:{dashboard}")
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # the head and all that it started
         process.wait()
+
+
+def wait_for_agent(address: str) -> None:
+    """Until the head takes a job: its agent registers some time after the port opens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return
+        except (RuntimeError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)  # between polls of a server that is starting
 
 
 def test_ray_job_submit_with_a_config_on_s3(
