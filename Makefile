@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup bench-data-plane bench-prepare bench-load clean
+.PHONY: demo test lint setup bench-data-plane bench-load clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -18,7 +18,7 @@ lint: setup
 
 setup: $(VENV)/.installed
 
-# constraints.txt pins torch to a CPU build: for development, CI and the demo, not for clusters
+# constraints.txt pins the versions that CI has tested: for development and the demo; clusters choose the torch of their GPUs
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
@@ -27,9 +27,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 bench-data-plane: setup
 	$(BIN)/python -m benchmarks.data_plane
-
-bench-prepare: setup
-	$(BIN)/python -m benchmarks.prepare
 
 bench-load: setup
 	$(BIN)/python -m benchmarks.load_checkpoint

@@ -165,7 +165,7 @@ def test_a_killed_driver_loses_nothing_and_a_rerun_scores_only_the_rest(
 def head(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """Address of the job server of a head that `ray start` started."""
     ray = str(Path(sys.executable).parent / "ray")
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent, agent_grpc = free_ports(5)
     options = [
         "--head",
         "--block",
@@ -174,6 +174,8 @@ def head(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
         f"--ray-client-server-port={client}",
     ]
     options += [
+        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={agent_grpc}",
         "--num-cpus=2",
         "--object-store-memory=200000000",
         "--node-ip-address=127.0.0.1",
