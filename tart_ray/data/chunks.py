@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data.quarantine import Quarantine, find_reasons
+from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import document_rules
 from tart_ray.data.shuffle import in_input_order
 from tart_ray.data.sources import Source
@@ -24,27 +24,20 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
     columns = [name for name in ("text", "title") if name in corpus.schema.names]
     at = pc.index_in(rows["doc_id"], value_set=corpus["doc_id"].combine_chunks())
     missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
-    found, reasons = find_reasons(rows, [(missing, "doc_id is not in the corpus")])
-    if reasons:
-        quarantine.add_rows(candidates, rows, reasons)
+    found = quarantine.sift(candidates, rows, [(missing, "doc_id is not in the corpus")])
     texts = corpus.select(columns).take(pc.drop_null(at))
     rows_with_text = found.drop_columns([name for name in columns if name in found.schema.names])
     for name in columns:
         column = pc.coalesce(texts[name], found[name]) if name in found.schema.names else texts[name]
         rows_with_text = rows_with_text.append_column(texts.schema.field(name), column)
-    good, reasons = find_reasons(rows_with_text, list(document_rules(rows_with_text)))
-    if reasons:
-        quarantine.add_rows(candidates, rows_with_text, reasons)
-    return good
+    return quarantine.sift(candidates, rows_with_text, list(document_rules(rows_with_text)))
 
 
 def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
     """Candidates with the text of their query; those whose query is not there go to quarantine."""
     at = pc.index_in(rows["query_id"], value_set=queries["query_id"].combine_chunks())
     missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
-    found, reasons = find_reasons(rows, [(missing, "query_id is not in the queries")])
-    if reasons:
-        quarantine.add_rows(candidates, rows, reasons)
+    found = quarantine.sift(candidates, rows, [(missing, "query_id is not in the queries")])
     texts = queries["query"].take(pc.drop_null(at))
     return found.append_column(pa.field("query", pa.large_string()), texts)
 
@@ -64,10 +57,7 @@ def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Qu
         rules.append(
             (np.asarray(differs, dtype=bool), f"another {name} than an earlier row of this query_id and doc_id")
         )
-    good, reasons = find_reasons(ordered, rules)
-    if reasons:
-        quarantine.add_rows(candidates, ordered, reasons)
-    return good
+    return quarantine.sift(candidates, ordered, rules)
 
 
 def drop_duplicates(rows: pa.Table) -> pa.Table:

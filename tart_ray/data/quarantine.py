@@ -19,6 +19,9 @@ from tart_ray.data.sources import Source
 READ, JOIN, SCORE = "read", "join", "score"
 
 
+Rule = tuple[npt.NDArray[np.bool_], str]  # which rows are bad, and why
+
+
 @dataclass
 class Quarantine:
     """The bad rows that one unit of work met."""
@@ -58,14 +61,19 @@ class Quarantine:
             origin = source.origin(row["_split"])
             self.add(reason, origin, row["_position"], row["_item"], {name: row[name] for name in shown})
 
+    def sift(self, source: Source, table: pa.Table, rules: Sequence[Rule]) -> pa.Table:
+        """The rows of ``table`` that no rule condemns; the others are kept here."""
+        good, reasons = find_reasons(table, rules)
+        if reasons:
+            self.add_rows(source, table, reasons)
+        return good
+
     def table(self) -> pa.Table:
         """Rows in the schema `QUARANTINE`."""
         return pa.Table.from_pylist(self.rows, schema=QUARANTINE)
 
 
-def find_reasons(
-    table: pa.Table, rules: Sequence[tuple[npt.NDArray[np.bool_], str]]
-) -> tuple[pa.Table, dict[int, str]]:
+def find_reasons(table: pa.Table, rules: Sequence[Rule]) -> tuple[pa.Table, dict[int, str]]:
     """The rows that no rule condemns, and for each other row the first rule's reason, by position."""
     reasons: dict[int, str] = {}
     for mask, reason in rules:

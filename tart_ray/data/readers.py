@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
-from tart_ray.data.quarantine import Quarantine, find_reasons, printable
+from tart_ray.data.quarantine import Quarantine, printable
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, ORIGIN
 from tart_ray.data.sources import InputError, Source, Split, is_damage, json_value
 from tart_ray.data.storage import Storage
@@ -28,10 +28,7 @@ def read_split(storage: Storage, source: Source, split: Split, quarantine: Quara
     tables = _read_parquet if source.format == "parquet" else _read_text
     for found in tables(storage, source, split, quarantine):
         table, undecodable = _decoded(found)
-        good, reasons = find_reasons(table, [*undecodable, *_rules(source, table)])
-        if reasons:
-            quarantine.add_rows(source, table, reasons)
-        yield good
+        yield quarantine.sift(source, table, [*undecodable, *_rules(source, table)])
 
 
 def table_schema(source: Source) -> pa.Schema:

@@ -51,7 +51,8 @@ class Storage:
         """The filesystem that serves ``url`` and the path of ``url`` in it."""
         if "://" not in url or url.startswith("file://"):
             return fsspec.filesystem("file"), absolute(url.removeprefix("file://"))
-        return _filesystem(url, self.options)
+        filesystem, path = fsspec.core.url_to_fs(url, **self.options)
+        return filesystem, path
 
     def files(self, url: str) -> list[FileInfo]:
         """The files that a file, directory or glob names, sorted; names with a leading ``_`` or ``.`` are skipped.
@@ -180,11 +181,6 @@ def absolute(url: str) -> str:
 def join_url(root: str, *parts: str) -> str:
     """``root/part/part``."""
     return "/".join([root.rstrip("/"), *parts])
-
-
-def _filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    filesystem, path = fsspec.core.url_to_fs(url, **options)
-    return filesystem, path
 
 
 def _write_partial(path: str, data: bytes | memoryview) -> str:
