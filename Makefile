@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup bench-data-plane bench-load clean
+.PHONY: demo test faults fuzz lint setup bench-data-plane bench-load clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
 
 test: setup
 	$(BIN)/python -m pytest
+
+# everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
+faults: setup
+	$(BIN)/python -m pytest tests/faults -m "matrix or not matrix"
+
+fuzz: setup
+	$(BIN)/python -m pytest tests -k fuzz --hypothesis-profile=fuzz --timeout=3600
 
 lint: setup
 	$(BIN)/ruff check .

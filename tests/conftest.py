@@ -1,4 +1,4 @@
-"""Fixtures: the shared data, a small checkpoint made on the spot, a real S3 server."""
+"""Fixtures: the shared data, a small checkpoint made on the spot, a real S3 server, a Ray cluster of two nodes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads gain small models nothing, and wait on a busy machine
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # Ray's workers find what tests send them
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -20,6 +23,8 @@ os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
 
 from support.job_files import WORDS
 from support.s3_server import S3Server, serve
+
+settings.register_profile("fuzz", max_examples=5_000, deadline=None)  # `make fuzz`
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -71,6 +76,42 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server."""
     with serve(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Address of a cluster of two nodes; this process is connected to it."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    nodes.add_node(num_cpus=2, object_store_memory=200 << 20)
+    nodes.wait_for_nodes()
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes.address
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def make_config(tiny_checkpoint: Path, tmp_path: Path) -> Any:
+    """Configurations of small jobs on CPUs, with sections of one's own on top."""
+
+    from tart_ray.config import RerankConfig
+
+    def make(**sections: Any) -> Any:
+        base: dict[str, Any] = {
+            "model": {"path": str(tiny_checkpoint), "max_length": 64},
+            "input": {"candidates": str(tmp_path / "candidates")},
+            "output": {"path": str(tmp_path / "run")},
+            "cluster": {"gpus_per_replica": 0, "replicas": {"min": 1, "max": 2}},
+        }
+        for name, section in sections.items():
+            base[name] = base.get(name, {}) | section
+        return RerankConfig.model_validate(base)
+
+    return make
 
 
 @pytest.fixture(params=["cpu", "cuda"])
