@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tart_ray.data.schema import ORIGIN, QUARANTINE
+from tart_ray.data.schema import ORIGIN, QUARANTINE, map_types
 from tart_ray.data.sources import Source
 
 READ, JOIN, SCORE = "read", "join", "score"
@@ -43,7 +43,7 @@ class Quarantine:
     ) -> None:
         """Keep one row: as JSON, or the bytes of a line that could not be decoded."""
         found = row or {}
-        ids = {name: value if isinstance(value := found.get(name), str) else None for name in ("query_id", "doc_id")}
+        ids = {name: id_text(found.get(name)) for name in ("query_id", "doc_id")}
         text = None
         if row is not None:
             try:
@@ -73,6 +73,11 @@ class Quarantine:
         return pa.Table.from_pylist(self.rows, schema=QUARANTINE)
 
 
+def id_text(value: Any) -> str | None:
+    """An id as text: integers are ids too; None for what is no id."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+
+
 def find_reasons(table: pa.Table, rules: Sequence[Rule]) -> tuple[pa.Table, dict[int, str]]:
     """The rows that no rule condemns, and for each other row the first rule's reason, by position."""
     reasons: dict[int, str] = {}
@@ -87,12 +92,19 @@ def find_reasons(table: pa.Table, rules: Sequence[Rule]) -> tuple[pa.Table, dict
 
 
 def printable(table: pa.Table) -> pa.Table:
-    """The table with dates and times as text: Arrow holds ones that Python cannot."""
-    kinds = (pa.types.is_date, pa.types.is_timestamp)
-    for index, field_ in enumerate(table.schema):
-        if any(is_kind(field_.type) for is_kind in kinds):
-            table = table.set_column(index, field_.name, table.column(index).cast(pa.string()))
+    """The table with dates and times as text, also inside of other values: Arrow holds ones that Python cannot."""
+    for change in (in_utc, _as_text):  # a time zone need not be known here
+        table = table.cast(pa.schema([(f.name, map_types(f.type, change)) for f in table.schema]))
     return table
+
+
+def in_utc(kind: pa.DataType) -> pa.DataType:
+    """The type for the same moments without their time zone."""
+    return pa.timestamp(kind.unit, "UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_temporal(kind) else kind
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -5,7 +5,7 @@ A good row of candidates has a query id and a document id; texts may be missing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,15 @@ import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
 from tart_ray.data.quarantine import Quarantine, printable
-from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, ORIGIN
-from tart_ray.data.sources import InputError, Source, Split, is_damage, json_value
-from tart_ray.data.storage import Storage
+from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, IDS, ORIGIN, leaves, map_types
+from tart_ray.data.sources import InputError, Source, Split, is_damage, json_value, read_footer
+from tart_ray.data.storage import FileInfo, Storage
 
 ROWS_PER_TABLE = 65_536
+
+
+class DamageError(ValueError):
+    """A part of a file that cannot be read; the message says why."""
 
 
 def read_split(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
@@ -38,20 +42,32 @@ def table_schema(source: Source) -> pa.Schema:
 
 
 def _decoded(table: pa.Table) -> tuple[pa.Table, list[tuple[npt.NDArray[np.bool_], str]]]:
-    """The table with what is not UTF-8 replaced, and rules that condemn such rows: Parquet does not check its text."""
+    """The table without what cannot be read, and rules that condemn such rows: Parquet does not check its text."""
     rules = []
     for index, field in enumerate(table.schema):
-        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+        column = table.column(index)
+        if _is_valid(column):
             continue
-        try:
-            table.column(index).validate(full=True)
-        except pa.ArrowInvalid:
-            found = table.column(index).cast(pa.large_binary()).to_pylist()
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            found = column.cast(pa.large_binary()).to_pylist()
             texts = [value if value is None else value.decode(errors="replace") for value in found]
             wrong = [text is not None and text.encode() != value for value, text in zip(found, texts, strict=True)]
             rules.append((np.array(wrong), f"{field.name} is not UTF-8"))
-            table = table.set_column(index, field, pa.array(texts, field.type))
+            column = pa.array(texts, field.type)
+        else:
+            wrong = [not _is_valid(column.take(pa.array([row]))) for row in range(len(column))]
+            rules.append((np.array(wrong), f"{field.name} holds a value that is no valid {field.type}"))
+            column = column.take(pa.array(np.arange(len(column)), mask=np.array(wrong)))
+        table = table.set_column(index, field, column)
     return table, rules
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _rules(source: Source, table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
@@ -92,33 +108,89 @@ def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 
 
 def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
-    filesystem, path = storage.resolve(split.file.url)
-    with filesystem.open(path, "rb", block_size=1 << 16) as handle:
-        groups = pq.read_metadata(handle)
-    position = sum(groups.row_group(i).num_rows for i in range(split.start))
+    footer = read_footer(storage, split.file)
+    ends = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
     for group in range(split.start, split.end):
-        # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
-        with filesystem.open(path, "rb", cache_type="none") as handle:
-            try:
-                table = pq.ParquetFile(handle, metadata=groups, pre_buffer=True).read_row_group(group)
-            except (pa.ArrowInvalid, OSError) as error:
-                if not is_damage(error):
-                    raise
-                raise InputError(f"{split.file.url}: row group {group} cannot be read: {error}") from error
+        rows = np.arange(ends[group], ends[group + 1])
+        table = _row_group_or_reason(storage, split.file, footer, group)
+        if isinstance(table, str):
+            for position in rows.tolist():
+                quarantine.add(table, split.file.url, position, 0)
+            continue
         for key, value in split.file.keys:
             if key not in table.schema.names:
                 table = table.append_column(key, pa.repeat(pa.scalar(value, pa.large_string()), len(table)))
-        rows = np.arange(position, position + len(table))
-        position += len(table)
         for start in range(0, len(table), ROWS_PER_TABLE):
             part = table.slice(start, ROWS_PER_TABLE)
             yield _named(source, split, part, rows[start : start + ROWS_PER_TABLE], quarantine)
+
+
+def _row_group(storage: Storage, file: FileInfo, footer: pq.FileMetaData, group: int) -> pa.Table:
+    """One row group.
+
+    Raises:
+        DamageError: it cannot be read.
+    """
+    filesystem, path = storage.resolve(file.url)
+    # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
+    with filesystem.open(path, "rb", cache_type="none") as handle:
+        try:
+            opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
+            return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            raise DamageError(f"row group {group} cannot be read: {error}") from error
+
+
+def _row_group_or_reason(storage: Storage, file: FileInfo, footer: pq.FileMetaData, group: int) -> pa.Table | str:
+    """One row group, or why it cannot be read."""
+    try:
+        return _row_group(storage, file, footer, group)
+    except DamageError:  # or what the network cut short
+        try:
+            return _row_group(storage, file, footer, group)
+        except DamageError as error:
+            return str(error)
+
+
+def _checked(table: pa.Table, rows: int) -> pa.Table:
+    """The table, after what the Parquet reader leaves unchecked.
+
+    Raises:
+        pa.ArrowInvalid: it has another number of rows than the footer says, or its arrays do not fit together.
+    """
+    if len(table) != rows:
+        raise pa.ArrowInvalid(f"got {len(table)} rows, expected {rows}")
+    table.validate()
+    for column in table.columns:
+        for array in (inner for chunk in column.chunks for inner in _arrays(chunk)):
+            if pa.types.is_dictionary(array.type):
+                least, most = pc.min_max(array.indices).as_py().values()
+                if least is not None and not 0 <= least <= most < len(array.dictionary):
+                    raise pa.ArrowInvalid(f"indices from {least} to {most} into {len(array.dictionary)} values")
+    return table
+
+
+def _arrays(array: pa.Array) -> Iterator[pa.Array]:
+    """The array and all arrays in it."""
+    yield array
+    inner = []
+    if pa.types.is_struct(array.type):
+        inner = [array.field(i) for i in range(array.type.num_fields)]
+    elif pa.types.is_map(array.type):
+        inner = [array.keys, array.items]
+    elif hasattr(array, "values"):  # lists of every kind
+        inner = [array.values]
+    for child in inner:
+        yield from _arrays(child)
 
 
 def _named(
     source: Source, split: Split, table: pa.Table, rows: npt.NDArray[np.int64], quarantine: Quarantine
 ) -> pa.Table:
     """A Parquet table under our names and types; lists are taken apart."""
+    table = _readable(source, split, table)
     items = np.zeros(len(table), dtype=np.int32)
     of_a_row = {name: name for name in source.extras.names} | {
         name: theirs
@@ -143,27 +215,77 @@ def _named(
         columns |= {name: pc.struct_field(flat, theirs) for name, theirs in inside.items() if theirs in here}
         rows = rows[parents]
     origin = {"_split": np.full(len(rows), split.index, np.int32), "_position": rows, "_item": items}
-    found = {**origin, **columns}
     schema = table_schema(source)
+    found = pa.table({**origin, **columns})
+    for name in schema.names:
+        if name not in found.schema.names:
+            found = found.append_column(name, pa.nulls(len(rows)))
+    return _cast(split, found.select(schema.names), schema, quarantine)
+
+
+def _readable(source: Source, split: Split, table: pa.Table) -> pa.Table:
+    """The table without encodings, with offsets of 64 bits, since a column may exceed 2 GiB when it is decoded.
+
+    And without values that have a part of type null, of which pyarrow (26) makes invalid arrays later.
+    """
+    for index, field in enumerate(table.schema):
+        kind = map_types(field.type, _wide)
+        if field.name in source.extras.names and pa.null() in leaves(field.type):
+            kind = source.extras.field(field.name).type
+        try:
+            table = table.set_column(index, field.name, table.column(index).cast(kind))
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{split.file.url}: column {field.name!r} does not fit {kind}: {error}") from error
+    return table
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    if kind in (pa.string(), pa.string_view(), pa.null()):
+        return pa.large_string()
+    return pa.large_binary() if kind in (pa.binary(), pa.binary_view()) else kind
+
+
+def _cast(split: Split, table: pa.Table, schema: pa.Schema, quarantine: Quarantine) -> pa.Table:
+    """The table in the types of all files together; rows with a value that these cannot hold go to quarantine."""
     try:
-        return pa.table([_cast(found.get(field.name), field, len(rows)) for field in schema], schema=schema)
-    except pa.ArrowException as error:
-        raise InputError(f"{split.file.url}: its values do not fit the types of all files together: {error}") from error
+        return table.cast(schema)
+    except pa.ArrowInvalid:
+        reasons = _misfits(table, schema)
+    bad = printable(_decoded(table.take(pa.array(list(reasons), pa.int64())))[0])
+    for reason, record in zip(reasons.values(), bad.drop_columns("_split").to_pylist(), strict=True):
+        quarantine.add(reason, split.file.url, record.pop("_position"), record.pop("_item"), record)
+    kept = np.ones(len(table), dtype=bool)
+    kept[list(reasons)] = False
+    return table.filter(pa.array(kept)).cast(schema)
 
 
-def _cast(column: Any, field: pa.Field, length: int) -> pa.ChunkedArray | pa.Array:
-    if column is None:
-        return pa.nulls(length, field.type)
-    if isinstance(column, np.ndarray):
-        return pa.array(column, field.type)
-    return column.cast(field.type)
+def _misfits(table: pa.Table, schema: pa.Schema) -> dict[int, str]:
+    """Rows with a value that its column's type cannot hold, and why, in order."""
+    reasons: dict[int, str] = {}
+    for field in schema:
+        column, one = table.select([field.name]), pa.schema([field])
+        if _misfit(column, one) is None:
+            continue
+        for row in range(len(table)):
+            error = _misfit(column.slice(row, 1), one)
+            if error is not None:
+                reasons.setdefault(row, f"{field.name} does not fit {field.type}, which all files share: {error}")
+    return dict(sorted(reasons.items()))
+
+
+def _misfit(table: pa.Table, schema: pa.Schema) -> str | None:
+    try:
+        table.cast(schema)
+    except pa.ArrowInvalid as error:
+        return str(error)
+    return None
 
 
 def _lists(table: pa.Table, name: str) -> pa.Array:
     """The lists of candidates; null in a file that has no such column, or only nulls in it."""
-    if name not in table.schema.names or pa.types.is_null(table.schema.field(name).type):
-        return pa.nulls(len(table), pa.list_(pa.struct([])))
-    return table[name].combine_chunks()
+    if name in table.schema.names and not pa.types.is_large_string(table.schema.field(name).type):
+        return table[name].combine_chunks()
+    return pa.nulls(len(table), pa.list_(pa.struct([])))
 
 
 def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
@@ -212,6 +334,11 @@ def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
     return {ours.get(name, name): value for name, value in record.items() if name in ours or name not in columns}
 
 
+# what a JSON value may be, what becomes of it, and how it is called
+TEXT: tuple[tuple[type, ...], Callable[[Any], Any], str] = ((str,), str, "string")
+_KINDS = {"score": ((int, float), float, "number"), **dict.fromkeys(IDS, ((str, int), str, "string or integer"))}
+
+
 def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
     """The record's columns that we know, each of its type.
 
@@ -229,11 +356,10 @@ def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
         value = record.get(field.name)
         if value is None or field.name not in source.columns:
             continue
-        is_number = field.name == "score"
-        if not isinstance(value, (int, float) if is_number else str) or isinstance(value, bool):
-            expected = "number" if is_number else "string"
+        kinds, become, expected = _KINDS.get(field.name, TEXT)
+        if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{field.name}: got {type(value).__name__}, expected {expected}")
-        row[field.name] = float(value) if is_number else value
+        row[field.name] = become(value)
     for extra in source.extras:
         try:
             row[extra.name] = json_value(record.get(extra.name), extra.type)

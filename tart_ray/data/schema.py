@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what a null is in a key=value direct
 Role = Literal["candidates", "queries", "corpus"]
 
 SCORE = Field("score", pa.float64())
+IDS = frozenset({"query_id", "doc_id"})  # integers in the input become their decimal text
 CANDIDATE_FIELDS = (  # texts are large_string: one column of a chunk can exceed 2 GiB
     Field("query_id", pa.string()),
     Field("query", pa.large_string()),
@@ -92,3 +94,31 @@ RERANKED = (
 RESERVED = frozenset(
     {"_row", "input_ids", *SCORES.names, *RERANKED, *(field.name for field in CANDIDATE_FIELDS), *ORIGIN.names}
 )
+
+
+def map_types(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """The type with ``change`` done to every type in it that has no inner ones, and values for dictionaries."""
+    if pa.types.is_dictionary(kind):
+        return map_types(kind.value_type, change)
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, map_types(field.type, change)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(map_types(kind.key_type, change), map_types(kind.item_type, change))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(map_types(kind.value_type, change), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(map_types(kind.value_type, change))
+    return change(kind)
+
+
+def leaves(kind: pa.DataType) -> list[pa.DataType]:
+    """The types in a type that have no inner ones."""
+    found: list[pa.DataType] = []
+
+    def note(leaf: pa.DataType) -> pa.DataType:
+        found.append(leaf)
+        return leaf
+
+    map_types(kind, note)
+    return found

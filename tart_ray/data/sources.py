@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
-from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, RESERVED, Role
+from tart_ray.data.schema import (
+    CANDIDATES_COLUMN,
+    FIELDS,
+    FIELDS_OF_A_CANDIDATE,
+    IDS,
+    RESERVED,
+    Role,
+    leaves,
+    map_types,
+)
 from tart_ray.data.storage import FileInfo, Storage
 
 Format = Literal["parquet", "jsonl", "tsv", "trec"]
@@ -112,7 +121,7 @@ def _format_by_name(url: str) -> Format | None:
 
 
 def _format_by_content(storage: Storage, file: FileInfo) -> Format:
-    head = storage.read(file.url, 0, min(file.size, 4096))
+    head = storage.read(file.url, 0, min(file.size, 4096)).removeprefix(text_files.BYTE_ORDER_MARK)
     line = head.split(b"\n", 1)[0]
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -130,7 +139,7 @@ def _inspect_parquet(
     storage: Storage, url: str, role: Role, files: list[FileInfo], columns: Mapping[str, str]
 ) -> Source:
     with ThreadPoolExecutor(16) as pool:
-        footers = list(pool.map(lambda file: _footer(storage, file), files))
+        footers = list(pool.map(lambda file: read_footer(storage, file), files))
     schema = _unify(files, footers)
     of_paths = {key for file in files for key, _ in file.keys} - {*schema.names}
     schema = pa.schema([*schema, *((key, pa.large_string()) for key in sorted(of_paths))])
@@ -171,7 +180,8 @@ def _inspect_text(
     parsed = [(file, _parse_or_none(kind, role, line)) for file, line in sampled]
     records = [dict(file.keys) | record for file, record in parsed if record is not None]
     if not records:
-        raise InputError(f"{url}: none of the first {len(lines)} lines can be read as {kind}; first: {lines[:1]}")
+        first = [line[:200] for line in lines[:1]]
+        raise InputError(f"{url}: none of the first {len(lines)} lines can be read as {kind}; first: {first}")
     nbytes = sum(file.size * text_files.expansion(file.url) for file in files)
     rows = nbytes * len(lines) // max(sum(len(line) + 1 for line in lines), 1)
     shape: Shape = "pairs"
@@ -239,10 +249,15 @@ def _check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[st
 def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:
     if pa.types.is_null(got):
         return
-    number = pa.types.is_floating(got) or pa.types.is_integer(got) or pa.types.is_decimal(got)
+    integer = pa.types.is_integer(got)
+    number = integer or pa.types.is_floating(got) or pa.types.is_decimal(got)
     text = pa.types.is_string(got) or pa.types.is_large_string(got)
-    if not (number if ours == "score" else text):
-        expected = "a number" if ours == "score" else "string"
+    fits, expected = text, "string"
+    if ours == "score":
+        fits, expected = number, "a number"
+    elif ours in IDS:
+        fits, expected = text or integer, "string or integer"
+    if not fits:
         raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it before scoring")
 
 
@@ -252,14 +267,14 @@ def _candidate_struct(url: str, got: pa.DataType) -> pa.Schema:
         raise InputError(
             f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>"
         )
-    return _plain(pa.schema(list(got.value_type)))
+    return pa.schema(list(got.value_type))
 
 
 def _checked_extras(url: str, extras: pa.Schema) -> pa.Schema:
     clash = sorted(set(extras.names) & RESERVED)
     if clash:
         raise InputError(f"{url}: columns {clash} have a name that the output uses; rename them")
-    return extras
+    return pa.schema([(field.name, map_types(field.type, _without_null)) for field in extras])
 
 
 def _parse_or_none(kind: Format, role: Role, line: bytes) -> dict[str, Any] | None:
@@ -299,12 +314,17 @@ def json_value(value: Any, kind: pa.DataType) -> Any:
     return float(value) if kind == pa.float64() else value  # Arrow refuses integers that a double would round
 
 
-def _footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
+def read_footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
+    """The metadata of a Parquet file.
+
+    Raises:
+        InputError: it is not a complete Parquet file.
+    """
     filesystem, path = storage.resolve(file.url)
     try:
         with filesystem.open(path, "rb", block_size=1 << 16) as handle:
             return pq.read_metadata(handle)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
             raise
         raise InputError(f"{file.url}: not a complete Parquet file ({error}); remove it or write it again") from error
@@ -312,28 +332,62 @@ def _footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
 
 def is_damage(error: Exception) -> bool:
     """Whether the Parquet reader raised the error, not the filesystem below it."""
-    return isinstance(error, pa.ArrowInvalid) or (type(error) is OSError and error.errno is None)
+    of_arrow = isinstance(error, pa.ArrowException) and not isinstance(error, MemoryError)
+    return of_arrow or (type(error) is OSError and error.errno is None)
 
 
 def _unify(files: list[FileInfo], footers: list[pq.FileMetaData]) -> pa.Schema:
     """One schema for all files: types are promoted, columns may be missing in some files."""
-    whole: pa.Schema | None = None
+    whole = pa.schema([])
+    schemas = []
     for file, footer in zip(files, footers, strict=True):
-        schema = _plain(footer.schema.to_arrow_schema())
         try:
-            whole = pa.unify_schemas([schema if whole is None else whole, schema], promote_options="permissive")
+            found = footer.schema.to_arrow_schema()
+            _check_lists(file, found)
+            schemas.append(_plain(found))
+            whole = pa.unify_schemas([whole, schemas[-1]], promote_options="permissive")
         except pa.ArrowException as error:
             raise InputError(
-                f"{file.url}: its columns do not fit those of {files[0].url} and the files between: {error}"
+                f"{file.url}: its columns do not fit those of {files[0].url} and the files between: {error}; "
+                "cast them to one type"
             ) from error
+    for file, schema in zip(files, schemas, strict=True):
+        for column in schema:
+            _check_cast(file, column, whole.field(column.name).type)
     return whole
+
+
+def _check_lists(file: FileInfo, schema: pa.Schema) -> None:
+    """Refuse list views, which pyarrow (26) casts to lists that are not valid."""
+    for column in schema:
+        if any(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) for kind in leaves(column.type)):
+            raise InputError(
+                f"{file.url}: column {column.name!r}: got {column.type}, expected lists; cast its list views"
+            )
+
+
+def _check_cast(file: FileInfo, column: pa.Field, target: pa.DataType) -> None:
+    try:
+        pa.nulls(0, column.type).cast(target)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{file.url}: column {column.name!r}: got {column.type}, which cannot become {target}, "
+            f"the type of all files together ({error}); cast it to one type"
+        ) from error
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
     """The schema without what differs between writers and changes no value: encodings, nullability, metadata."""
-    types = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema]
-    types = [pa.string() if pa.types.is_string_view(kind) else kind for kind in types]
-    return pa.schema(list(zip(schema.names, types, strict=True)))
+    return pa.schema([(field.name, map_types(field.type, _without_view)) for field in schema])
+
+
+def _without_view(kind: pa.DataType) -> pa.DataType:
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def _without_null(kind: pa.DataType) -> pa.DataType:
+    """What is null in every file: as text, since readers trip over the type null, and pyarrow (26) itself in take()."""
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _count_candidates(footers: list[pq.FileMetaData], column: str) -> int:

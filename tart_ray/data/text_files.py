@@ -6,6 +6,7 @@ are one range.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import lzma
@@ -19,6 +20,7 @@ import orjson
 from tart_ray.data.schema import Role
 from tart_ray.data.storage import FileInfo, Storage, StorageError
 
+BYTE_ORDER_MARK = codecs.BOM_UTF8  # some editors put it in front of a file
 COMPRESSIONS = (".gz", ".bz2", ".xz")
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # of compressed files
 TYPICAL_EXPANSION = 4  # of compressed text; only the size of chunks depends on it
@@ -45,6 +47,8 @@ def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
 def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of each line whose first byte lies in ``[start, end)``, without its end; no blank ones.
 
+    A byte order mark in front of the file is no part of its first line.
+
     Offsets in a compressed file are those of its uncompressed text.
 
     Raises:
@@ -53,6 +57,8 @@ def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tu
     compressed = _is_compressed(file.url)
     for offset, line in _compressed(storage, file.url) if compressed else _range(storage, file, start, end):
         stripped = line.rstrip(b"\r\n")
+        if offset == 0:
+            stripped = stripped.removeprefix(BYTE_ORDER_MARK)
         if stripped.strip():
             yield offset, stripped
 
@@ -144,7 +150,10 @@ def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
         except DAMAGE as error:
             if isinstance(error, OSError) and (type(error) not in (OSError, gzip.BadGzipFile) or error.errno):
                 raise  # of the filesystem, not of the decompressor
-            raise StorageError(f"{url}: not a complete compressed file ({error}); write it again") from error
+            raise StorageError(
+                f"{url}: not a complete compressed file ({error}); {position} bytes of its text could be read, and "
+                "nothing tells how many rows come after them: write it again, or take it out of the input"
+            ) from error
 
 
 def _is_compressed(url: str) -> bool:

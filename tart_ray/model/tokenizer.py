@@ -19,12 +19,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from transformers import BatchEncoding
 
 from tart_ray.model.checkpoint import CheckpointError, resolve_checkpoint
 
 VOCAB_FILE = "spiece.model"
+SPACE_PIECE = "▁"  # what sentencepiece writes for a space
 DEFAULT_MAX_LENGTH = 512
+CHARACTERS_PER_TOKEN = 8  # more than most texts have
+WORD_START = re.compile(" (?=[0-9A-Za-z])")
 SPECIALS_PER_TEXT = 2  # <s> A </s>
 SPECIALS_PER_PAIR = 3  # <s> A </s> B </s>
 PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
@@ -68,6 +72,22 @@ class EncodedPairs:
     def row(self, i: int) -> npt.NDArray[np.int32]:
         """The ids of pair ``i``."""
         return self.input_ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> EncodedPairs:
+        """The pairs at these positions, in this order."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        ids = [self.row(i) for i in rows.tolist()]
+        return EncodedPairs(
+            np.concatenate([np.empty(0, np.int32), *ids], dtype=np.int32), offsets, self.truncated[rows]
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[EncodedPairs]) -> EncodedPairs:
+        """The pairs of all parts, one after the other."""
+        offsets = np.concatenate([[0], *(part.lengths for part in parts)]).cumsum()
+        ids = [np.empty(0, np.int32), *(part.input_ids for part in parts)]
+        truncated = [np.empty(0, np.bool_), *(part.truncated for part in parts)]
+        return cls(np.concatenate(ids), offsets, np.concatenate(truncated))
 
 
 class EncT5Tokenizer:
@@ -125,6 +145,7 @@ class EncT5Tokenizer:
         } | sentinels
         self._special_texts = {i: text for text, i in self._special_ids.items()}
         self._special_pattern = re.compile("(" + "|".join(map(re.escape, self._special_ids)) + ")")
+        self._words_are_independent = words_are_independent(self._pieces)
 
     @classmethod
     def from_pretrained(
@@ -303,8 +324,11 @@ class EncT5Tokenizer:
             raise ValueError(f"got {len(queries)} queries and {len(documents)} documents, expected as many of each")
         if max_length is not None and max_length <= SPECIALS_PER_PAIR:
             raise ValueError(f"max_length: got {max_length}, expected more than the {SPECIALS_PER_PAIR} special tokens")
-        query_ids, query_of = self._encode_distinct(queries)
-        document_ids, document_of = self._encode_distinct(documents)
+        enough = None  # tokens of a text: truncation cuts it then, whatever follows
+        if max_length is not None and truncation is not None:
+            enough = max_length - SPECIALS_PER_PAIR + 1
+        query_ids, query_of = self._encode_distinct(queries, enough)
+        document_ids, document_of = self._encode_distinct(documents, enough)
         query_lengths = np.array([len(ids) for ids in query_ids], dtype=np.int64)[query_of]
         document_lengths = np.array([len(ids) for ids in document_ids], dtype=np.int64)[document_of]
         kept_query, kept_document = query_lengths, document_lengths
@@ -349,11 +373,35 @@ class EncT5Tokenizer:
         """`decode` of each row."""
         return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in rows]
 
-    def _encode_distinct(self, texts: Sequence[str]) -> tuple[list[array[int]], npt.NDArray[np.int64]]:
-        """Ids of the distinct texts, and for each text the position of its ids among them."""
+    def _encode_distinct(
+        self, texts: Sequence[str], enough: int | None
+    ) -> tuple[list[array[int]], npt.NDArray[np.int64]]:
+        """Ids of the distinct texts, and for each text the position of its ids among them.
+
+        Of a text with more than ``enough`` tokens that many may be returned, or some more.
+        """
         position: dict[str, int] = {}
         of = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, len(texts))
-        return [array("i", ids) for ids in self.encode_texts(list(position))], of
+        if enough is None or not self._words_are_independent:
+            return [array("i", ids) for ids in self.encode_texts(list(position))], of
+        return self._encode_beginnings(list(position), enough), of
+
+    def _encode_beginnings(self, texts: list[str], enough: int) -> list[array[int]]:
+        """The first ids of each text: ``enough`` of them or more, or all."""
+        found = [array("i")] * len(texts)
+        waiting = list(range(len(texts)))
+        size = enough * CHARACTERS_PER_TOKEN
+        while waiting:
+            beginnings = [_beginning(texts[i], size) for i in waiting]
+            for i, ids in zip(waiting, self.encode_texts(beginnings), strict=True):
+                found[i] = array("i", ids)
+            waiting = [
+                i
+                for i, beginning in zip(waiting, beginnings, strict=True)
+                if len(beginning) < len(texts[i]) and len(found[i]) < enough
+            ]
+            size *= 2
+        return found
 
     def _encode_plain(self, texts: list[str]) -> list[list[int]]:
         return self._pieces.encode(texts, out_type=int, num_threads=self.num_threads) if texts else []
@@ -370,6 +418,42 @@ class EncT5Tokenizer:
             strip: Callable[[str], str] = str.strip if 0 < i < last else str.lstrip if i else str.rstrip
             ids += self._pieces.encode(strip(part), out_type=int)
         return ids
+
+
+def words_are_independent(pieces: sentencepiece.SentencePieceProcessor) -> bool:
+    """Whether the ids of a text that is cut before a space and a letter are the first ids of the whole text.
+
+    So it is where no piece has a space behind its first character, and no rule of the normalizer replaces a text that
+    has a space in it. Then the space stays one, pieces end before it, and no decision on what stands before it depends
+    on what follows: rules are applied from left to right, and the best path to the space, through which every path
+    goes, is found from what is before it.
+    """
+    texts = pieces.id_to_piece(list(range(pieces.get_piece_size())))
+    if any(space in text[1:] for text in texts for space in (SPACE_PIECE, " ")):
+        return False
+    model = sentencepiece_model_pb2.ModelProto.FromString(pieces.serialized_model_proto())  # type: ignore[attr-defined]
+    return not _rules_replace_spaces(model.normalizer_spec.precompiled_charsmap)
+
+
+def _rules_replace_spaces(charsmap: bytes) -> bool:
+    """Whether a rule of a normalizer replaces a text that has a space in it; may say so where none does.
+
+    The rules are a double array trie (darts-clone): its size in bytes, then units of 32 bits. From a unit, which is
+    no leaf, a byte leads to the unit whose place is that of the unit, its offset and the byte, by exclusive or; the
+    byte is there if that one is labelled with it. Units that nothing leads to are looked at too, more than needed.
+    """
+    units = np.frombuffer(charsmap[4 : 4 + int.from_bytes(charsmap[:4], "little")], "<u4").astype(np.int64)
+    offsets = (units >> 10) << ((units >> 6) & 8)
+    behind_space = np.arange(len(units)) ^ offsets ^ ord(" ")
+    labels = np.append(units & 0x800000FF, 0)[np.minimum(behind_space, len(units))]
+    is_leaf = (units >> 31) == 1
+    return bool((~is_leaf & (labels == ord(" "))).any())
+
+
+def _beginning(text: str, size: int) -> str:
+    """The text up to the first word's start behind ``size`` characters."""
+    cut = WORD_START.search(text, size)
+    return text[: cut.start()] if cut else text
 
 
 def join_instruction(instruction: str | None, query: str) -> str:

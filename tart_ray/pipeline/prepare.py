@@ -9,6 +9,7 @@ queries ────────────────────by query_id�
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tart_ray.data import chunks
+from tart_ray.data.hive import partition_rules
 from tart_ray.data.quarantine import JOIN, READ, Quarantine
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.run import WORK, Record, Run
@@ -54,15 +56,20 @@ class Prepared:
         return [chunk for found in self.buckets.values() for chunk in found]
 
 
-def prepare(run: Run, plan: Plan, instruction: str | None) -> Prepared:
-    """Bring the input into chunks; what an earlier run has done is not done again."""
+def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str] = ()) -> Prepared:
+    """Bring the input into chunks; what an earlier run has done is not done again.
+
+    Args:
+        instruction: of rows that have none of their own.
+        partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
+    """
     reads = {role: _shuffle(run, plan, source) for role, source in plan.sources.items()}
     joins: dict[str, Record] = {}
     if plan.corpus is not None:
         units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
         joins = run_stage(run, JOINED, units, lambda unit: _join_bucket(run, plan, unit))
     units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
-    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, instruction, unit))
+    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, instruction, partition_by, unit))
     candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
     others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
     return Prepared(
@@ -118,7 +125,7 @@ def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
     return {"rows": len(joined), "quarantined": quarantined, "corpus_duplicates": len(corpus) - distinct}
 
 
-def _cut_bucket(run: Run, plan: Plan, instruction: str | None, unit: str) -> Record:
+def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str], unit: str) -> Record:
     """All rows of one bucket of queries, cut into chunks."""
     if plan.corpus is None:
         rows = _read(run, plan.candidates, int(unit))
@@ -129,6 +136,7 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, unit: str) -> Rec
     if plan.queries is not None:
         queries = in_input_order(_read(run, plan.queries, int(unit)))
         rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
+    rows = quarantine.sift(plan.candidates, rows, list(partition_rules(rows, partition_by)))
     rows = _with_instruction(rows, instruction)
     consistent = chunks.quarantine_contradictions(rows, plan.candidates, quarantine)
     kept = chunks.drop_duplicates(consistent)

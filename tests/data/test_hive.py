@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tart_ray.data.hive import partitionable, partitions
+from tart_ray.data.hive import partition_rules, partitionable, partitions
 
 TEXTS = ["plain", "a/b", "k=v", "line\nbreak", "🌊", "100%", "%2F", "", " ", "..", "ü", "*?[", "it's", None]
 MOMENT = dt.datetime(2024, 2, 29, 12, 30, 15)
@@ -80,6 +81,58 @@ def test_moments_of_every_unit_and_of_years_beyond_python(unit: str) -> None:
     found: list[Any] = [directories for directories, _ in partitions(table, ["t"])]
     assert len({*found}) == 2
     assert found[0][0].startswith("t=1970-01-01%2000%3A00%3A0")
+
+
+def condemned(values: pa.Array, name: str = "k") -> dict[int, str]:
+    """The reason for each row that cannot be written."""
+    table = pa.table({name: pa.chunked_array([values, values[:0]])})
+    return {row: reason for mask, reason in partition_rules(table, [name]) for row in np.flatnonzero(mask).tolist()}
+
+
+def test_values_that_no_directory_can_be_named_for() -> None:
+    fits, too_long = "x" * 253, "x" * 254  # k=xxx…: 255 bytes, and one more
+    values = ["a", fits, too_long, None, "é" * 43, "é" * 42, "", "__HIVE_DEFAULT_PARTITION__", too_long, " "]
+    long = "k: its partition's directory would have a name of more than 255 bytes"
+    assert condemned(pa.array(values, pa.large_string())) == {
+        2: long,
+        4: long,  # é is %C3%A9
+        6: "k: an empty text is no name for a partition's directory, Spark refuses to read one",
+        7: "k: the text __HIVE_DEFAULT_PARTITION__ stands for null in the name of a partition's directory",
+        8: long,
+    }
+    assert list(condemned(pa.array([None, 1]), "n" * 250)) == [0]  # a null has a longer name than a number
+    assert condemned(pa.array([None, 1]), "n" * 228) == {}
+    assert condemned(pa.array([], pa.string())) == {}
+    assert condemned(pa.nulls(2, pa.string())) == {}
+
+
+@pytest.mark.parametrize("name", list(COLUMNS))
+def test_what_is_not_condemned_can_be_written(tmp_path: Path, name: str) -> None:
+    table = pa.table({name: COLUMNS[name], "n": range(len(COLUMNS[name]))})
+    bad = condemned(COLUMNS[name], name)
+    assert [COLUMNS[name][row].as_py() for row in bad] == ([""] if name == "text" else [])
+    assert len(write(tmp_path, table, [name])) == len(table)
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin", "+05:30", "Mars/Phobos"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_moments_that_are_not_condemned_read_back(tmp_path: Path, unit: str, zone: str | None) -> None:
+    kind = pa.timestamp(unit, zone)
+    values = pa.array([0, 1, -(2**31), 2**31, 1_711_846_799, 1_711_846_800, None, 2**60, -(2**62)], kind)
+    bad = condemned(values)
+    assert set(bad) == ({7, 8} if unit != "ns" else set())  # years beyond 292,277,026,596 are none
+    assert all("is too far from today to be read back" in reason for reason in bad.values())
+    table = pa.table({"k": values, "n": range(len(values))}).filter(pa.array([row not in bad for row in range(9)]))
+    write(tmp_path, table, ["k"])
+    read_as = pa.schema([("k", pa.timestamp(unit, zone and "UTC"))])
+    found = ds.dataset(tmp_path, format="parquet", partitioning=ds.partitioning(read_as, flavor="hive")).to_table()
+    back = {row["n"]: row["k"] for row in found.set_column(1, "k", found["k"].cast(pa.int64())).to_pylist()}
+    assert back == {row: values.cast(pa.int64())[row].as_py() for row in range(9) if row not in bad}
+
+
+def test_days_beyond_the_calendar_are_condemned() -> None:
+    days = pa.array([0, -719162, 2932896, 2**31 - 1, -(2**31), None], pa.int32()).cast(pa.date32())
+    assert set(condemned(days)) == {3, 4}
 
 
 def test_only_what_names_a_directory_well_can() -> None:

@@ -127,7 +127,7 @@ def test_quarantine_is_written_where_there_is_any(run: Run) -> None:
     assert run.storage.names(run.url("quarantine")) == ["read-00001.parquet"]
     reader = pa.BufferReader(run.storage.read(run.url("quarantine", "read-00001.parquet")))
     first, second = pa.parquet.read_table(reader).to_pylist()
-    assert (first["query_id"], first["doc_id"], first["item"], first["raw"]) == ("q", None, 2, None)
+    assert (first["query_id"], first["doc_id"], first["item"], first["raw"]) == ("q", "1", 2, None)
     assert json.loads(first["row"])["doc_id"] == 1
     assert (second["row"], second["raw"], second["position"]) == (None, b"\xff", 8)
 

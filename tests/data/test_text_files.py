@@ -74,6 +74,21 @@ def test_a_damaged_compressed_file_is_named(local: Any, suffix: str, compress: A
             list(text_files.lines(local.storage, file, 0, file.size))
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(local: Any, end: bytes) -> None:
+    mark = b"\xef\xbb\xbf"
+    data = mark + end.join([b"one", mark + b"two", b"three"])
+    second = 3 + 3 + len(end)
+    found = [(0, b"one"), (second, mark + b"two"), (second + 6 + len(end), b"three")]
+    for name, content in {"a.jsonl": data, "a.jsonl.gz": gzip.compress(data)}.items():
+        file = local.storage.files(local.put(name, content))[0]
+        for size in (1, 2, 3, 4, 1000):
+            parts = text_files.ranges(file, size)
+            assert [line for part in parts for line in text_files.lines(local.storage, *part)] == found
+    file = local.storage.files(local.put("b.jsonl", mark + end + b"one"))[0]
+    assert list(text_files.lines(local.storage, file, 0, file.size)) == [(3 + len(end), b"one")]
+
+
 def test_head_gives_complete_lines(local: Any) -> None:
     file = local.storage.files(local.put("file.jsonl", b"\n".join(LINES)))[0]
     assert text_files.head(local.storage, file, 16) == [LINES[0], LINES[2], LINES[4]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tart_ray import EncT5Tokenizer
 from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.model.tokenizer import QueryTooLongError, join_instruction, longest_first
+from tart_ray.model.tokenizer import QueryTooLongError, join_instruction, longest_first, words_are_independent
 
 PIECES, BOS, EOS, PAD = 80, 180, 1, 0  # tiny_checkpoint: 80 pieces, 100 sentinels, then <s>
 
@@ -192,6 +193,118 @@ def test_only_document_lets_a_query_fill_the_row_when_the_document_is_empty(
 def test_max_length_must_leave_room_for_text(tokenizer: EncT5Tokenizer, max_length: int) -> None:
     with pytest.raises(ValueError, match=f"max_length: got {max_length}, expected more than the 3"):
         tokenizer.encode_pairs(["wing"], ["flow"], max_length=max_length)
+
+
+# Long texts, of which only the beginning is tokenised
+
+ODD = [
+    " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u200b", "\u2009", "\x00", "\x1c", "\x85", "▁", "▁▁", " ▁a",
+    "é", "e\u0301", "\u0301", "ﬁ", "ﷺ", "漢字", "한글", "ㅎㅏㄴ", "अनुच्छेद", "🌊", "👩\u200d👩\u200d👧", "½", "Ⅷ", "¨",
+    "a\u0308", "\ufeff",
+    "</s>", "<pad>", " </s> ", "<s>", "<unk>", "<extra_id_0>", "<extra_id_100>", "</", "s>", "<", ">", "<extra_id_ 5>",
+    ".", ",", "!?", "-", "0", "12345", "3.14", "A", "Z", "x" * 40, "wing", "flow", "heat", "plate", "shock", "layer",
+]  # fmt: skip
+
+
+def odd_text(draw: random.Random) -> str:
+    """A text with pieces of `ODD`, in a mood: mostly words, mostly white space, no spaces at all …"""
+    spaces, odd = draw.choice([0.0, 0.3, 0.9]), draw.choice([0.02, 0.3, 1.0])
+    parts = []
+    for _ in range(draw.choice([1, 5, 60, 300])):
+        parts.append(draw.choice(ODD) if draw.random() < odd else draw.choice(ODD[-6:]))
+        if draw.random() < spaces:
+            parts.append(" " * draw.choice([1, 1, 1, 2, 30]))
+    return "".join(parts)
+
+
+def assert_as_if_whole(tokenizer: EncT5Tokenizer, texts: list[str], max_length: int) -> int:
+    """Pairs are encoded as if their whole texts were tokenised; returns how many were truncated."""
+    queries, documents = texts[::2], texts[1::2]
+    encoded = tokenizer.encode_pairs(queries, documents, max_length=max_length)
+    for row, pair in enumerate(zip(queries, documents, strict=True)):
+        first, second = tokenizer.encode_texts(pair)
+        kept = one_token_at_a_time(len(first), len(second), max_length - 3)
+        assert encoded.row(row).tolist() == [
+            tokenizer.bos_token_id, *first[: kept[0]], EOS, *second[: kept[1]], EOS,
+        ], pair  # fmt: skip
+        assert encoded.truncated[row] == (kept != (len(first), len(second))), pair
+    short = [i for i, ids in enumerate(tokenizer.encode_texts(queries)) if len(ids) < max_length - 3]
+    only = tokenizer.encode_pairs(
+        [queries[i] for i in short], [documents[i] for i in short], max_length=max_length, truncation="only_document"
+    )
+    for row, i in enumerate(short):
+        first, second = tokenizer.encode_texts([queries[i], documents[i]])
+        kept_document = max_length - 3 - len(first)
+        assert only.row(row).tolist() == [tokenizer.bos_token_id, *first, EOS, *second[:kept_document], EOS]
+        assert only.truncated[row] == (len(second) > kept_document)
+    return int(encoded.truncated.sum())
+
+
+@pytest.mark.parametrize("split_special_tokens", [False, True])
+@pytest.mark.parametrize("vocabulary", ["t5", "tiny"])
+def test_long_texts_are_encoded_as_if_they_were_tokenised_whole(
+    request: pytest.FixtureRequest, vocabulary: str, split_special_tokens: bool
+) -> None:
+    if vocabulary == "t5":
+        folder = request.getfixturevalue("shared_data") / "tart-tiny"
+    else:
+        folder = request.getfixturevalue("tiny_checkpoint")
+    tokenizer = EncT5Tokenizer.from_pretrained(folder, split_special_tokens=split_special_tokens)
+    assert words_are_independent(tokenizer._pieces)
+    draw = random.Random(vocabulary)
+    truncated = [
+        assert_as_if_whole(tokenizer, [odd_text(draw) for _ in range(40)], draw.choice([4, 5, 8, 13, 40])) * (row or 1)
+        for row in range(40)
+    ]
+    assert min(truncated) > 0
+
+
+def test_a_text_that_just_fits_and_one_that_just_does_not(tokenizer: EncT5Tokenizer, plain: Any) -> None:
+    text = " ".join(["wing"] * 100)
+    length = len(plain(text))
+    for room in (length - 1, length, length + 1):
+        encoded = tokenizer.encode_pairs([""], [text + " " * 10_000], max_length=room + 3)
+        assert encoded.lengths.tolist() == [min(room, length) + 3]
+        assert encoded.truncated.tolist() == [room < length]
+        encoded = tokenizer.encode_pairs([""], [" " * 100_000 + text], max_length=room + 3)
+        assert encoded.row(0).tolist() == [BOS, EOS, *plain(text)[:room], EOS]
+        assert encoded.truncated.tolist() == [room < length]
+
+
+def trained(folder: Path, sentences: list[str], **options: Any) -> EncT5Tokenizer:
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+    prefix = str(folder / "other")
+    SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_prefix=prefix, vocab_size=80, **ids, **options)
+    return EncT5Tokenizer(prefix + ".model")
+
+
+@pytest.mark.parametrize(
+    ("options", "rule", "independent"),
+    [
+        ({}, None, True),
+        ({"normalization_rule_name": "identity"}, None, True),
+        ({"model_type": "bpe"}, None, True),
+        ({"user_defined_symbols": ["wing flow"]}, None, False),
+        ({"treat_whitespace_as_suffix": True}, None, False),
+        ({"split_by_whitespace": False, "max_sentencepiece_length": 8}, None, False),
+        ({}, "wing flow\tw", False),
+        ({}, "wing \tw", False),
+        ({}, " flow\tf", False),
+        ({}, " \tx", False),
+        ({}, "wing\tw", True),
+    ],
+)
+def test_vocabularies_whose_words_are_not_independent_take_every_text_whole(
+    sentences: list[str], tmp_path: Path, options: dict[str, Any], rule: str | None, independent: bool
+) -> None:
+    if rule is not None:
+        source, target = ([f"{ord(letter):X}" for letter in side] for side in rule.split("\t"))
+        (tmp_path / "rules.tsv").write_text(f"{' '.join(source)}\t{' '.join(target)}\n")
+        options = {**options, "normalization_rule_tsv": str(tmp_path / "rules.tsv")}
+    tokenizer = trained(tmp_path, sentences, **options)
+    assert words_are_independent(tokenizer._pieces) is independent
+    texts = [" ".join(sentences[i::20]) for i in range(20)] + ["wing flow " * 200, "heat wing " * 200]
+    assert assert_as_if_whole(tokenizer, texts, 13) == 11
 
 
 # The batch form
