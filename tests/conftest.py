@@ -13,7 +13,7 @@ from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads gain small models nothing, and wait on a busy machine
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # Ray's workers find what tests send them
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # for processes that tests start
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

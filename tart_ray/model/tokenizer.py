@@ -69,6 +69,22 @@ class EncodedPairs:
         """The ids of pair ``i``."""
         return self.input_ids[self.offsets[i] : self.offsets[i + 1]]
 
+    def take(self, rows: npt.NDArray[np.int64]) -> EncodedPairs:
+        """The pairs at these positions, in this order."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        ids = [self.row(i) for i in rows.tolist()]
+        return EncodedPairs(
+            np.concatenate([np.empty(0, np.int32), *ids], dtype=np.int32), offsets, self.truncated[rows]
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[EncodedPairs]) -> EncodedPairs:
+        """The pairs of all parts, one after the other."""
+        offsets = np.concatenate([[0], *(part.lengths for part in parts)]).cumsum()
+        ids = [np.empty(0, np.int32), *(part.input_ids for part in parts)]
+        truncated = [np.empty(0, np.bool_), *(part.truncated for part in parts)]
+        return cls(np.concatenate(ids), offsets, np.concatenate(truncated))
+
 
 class EncT5Tokenizer:
     """Text pairs to token ids, by transformers' calling conventions.
