@@ -40,7 +40,7 @@ def test_a_write_that_fails_leaves_the_older_file(local: Any, monkeypatch: pytes
     assert local.storage.read(url) == b"old"
     assert [path.name for path in Path(local.url).iterdir()] == [
         "file"
-    ]  # the part that was written does not keep the space
+    ]  # no part of it
 
 
 def test_readers_of_a_directory_skip_the_leftover_of_a_killed_writer(local: Any) -> None:
