@@ -84,5 +84,6 @@ def chunkwise_execution() -> Iterator[None]:
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they take a chunk that runs for minutes for a fault
     context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
+    context.max_consecutive_actor_init_deaths = -1  # nor is a node lost while it loads the model; replicas count deaths
     with DataContext.current(context):
         yield

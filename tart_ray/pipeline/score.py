@@ -152,14 +152,20 @@ class Replica:
 
     def __init__(self, run: Run, config: RerankConfig, load: LoadScorer) -> None:
         self._run, self._max_attempts = run, config.limits.max_attempts_per_chunk
-        run.start("load", "model", tries=config.cluster.replicas.max)
-        self._scorer = load(config)
-        logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # raises here what would raise for every pair
-        if not np.isfinite(logits).all():
-            raise CheckpointError(f"{config.model.path}: its logits for the shortest pair are {logits.tolist()}")
-        run.forget_attempts("load", "model")
+        self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
+        try:
+            run.start("load", "model", tries=config.cluster.replicas.max)
+            self._scorer = load(config)
+            logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would fail for every pair
+            if not np.isfinite(logits).all():
+                raise CheckpointError(f"{config.model.path}: its logits for the shortest pair are {logits.tolist()}")
+            run.forget_attempts("load", "model")
+        except Exception as error:
+            self._failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._failure:
+            raise self._failure
         chunk = batch["unit"][0].as_py()
         table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
         ids = table["input_ids"].combine_chunks()

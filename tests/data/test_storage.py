@@ -38,9 +38,7 @@ def test_a_write_that_fails_leaves_the_older_file(local: Any, monkeypatch: pytes
     with pytest.raises(StorageError, match=r"file: cannot write it: .*no space left.*make space there"):
         local.put("file", b"new")
     assert local.storage.read(url) == b"old"
-    assert [path.name for path in Path(local.url).iterdir()] == [
-        "file"
-    ]  # no part of it
+    assert [path.name for path in Path(local.url).iterdir()] == ["file"]  # no part of it
 
 
 def test_readers_of_a_directory_skip_the_leftover_of_a_killed_writer(local: Any) -> None:
