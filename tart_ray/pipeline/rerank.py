@@ -31,6 +31,9 @@ BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointErr
 EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
 
 
+RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
+
+
 class RunFailedError(RuntimeError):
     """A run that began and could not end, for a reason that the message gives; what is committed stays."""
 
@@ -63,7 +66,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
                 known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
                 if not known:
                     raise
-                raise RunFailedError(str(known[-1])) from error
+                raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
