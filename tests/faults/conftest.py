@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.drivers import CHUNKS, Jobs
+from support.drivers import DOCUMENTS as DOCUMENTS_OF_A_JOB
+from support.drivers import QUERIES as QUERIES_OF_A_JOB
+from support.faulty_s3 import faulty
 from support.job_files import WORDS, read_output, write_jsonl
 
 QUERIES, DOCUMENTS = 6, 400  # as many chunks as queries
@@ -46,6 +52,30 @@ def undisturbed(cluster: str, pairs: Any, tiny_checkpoint: Path, tmp_path_factor
     rerank(RerankConfig.model_validate(config))
     rows = keyed(read_output(folder / "run"))
     assert len(rows) == QUERIES * DOCUMENTS
+    return rows
+
+
+@pytest.fixture(scope="session")
+def _jobs(s3: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    folder = tmp_path_factory.mktemp("jobs")
+    with faulty(s3) as proxy:
+        yield Jobs(proxy, folder, tiny_checkpoint, {**os.environ, "TART_RAY_CACHE": str(folder / "cache")})
+
+
+@pytest.fixture
+def jobs(_jobs: Jobs) -> Iterator[Jobs]:
+    """Jobs on object storage, behind a proxy that behaves until it is told otherwise."""
+    yield _jobs
+    _jobs.proxy.behave()
+
+
+@pytest.fixture(scope="session")
+def undisturbed_job(_jobs: Jobs) -> Rows:
+    """The rows of such a job in which nothing happened."""
+    assert _jobs.finish("undisturbed") == 0, _jobs.said
+    rows = keyed(_jobs.rows("undisturbed"))
+    assert len(rows) == QUERIES_OF_A_JOB * DOCUMENTS_OF_A_JOB
+    assert _jobs.starts_of_chunks("undisturbed").total() == CHUNKS
     return rows
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.drivers import Jobs, changes, puts
-from support.faulty_s3 import faulty
+from support.drivers import CHUNKS, Jobs, changes, puts
 
 BEFORE, AFTER = True, False
 POINTS = [
@@ -36,34 +32,17 @@ POINTS = [
     ("_SUCCESS", puts("/_SUCCESS"), AFTER),
 ]
 QUICK = [POINTS[index] for index in (10, 14, 17)]
-CHUNKS = 6
 IN_FLIGHT = 3  # of one replica: at work, waiting for it, written and not committed
-
-
-@pytest.fixture(scope="module")
-def jobs(s3: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    folder = tmp_path_factory.mktemp("kills")
-    with faulty(s3) as proxy:
-        yield Jobs(proxy, folder, tiny_checkpoint, {**os.environ, "TART_RAY_CACHE": str(folder / "cache")})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(jobs: Jobs) -> dict[Any, Any]:
-    assert jobs.finish("undisturbed") == 0, jobs.said
-    rows = {(row["query_id"], row["doc_id"]): row for row in jobs.rows("undisturbed")}
-    assert len(rows) == 12 * 200
-    assert jobs.starts_of_chunks("undisturbed").total() == CHUNKS
-    return rows
 
 
 @pytest.mark.parametrize("points", [QUICK, pytest.param(POINTS, marks=pytest.mark.matrix)], ids=["some", "all"])
 @pytest.mark.timeout(1800)
-def test_named_moments(points: list[Any], jobs: Jobs, undisturbed: Any, assert_same: Any) -> None:
+def test_named_moments(points: list[Any], jobs: Jobs, undisturbed_job: Any, assert_same: Any) -> None:
     run = f"named-{len(points)}"
     for name, predicate, before in points:
-        assert jobs.kill(run, predicate, before=before), f"no request for {name}"
+        assert jobs.kill(run, predicate, before=before, machine=True), f"no request for {name}"
     assert jobs.finish(run) == 0, jobs.said
-    assert_same(jobs.rows(run), undisturbed)
+    assert_same(jobs.rows(run), undisturbed_job)
     assert jobs.exists(f"{run}/_SUCCESS")
     rescored = jobs.starts_of_chunks(run).total() - CHUNKS
     print(f"{len(points)} kills, {rescored} of {CHUNKS} chunks rescored")
@@ -72,7 +51,7 @@ def test_named_moments(points: list[Any], jobs: Jobs, undisturbed: Any, assert_s
 
 @pytest.mark.matrix
 @pytest.mark.timeout(3600)
-def test_random_moments(jobs: Jobs, undisturbed: Any, assert_same: Any) -> None:
+def test_random_moments(jobs: Jobs, undisturbed_job: Any, assert_same: Any) -> None:
     """Every run is killed at a request that changes something, drawn between the 1st and the 40th."""
     draw = random.Random(20261123)
     kills, rescored = 0, 0
@@ -86,7 +65,7 @@ def test_random_moments(jobs: Jobs, undisturbed: Any, assert_same: Any) -> None:
                 break
             kills += 1
         assert jobs.exists(f"{run}/_SUCCESS"), jobs.said
-        assert_same(jobs.rows(run), undisturbed)
+        assert_same(jobs.rows(run), undisturbed_job)
         rescored += jobs.starts_of_chunks(run).total() - CHUNKS
         if kills >= 20:
             break

@@ -6,7 +6,9 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,25 +88,32 @@ class Gate:
     def load(self) -> Callable[[Any], GatedScorer]:
         return partial(load_gated, self)
 
-    def wait(self, what: str) -> None:
+    def wait(self) -> None:
         """In a replica: say that it is here, and go on once the gate is open."""
         import ray
 
-        node = ray.get_runtime_context().get_node_id()
-        (self._folder / f"{what}-{os.getpid()}-{node}").touch()
+        (self._folder / f"{os.getpid()}-{ray.get_runtime_context().get_node_id()}").touch()
         while not (self._folder / "open").exists():
             time.sleep(0.02)  # the test opens it
 
-    def waiting(self, what: str, count: int) -> list[tuple[int, str]]:
-        """In the test: process and node of each replica, once ``count`` of them wait."""
+    def waiting(self, count: int = 1, node: str = "*") -> list[int]:
+        """In the test: the processes of replicas (on a node), once so many of them wait."""
         deadline = time.monotonic() + 120
-        while len(found := sorted(self._folder.glob(f"{what}-*"))) < count:
+        while len(found := sorted(self._folder.glob(f"*-{node}"))) < count:
             assert time.monotonic() < deadline, f"only {found} came"
             time.sleep(0.02)  # replicas are starting
-        return [(int(path.name.split("-")[1]), path.name.split("-")[2]) for path in found]
+        return [int(path.name.split("-")[0]) for path in found]
 
-    def open(self) -> None:
-        (self._folder / "open").touch()
+    @contextmanager
+    def closed_during(self, job: Callable[[], object]) -> Iterator[None]:
+        """Run a job beside the block; at the block's end open the gate and wait for the job."""
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(job)
+            try:
+                yield
+            finally:
+                (self._folder / "open").touch()
+            done.result()
 
 
 def load_gated(gate: Gate, config: Any) -> GatedScorer:
@@ -122,5 +131,5 @@ class GatedScorer:
 
     def score_encoded(self, pairs: Any) -> Any:
         if len(pairs) > 1:  # a chunk, not the look at a new replica
-            self._gate.wait("scoring")
+            self._gate.wait()
         return self._scorer.score_encoded(pairs)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow.dataset as ds
 import yaml
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from support.faulty_s3 import Proxy, Request, call
+from support.faulty_s3 import Action, Proxy, Request, call
 from support.s3_jobs import ROOT, command, small_job
+
+QUERIES, DOCUMENTS, CHUNKS = 12, 200, 6  # of every job: chunks hold about 512 pairs
 
 Predicate = Callable[[Request], bool]
 
@@ -28,7 +31,7 @@ class Jobs:
         self.proxy, self.folder = proxy, folder
         self.environment = environment | proxy.server.environment
         self.bucket = proxy.store.new_bucket()
-        self.config = small_job(proxy.store, self.bucket, checkpoint, queries=12, documents=200)
+        self.config = small_job(proxy.store, self.bucket, checkpoint, QUERIES, DOCUMENTS)
         self.config["cluster"]["address"] = "local"
         self.config["output"]["partition_by"] = ["query_id"]
         self.starts = 0
@@ -49,13 +52,28 @@ class Jobs:
         with self.start(run, *options) as driver:
             return driver.wait(300)
 
-    def kill(self, run: str, at: Predicate, *, before: bool) -> bool:
-        """A driver that is killed when a request comes, before or after the store does it; False if none came."""
+    def fail_at(self, run: str, at: Predicate, action: Action) -> int:
+        """A driver whose first request of a kind meets an action: its exit code."""
+        rule = self.proxy.on(at, action, times=1)
+        try:
+            return self.finish(run)
+        finally:
+            rule.remove()
+
+    def kill(self, run: str, at: Predicate, *, before: bool, machine: bool = False) -> bool:
+        """A driver that is killed when a request comes, before or after the store does it; False if none came.
+
+        Its workers go on for a moment, unless the whole ``machine`` dies with it.
+        """
         started: list[subprocess.Popen[bytes]] = []
 
         def kill() -> None:
-            os.kill(started[0].pid, signal.SIGKILL)
-            started[0].wait()
+            driver = started[0]
+            others = [pid for pid in processes() if machine and session_of(pid) == driver.pid]
+            for pid in [driver.pid, *others]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            driver.wait()
 
         rule = self.proxy.on(lambda request: bool(started) and at(request), call(kill, before=before), times=1)
         with self.start(run) as driver:
@@ -92,6 +110,16 @@ class Jobs:
         attempt = re.compile(rf"{self.bucket}/{run}/_work/attempts/score-([\d-]+)/(\w+)")
         found = {match.groups() for request in self.proxy.requests if (match := is_put(request, attempt))}
         return Counter(chunk for chunk, _ in found)
+
+
+def processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def session_of(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
 
 
 def is_put(request: Request, pattern: re.Pattern[str]) -> re.Match[str] | None:
