@@ -77,7 +77,8 @@ def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off, as they are
-    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # what is raised is told by who catches it
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what is raised is told by who catches it
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of fields that copying touches
         context = DataContext.get_current().copy()
     context.target_max_block_size = None

@@ -21,14 +21,14 @@ from tart_ray.pipeline.rerank import RunFailedError, rerank
 @pytest.mark.parametrize("rate", [0.05, pytest.param(0.15, marks=pytest.mark.matrix)])
 def test_faults_that_pass(rate: float, jobs: Jobs, undisturbed_job: Any, assert_same: Any) -> None:
     run = f"faults-{rate}"
-    before = len(jobs.proxy.requests)
+    requests, failed = len(jobs.proxy.requests), jobs.proxy.injected
     jobs.proxy.misbehave(Faults(seed=5, rate=rate, delay=0.5))
     jobs.proxy.lag_listings(3)
     assert jobs.finish(run) == 0, jobs.said
     assert_same(jobs.rows(run), undisturbed_job)
-    injected = jobs.proxy.injected
-    print(f"{injected.total()} of {len(jobs.proxy.requests) - before} requests failed: {dict(injected)}")
-    assert injected.total() > 10
+    failed = jobs.proxy.injected - failed
+    print(f"{failed.total()} of {len(jobs.proxy.requests) - requests} requests failed: {dict(failed)}")
+    assert failed.total() >= 100 * rate
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_faults_that_pass(rate: float, jobs: Jobs, undisturbed_job: Any, assert_
         ([], puts("/refused/"), "refused/_lease/00000001.json: cannot write it: .*check the credentials"),
         ([], lambda request: "corpus.tsv" in request.query + request.key, "corpus.tsv: cannot .*check the credentials"),
         (["--input.candidates", "s3://no-such-bucket-here/a/"], None, "s3://no-such-bucket-here/a/: .*no .*"),
-        (["--storage.key", "nobody"], None, "cannot .*; check the credentials"),
+        (["--storage.key", "nobody", "--storage.secret", "x"], None, "cannot .*; check the credentials"),
     ],
     ids=["output", "input", "bucket", "key"],
 )
@@ -111,7 +111,7 @@ def test_a_store_that_goes_away_and_comes_back(jobs: Jobs, undisturbed_job: Any,
 
 def test_credentials_are_told_to_nobody(jobs: Jobs) -> None:
     server = jobs.proxy.server
-    secrets = ["--storage.key", server.key, "--storage.secret", server.secret, "--storage.token", "a-token-to-hide"]
+    secrets = ["--storage.key", server.key, "--storage.secret", server.secret]
     jobs.proxy.on(puts("/_commits/rank/"), reject(403, "AccessDenied", "Access Denied"))
     codes = [jobs.finish("secrets", *secrets)]
     said = jobs.said
@@ -119,11 +119,11 @@ def test_credentials_are_told_to_nobody(jobs: Jobs) -> None:
     codes.append(jobs.finish("secrets", *secrets))
     assert codes == [ExitCode.FAILED, ExitCode.DONE], said + jobs.said
     files = server.filesystem()
-    written = b"".join(files.cat(f"{jobs.bucket}/secrets", recursive=True).values())
+    written = b"".join(files.cat_file(name) for name in files.find(f"{jobs.bucket}/secrets"))
     sessions = sorted(Path("/tmp/ray").glob("session_2*"))[-2:]  # noqa: S108
     logs = [path for session in sessions for path in (session / "logs").rglob("*") if path.is_file()]
     assert len(written) > 10_000
     assert len(logs) > 10
     everything = [said.encode(), jobs.said.encode(), written, *(path.read_bytes() for path in logs)]
-    for secret in (server.key, server.secret, "a-token-to-hide"):
+    for secret in (server.key, server.secret):
         assert not [text[-500:] for text in everything if secret.encode() in text]
