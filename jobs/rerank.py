@@ -24,6 +24,9 @@ def main() -> int:
     except rerank.BAD_CONFIGURATION as error:
         print(f"configuration error: {error}", file=sys.stderr)
         return ExitCode.BAD_CONFIGURATION
+    except rerank.RunFailedError as error:
+        print(f"the job failed: {error}\nrun the same command again to continue where it stopped", file=sys.stderr)
+        return ExitCode.FAILED
     except Exception:
         logging.getLogger(__name__).exception("the job failed; run the same command again to continue where it stopped")
         return ExitCode.FAILED

@@ -128,7 +128,8 @@ class LimitsConfig(Section):
 
     Attributes:
         max_quarantined_fraction: More bad rows than this: exit code 3, and no _SUCCESS.
-        max_attempts_per_chunk: Processes that may die on one chunk, or other unit of work, before the job fails.
+        max_attempts_per_chunk: Processes that may die with a row at work before it goes to quarantine, and on any
+            other unit of work before the job fails.
     """
 
     max_quarantined_fraction: Fraction = 0.01
@@ -180,6 +181,7 @@ class StorageConfig(Section):
             "anon": self.anonymous,
             "client_kwargs": client,
             "use_listings_cache": False,  # a listing must see what another process has just written
+            "max_concurrency": 1,  # a file is read by one GET: s3fs repeats one that was cut short, but not its parts
             **{name: value.get_secret_value() for name, value in secrets.items() if value},
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads gain small models nothing, and wait on a busy machine
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # Ray's workers find what tests send them
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # for processes that tests start
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -79,8 +80,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Address of a cluster of two nodes; this process is connected to it."""
+def nodes() -> Iterator[Any]:
+    """A cluster of two nodes; this process is connected to it."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -89,9 +90,16 @@ def cluster() -> Iterator[str]:
     nodes.add_node(num_cpus=2, object_store_memory=200 << 20)
     nodes.wait_for_nodes()
     ray.init(address=nodes.address, log_to_driver=False)
-    yield nodes.address
+    yield nodes
     ray.shutdown()
     nodes.shutdown()
+
+
+@pytest.fixture(scope="session")
+def cluster(nodes: Any) -> str:
+    """Address of a cluster of two nodes; this process is connected to it."""
+    address: str = nodes.address
+    return address
 
 
 @pytest.fixture
@@ -112,6 +120,13 @@ def make_config(tiny_checkpoint: Path, tmp_path: Path) -> Any:
         return RerankConfig.model_validate(base)
 
     return make
+
+
+@pytest.fixture
+def environment(s3: S3Server, tmp_path: Path) -> dict[str, str]:
+    """Of a process that finds the S3 server and a model cache of its own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **s3.environment, "TART_RAY_CACHE": str(tmp_path / "cache"), "PATH": path}
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -1,6 +1,7 @@
 """One run in its output directory: a manifest first, commits as work is done, ``_SUCCESS`` last.
 
     manifest.json              what this run is; refused if another run is here
+    _lease/                    which driver is at work; removed at the end
     _commits/<stage>/<unit>    one small object per finished unit of work, written after its files
     _work/                     what stages hand to each other; removed at the end
     scores/ reranked/ quarantine/ report.json report.html
@@ -25,6 +26,7 @@ from tart_ray.data.quarantine import Quarantine, parquet_bytes
 from tart_ray.data.storage import Storage, join_url
 
 MANIFEST, SUCCESS, COMMITS, WORK = "manifest.json", "_SUCCESS", "_commits", "_work"
+LEASE = "_lease"
 
 Record = dict[str, Any]
 
@@ -64,8 +66,8 @@ class Run:
         if self.storage.exists(self.path):
             raise RunConflictError(f"output.path {self.path}: is a file, expected a directory")
         if not self.storage.exists(self.url(MANIFEST)):
-            names = self.storage.names(self.path)
-            if names and self.storage.holds_files(self.path):
+            names = [name for name in self.storage.names(self.path) if name != LEASE]  # of a run that begins
+            if any(self.storage.exists(self.url(name)) or self.storage.holds_files(self.url(name)) for name in names):
                 raise RunConflictError(
                     f"output.path {self.path}: holds {names[:5]}, which no run of this project wrote; "
                     "expected an empty directory, or one with a manifest.json to resume"
@@ -89,7 +91,7 @@ class Run:
         Raises:
             RunConflictError: another run was faster.
         """
-        manifest = {"identity": identity, **details, "created": time.time()}
+        manifest = {"identity": identity, **details, "session": self.session, "created": time.time()}
         if not self.storage.create(self.url(MANIFEST), json.dumps(manifest, indent=2).encode()):
             self.check(identity)
 
@@ -151,6 +153,7 @@ class Run:
         self.storage.write(self.url("report.json"), json.dumps(report, indent=2).encode())
         self.storage.write(self.url("report.html"), page.encode())
         self.storage.remove_tree(self.url(WORK))
+        self.storage.remove_partials(self.path)
         if success:
             self.storage.write(self.url(SUCCESS), b"")
 

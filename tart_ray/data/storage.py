@@ -2,15 +2,21 @@
 
 Every file that this project writes is one whole object: a single PUT on S3 (s3fs sends up to 100 MB in one), a
 temporary file that is renamed on a local disk. So a file is there completely or not at all, whoever is killed.
+
+Passing faults (503, 500, lost connections) are retried by botocore and again by s3fs. What remains is one kind of
+error, that says which place was used for what and what to do.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,10 +27,12 @@ from tart_ray.data.schema import HIVE_NULL
 
 PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
+FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("storagefull", "quota", "insufficient", "no space left", "507")  # of stores: there is no common code
 
 
-class StorageError(ValueError):
-    """A place that cannot be used as configured; the message says which and why."""
+class StorageError(Exception):
+    """A place that cannot be used; the message says which, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Storage:
             StorageError: there is no such file, or none is left.
         """
         filesystem, path = self.resolve(url)
-        try:
+        with explained("list", url):
             if filesystem.isfile(path):
                 found = {path: filesystem.info(path)}
             elif glob.has_magic(path) and not filesystem.isdir(path):  # a name may hold the characters of a glob
@@ -71,8 +79,6 @@ class Storage:
                 path = path[: glob.escape(path).index("[")].rpartition("/")[0]
             else:
                 found = filesystem.find(path, detail=True)
-        except (PermissionError, FileNotFoundError) as error:
-            raise StorageError(f"{url}: {error or 'no such bucket or file'}") from error
         root = path.rstrip("/")
         files = [
             FileInfo(filesystem.unstrip_protocol(name), int(info["size"]), _version(info), path_keys(name[len(root) :]))
@@ -86,30 +92,32 @@ class Storage:
     def exists(self, url: str) -> bool:
         """Whether the file is there."""
         filesystem, path = self.resolve(url)
-        try:
-            return bool(filesystem.info(path)["type"] == "file")  # isfile() takes any error for an absence
-        except FileNotFoundError:
-            return False
+        with explained("look at", url):
+            try:
+                return bool(filesystem.info(path)["type"] == "file")  # isfile() takes any error for an absence
+            except FileNotFoundError:
+                return False
 
     def names(self, url: str) -> list[str]:
         """Names of the files and directories directly under a directory; none where it does not exist."""
         filesystem, path = self.resolve(url)
-        try:
-            found = filesystem.ls(path, detail=False)
-        except FileNotFoundError:
-            return []
+        with explained("list", url):
+            try:
+                found = filesystem.ls(path, detail=False)
+            except FileNotFoundError:
+                return []
         inside = (name.rstrip("/") for name in found if name.rstrip("/") != path.rstrip("/"))
         return sorted(name.rsplit("/", 1)[-1] for name in inside if not name.endswith(PARTIAL))
 
     def holds_files(self, url: str) -> bool:
         """Whether any file is under a directory; some object stores go on listing directories that were emptied."""
         filesystem, path = self.resolve(url)
-        return any(info["type"] == "file" for info in filesystem.find(path, detail=True).values())
+        with explained("list", url):
+            return any(info["type"] == "file" for info in filesystem.find(path, detail=True).values())
 
     def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes of a file, or of a range of it."""
-        filesystem, path = self.resolve(url)
-        return bytes(filesystem.cat_file(path, start=start, end=end))
+        """The bytes of a file, or of a range of it that lies in it."""
+        return self.read_ranges([url], [start], [end])[0]
 
     def read_many(self, urls: Sequence[str]) -> list[bytes]:
         """The bytes of several files, fetched together."""
@@ -121,50 +129,110 @@ class Storage:
             return []
         filesystem, _ = self.resolve(urls[0])
         paths = [self.resolve(url)[1] for url in urls]
-        return list(filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise"))
+        with explained("read", urls[0] if len(urls) == 1 else f"{urls[0]} and {len(urls) - 1} more"):
+            found = [bytes(part) for part in filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise")]
+        for url, start, end, part in zip(urls, starts, ends, found, strict=True):
+            if end is not None and len(part) != end - (start or 0):
+                raise StorageError(
+                    f"{url}: bytes {start or 0} to {end}: got {len(part)}; the file is shorter than it was, or its "
+                    "store cut the answer short"
+                )
+        return found
 
     def write(self, url: str, data: bytes | memoryview) -> None:
         """Write a whole file; an older one of that name is replaced at once."""
         filesystem, path = self.resolve(url)
-        if isinstance(filesystem, LocalFileSystem):
-            partial = _write_partial(path, data)
-            os.replace(partial, path)  # noqa: PTH105
-        else:
-            filesystem.pipe_file(path, bytes(data))
+        with explained("write", url):
+            if isinstance(filesystem, LocalFileSystem):
+                with _written_beside(path, data) as partial:
+                    os.replace(partial, path)  # noqa: PTH105
+            else:
+                filesystem.pipe_file(path, bytes(data))
 
     def create(self, url: str, data: bytes) -> bool:
-        """Write a small file unless one of that name exists; False if it does. One wins where several try."""
+        """Write a small file unless one of that name exists; False if it does. One wins where several try.
+
+        ``data`` must differ between those who try: a file that holds it is one's own, written by a request whose
+        answer was lost and which was then repeated.
+        """
         filesystem, path = self.resolve(url)
-        if isinstance(filesystem, LocalFileSystem):
-            partial = _write_partial(path, data)
+        with explained("write", url):
+            if isinstance(filesystem, LocalFileSystem):
+                with _written_beside(path, data) as partial:
+                    try:
+                        os.link(partial, path)
+                    except FileExistsError:
+                        return False
+                return True
             try:
-                os.link(partial, path)
-            except FileExistsError:
-                return False
-            finally:
-                os.unlink(partial)  # noqa: PTH108
+                filesystem.pipe_file(path, data, mode="create")
+            except OSError as error:
+                if not isinstance(error, FileExistsError) and error.errno != EXISTS_ERRNO:
+                    raise
+                if not self.exists(url):
+                    raise
+                return self.read(url) == data
             return True
-        try:
-            filesystem.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno == EXISTS_ERRNO and self.exists(url):
-                return False
-            raise
-        return True
+
+    def remove(self, *urls: str) -> None:
+        """Remove files; those that are not there are no error."""
+        for url in urls:
+            filesystem, path = self.resolve(url)
+            with explained("remove", url):
+                try:
+                    filesystem.rm_file(path)
+                except FileNotFoundError:
+                    continue
 
     def remove_tree(self, url: str) -> None:
         """Remove a directory with all that is in it; nothing happens where there is none."""
         filesystem, path = self.resolve(url)
-        if glob.has_magic(path) and not isinstance(filesystem, LocalFileSystem):
-            for name in filesystem.find(path):  # rm() would take the path for a glob, and remove what it matches
-                filesystem.rm_file(name)
-            return
-        try:
-            filesystem.rm(path, recursive=True)
-        except FileNotFoundError:
-            return
+        with explained("remove", url):
+            if glob.has_magic(path) and not isinstance(filesystem, LocalFileSystem):
+                for name in filesystem.find(path):  # rm() would take the path for a glob, and remove what it matches
+                    filesystem.rm_file(name)
+                return
+            try:
+                filesystem.rm(path, recursive=True)
+            except FileNotFoundError:
+                return
+
+    def remove_partials(self, url: str) -> None:
+        """Remove what killed writers left under a directory on a local disk; object stores keep no part of a PUT."""
+        filesystem, path = self.resolve(url)
+        if isinstance(filesystem, LocalFileSystem):
+            for name in Path(path).rglob(f".*{PARTIAL}"):
+                name.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(verb: str, url: str) -> Iterator[None]:
+    """What a filesystem raises, as one kind of error.
+
+    Raises:
+        StorageError: the place, what was wanted of it, what went wrong, and what to do.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # of the operating system, s3fs, botocore: they have no common class
+        raise StorageError(f"{url}: cannot {verb} it: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    told = f"{error}" or type(error).__name__
+    if isinstance(error, PermissionError):
+        return f"{told}; check the credentials, and what they may do there"
+    if isinstance(error, FileNotFoundError):
+        return f"no such bucket or file ({told})"
+    if getattr(error, "errno", None) in FULL_ERRNOS or any(word in told.lower() for word in FULL_WORDS):
+        return f"{told}; make space there and run the same command again"
+    if type(error).__name__ == "NoCredentialsError":
+        return f"{told}; set AWS_* environment variables, storage.key and storage.secret, or storage.anonymous"
+    if type(error).__name__ == "EndpointConnectionError":
+        return f"{told}; check storage.endpoint_url"
+    return f"{type(error).__name__}: {told}"
 
 
 def path_keys(path: str) -> tuple[tuple[str, str | None], ...]:
@@ -183,17 +251,22 @@ def join_url(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts])
 
 
-def _write_partial(path: str, data: bytes | memoryview) -> str:
+@contextmanager
+def _written_beside(path: str, data: bytes | memoryview) -> Iterator[str]:
+    """A temporary file with this content in the directory of ``path``, for the block to move; gone after it."""
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{name[:100]}.{uuid.uuid4().hex}{PARTIAL}")  # noqa: PTH118
     try:
-        file = open(partial, "xb")  # noqa: SIM115, PTH123
-    except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-        file = open(partial, "xb")  # noqa: SIM115, PTH123
-    with file:
-        file.write(data)
-    return partial
+        try:
+            file = open(partial, "xb")  # noqa: SIM115, PTH123
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            file = open(partial, "xb")  # noqa: SIM115, PTH123
+        with file:
+            file.write(data)
+        yield partial
+    finally:
+        Path(partial).unlink(missing_ok=True)
 
 
 def _is_hidden(name: str, root: str) -> bool:

@@ -77,12 +77,16 @@ def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off, as they are
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what is raised is told by who catches it
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of fields that copying touches
         context = DataContext.get_current().copy()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they take a chunk that runs for minutes for a fault
+    context.raise_original_map_exception = True  # Ray's own wrapper keeps nothing of it but text
     context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
+    context.max_consecutive_actor_init_deaths = -1  # nor is a node lost while it loads the model; replicas count deaths
     with DataContext.current(context):
         yield

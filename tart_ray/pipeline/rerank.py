@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import RerankConfig
-from tart_ray.data.run import Record, Run, RunConflictError
+from tart_ray.data.lease import Lease
+from tart_ray.data.run import PoisonUnitError, Record, Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage, StorageError, absolute
 from tart_ray.model.checkpoint import CheckpointError
@@ -22,14 +23,19 @@ from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
 from tart_ray.pipeline.report import render
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
+from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
+EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
+
+
+RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
 class RunFailedError(RuntimeError):
-    """A run that began and could not end; what is committed stays."""
+    """A run that began and could not end, for a reason that the message gives; what is committed stays."""
 
 
 class ReconciliationError(RuntimeError):
@@ -48,17 +54,34 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     plan = make_plan(storage, config)
     who = identity(plan, config)
     if run.check(who) and run.is_complete():
-        log.info("%s is complete already: nothing to do", run.path)
-        return ExitCode.DONE
-    with connected(config.cluster), chunkwise_execution():
-        run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-        try:
-            return execute(run, plan, config, load)
-        except BAD_CONFIGURATION as error:  # found too late to say that nothing was done
-            raise RunFailedError(str(error)) from error
+        return _nothing_to_do(run)
+    with leased(run) as lease:
+        if run.is_complete():  # meanwhile
+            return _nothing_to_do(run)
+        with connected(config.cluster), chunkwise_execution(), stopped_by_signals(lease):
+            run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+            try:
+                return execute(run, plan, config, load, lease)
+            except Exception as error:
+                known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
+                if not known:
+                    raise
+                raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
 
 
-def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer) -> ExitCode:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, in this process or in a worker, the outermost first."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
+
+
+def _nothing_to_do(run: Run) -> ExitCode:
+    log.info("%s is complete already: nothing to do", run.path)
+    return ExitCode.DONE
+
+
+def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease: Lease) -> ExitCode:
     """All stages of a run that has begun."""
     clock = Clock()
     with clock.timed("prepare"):
@@ -74,6 +97,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer) -> Exi
     counts = reconcile(prepared, scored, ranked)
     allowed = counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]
     report = make_report(config, plan, counts, scored, clock.seconds)
+    lease.confirm()
     run.finish(report, render(report), success=allowed)
     log.info("read %(read)s = scored %(scored)s + duplicates %(duplicates)s + quarantined %(quarantined)s", counts)
     if not allowed:

@@ -19,13 +19,16 @@ import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy, Dataset
 
 from tart_ray.config import RerankConfig
+from tart_ray.data.attempts import Attempt
 from tart_ray.data.quarantine import SCORE, Quarantine, find_reasons
 from tart_ray.data.run import Record, Run
+from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.model.tokenizer import EncodedPairs, EncT5Tokenizer, QueryTooLongError, join_instruction
+from tart_ray.pipeline.isolate import PARTS, Rows, isolate
 from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
 from tart_ray.pipeline.stages import drain
-from tart_ray.scoring.batching import padded_tokens
+from tart_ray.scoring.batching import padded_tokens, plan_batches
 
 if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
     from tart_ray.scoring.scorer import Scorer
@@ -34,6 +37,8 @@ SCORES = "score"
 ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk; it also keeps Ray from fusing it into the replica
 WRITE_CPUS = 0.5  # a task that writes a chunk mostly waits for storage
 NO_ROOM = "instruction and query leave no room for a document in model.max_length"
+
+ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
 
 LoadScorer = Callable[[RerankConfig], "Scorer"]
 
@@ -85,9 +90,24 @@ def score(
 
 def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
     """Read and tokenise: the chunk's columns without its texts, and ``input_ids`` (list<int32>)."""
-    run.start("encode", chunk)
+    attempt = Attempt.begin(run, "encode", chunk)
     table = read_chunk(run, chunk)
-    pairs, kept = encode(_tokenizer(config), table, config)
+    tokenizer = _tokenizer(config)
+    found: list[tuple[EncodedPairs, Rows]] = []
+    no_room: dict[int, str] = {}
+
+    def work(rows: Rows) -> None:
+        pairs, kept = encode(tokenizer, table if len(rows) == len(table) else table.take(pa.array(rows)), config)
+        found.append((pairs, rows[kept]))
+        no_room.update(dict.fromkeys(np.delete(rows, kept).tolist(), NO_ROOM))
+
+    parts = np.array_split(np.arange(len(table)), PARTS)
+    raised = isolate(attempt, parts, work, max_attempts=config.limits.max_attempts_per_chunk)
+    attempt.end()
+    positions = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
+    pairs, kept = EncodedPairs.concatenate([pairs for pairs, _ in found]), np.sort(positions)
+    if len(found) > 1:
+        pairs = pairs.take(np.argsort(positions))
     rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
     added = {
         "_row": pa.array(kept),
@@ -98,7 +118,7 @@ def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
     rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
     for name, column in added.items():
         rest = rest.append_column(name, column)
-    return {"unit": chunk, "chunk_rows": len(table), "table": _to_bytes(rest)}
+    return {"unit": chunk, "reasons": json.dumps(no_room | raised), "table": _to_bytes(rest)}
 
 
 def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedPairs, Any]:
@@ -131,49 +151,79 @@ class Replica:
     """An actor of the pool: one model on one device, one chunk at a time."""
 
     def __init__(self, run: Run, config: RerankConfig, load: LoadScorer) -> None:
-        self._run = run
-        run.start("load", "model", tries=config.cluster.replicas.max)
-        self._scorer = load(config)
-        run.forget_attempts("load", "model")
+        self._run, self._max_attempts = run, config.limits.max_attempts_per_chunk
+        self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
+        try:
+            run.start("load", "model", tries=config.cluster.replicas.max)
+            self._scorer = load(config)
+            logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would fail for every pair
+            if not np.isfinite(logits).all():
+                raise CheckpointError(f"{config.model.path}: its logits for the shortest pair are {logits.tolist()}")
+            run.forget_attempts("load", "model")
+        except Exception as error:
+            self._failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._failure:
+            raise self._failure
         chunk = batch["unit"][0].as_py()
-        self._run.start(SCORES, chunk)
         table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
-        started = time.perf_counter()
         ids = table["input_ids"].combine_chunks()
         pairs = EncodedPairs(
             ids.values.to_numpy(), ids.offsets.to_numpy().astype(np.int64), np.zeros(len(ids), dtype=bool)
         )
-        scores = self._scorer.score_encoded(pairs)
-        result = (
-            table.drop_columns(["input_ids"])
-            .append_column("score", pa.array(scores.score))
-            .append_column("margin", pa.array(scores.margin))
+        attempt = Attempt.begin(self._run, SCORES, chunk)
+        started = time.perf_counter()
+        score = np.full(len(pairs), np.nan, dtype=np.float32)
+        margin = score.copy()
+
+        def work(rows: Rows) -> None:
+            scores = self._scorer.score_encoded(pairs if len(rows) == len(pairs) else pairs.take(rows))
+            score[rows], margin[rows] = scores.score, scores.margin
+
+        failed = isolate(
+            attempt,
+            plan_batches(pairs.lengths, self._scorer.max_tokens_per_batch),
+            work,
+            max_attempts=self._max_attempts,
+            is_usable=self._is_usable,
         )
         statistics = {
             "tokens": int(pairs.lengths.sum()),
             "padded_tokens": padded_tokens(pairs.lengths, self._scorer.max_tokens_per_batch),
             "seconds": time.perf_counter() - started,
         }
+        attempt.end()
+        result = table.drop_columns(["input_ids"])
+        result = result.append_column("score", pa.array(score)).append_column("margin", pa.array(margin))
+        origin = table["_row"].to_pylist()
+        reasons = json.loads(batch["reasons"][0].as_py())
+        reasons |= {str(origin[row]): reason for row, reason in failed.items()}
         payload = pa.array([_to_bytes(result)], pa.large_binary())
-        kept = {"unit": batch["unit"], "chunk_rows": batch["chunk_rows"]}
-        return pa.table({**kept, "table": payload, "statistics": [json.dumps(statistics)]})
+        told = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
+        return pa.table({"unit": batch["unit"], "table": payload, **told})
+
+    def _is_usable(self) -> bool:
+        try:
+            self._scorer.score_encoded(ORDINARY_PAIR)
+        except Exception:
+            return False
+        return True
 
 
 def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
     """Write the scores of a chunk, quarantine what has none, then commit."""
     run.start("write", row["unit"])
     chunk, table = row["unit"], pa.ipc.open_stream(row["table"]).read_all()
-    finite = np.isfinite(table["margin"].to_numpy())
-    good, reasons = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
-    statistics = json.loads(row["statistics"])
-    bad = {table["_row"][position].as_py(): reason for position, reason in reasons.items()}
+    reasons = {int(position): reason for position, reason in json.loads(row["reasons"]).items()}
+    numbers = table.select(["score", "margin"])
+    finite = np.logical_and.reduce([np.isfinite(column.to_numpy()) for column in numbers.columns])
+    good, positions = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
+    for position, reason in positions.items():
+        reasons.setdefault(table["_row"][position].as_py(), reason)
     quarantine = Quarantine(SCORE)
-    if bad or len(table) < row["chunk_rows"]:
-        whole = read_chunk(run, chunk)
-        bad |= dict.fromkeys(sorted({*range(len(whole))} - {*table["_row"].to_pylist()}), NO_ROOM)
-        quarantine.add_rows(plan.candidates, whole, bad)
+    if reasons:
+        quarantine.add_rows(plan.candidates, read_chunk(run, chunk), dict(sorted(reasons.items())))
     if len(good):
         schema = scores_schema(plan)
         run.write_table(good.select(schema.names).cast(schema), "scores", f"{chunk}.parquet")
@@ -181,7 +231,7 @@ def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
         "rows": len(good),
         "quarantined": run.write_quarantine(quarantine, SCORES, chunk),
         "truncated": pc.sum(good["truncated"]).as_py() or 0,
-        **statistics,
+        **json.loads(row["statistics"]),
     }
     return {"unit": chunk, "record": json.dumps(run.commit(SCORES, chunk, record))}
 

@@ -35,17 +35,19 @@ def test_a_write_that_fails_leaves_the_older_file(local: Any, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "no space left", source)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(StorageError, match=r"file: cannot write it: .*no space left.*make space there"):
         local.put("file", b"new")
     assert local.storage.read(url) == b"old"
-    assert local.storage.names(local.url) == ["file"]  # the temporary file is none of ours to see
-    assert [file.url.rsplit("/", 1)[-1] for file in local.storage.files(local.url)] == ["file"]
+    assert [path.name for path in Path(local.url).iterdir()] == ["file"]  # no part of it
 
 
 def test_readers_of_a_directory_skip_the_leftover_of_a_killed_writer(local: Any) -> None:
     local.put("part.parquet", pa.table({"a": [1]}))
-    storage_module._write_partial(local.at("other.parquet"), b"half of it")
-    assert ds.dataset(local.url, format="parquet").to_table().to_pydict() == {"a": [1]}
+    with storage_module._written_beside(local.at("deep/other.parquet"), b"half of it") as partial:
+        assert ds.dataset(local.url, format="parquet").to_table().to_pydict() == {"a": [1]}
+        local.storage.remove_partials(local.url)  # as if its writer were dead
+        assert not Path(partial).exists()
+    assert local.storage.exists(local.at("part.parquet"))
 
 
 def test_create_writes_once(place: Any) -> None:
@@ -53,6 +55,8 @@ def test_create_writes_once(place: Any) -> None:
     assert place.storage.create(url, b"first")
     assert not place.storage.create(url, b"second")
     assert place.storage.read(url) == b"first"
+    place.storage.remove(url, place.at("new/none"))
+    assert not place.storage.exists(url)
 
 
 def test_of_many_that_create_one_wins(place: Any) -> None:
@@ -114,7 +118,7 @@ def test_refused_credentials_are_an_error(s3: Any, bucket: str) -> None:
     wrong = Storage(s3.storage_options | {"secret": "wrong"})
     with pytest.raises(StorageError, match=bucket):
         wrong.files(f"s3://{bucket}/x")
-    with pytest.raises(PermissionError):
+    with pytest.raises(StorageError, match="check the credentials"):
         wrong.exists(f"s3://{bucket}/x")
 
 
@@ -137,8 +141,16 @@ def test_ranges(place: Any) -> None:
     assert place.storage.read(url, 7) == b"789"
     assert place.storage.read(url, None, 2) == b"01"
     assert place.storage.read_ranges([url, url, url], [0, 9, 3], [1, 10, None]) == [b"0", b"9", b"3456789"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageError, match="1 more: cannot read it: no such bucket or file"):
         place.storage.read_many([url, place.at("missing")])
+
+
+def test_a_range_that_is_not_all_there_is_an_error(place: Any) -> None:
+    url = place.put("file", b"0123456789")
+    with pytest.raises(StorageError, match="file: bytes 8 to 12: got 2; the file is shorter than it was"):
+        place.storage.read(url, 8, 12)
+    with pytest.raises(StorageError, match="bytes 0 to 11: got 10"):
+        place.storage.read_ranges([url, url], [0, 0], [10, 11])
 
 
 def test_odd_names_are_names(place: Any) -> None:

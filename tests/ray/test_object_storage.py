@@ -15,63 +15,19 @@ from typing import Any
 import duckdb
 import numpy as np
 import orjson
-import pyarrow.dataset as ds
 import pytest
 import yaml
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.job_submission import JobSubmissionClient
 from support.job_files import WORDS
+from support.s3_jobs import ROOT, command, put, reranked, small_job
 from support.s3_server import S3Server, free_ports, wait_until_open
 
 from tart_ray import Scorer
 from tart_ray.data.storage import Storage
 from tart_ray.scoring.reference import ReferenceEncoder
 
-ROOT = Path(__file__).parents[2]
 CRANFIELD = {"candidates": "bm25.trec", "queries": "queries.jsonl", "corpus": "corpus.jsonl"}
 INSTRUCTION = "Retrieve a scientific paper abstract that answers this question"
-
-
-def command(config: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", "jobs.rerank", "--config", config, *options]
-
-
-def put(s3: S3Server, url: str, data: bytes | str | dict[str, Any]) -> None:
-    text = yaml.safe_dump(data) if isinstance(data, dict) else data
-    s3.filesystem().pipe_file(url, text.encode() if isinstance(text, str) else text)
-
-
-def small_job(s3: S3Server, bucket: str, checkpoint: Path, queries: int, documents: int) -> dict[str, Any]:
-    """A job whose input, model and output are in the bucket."""
-    for file in checkpoint.iterdir():
-        put(s3, f"{bucket}/model/{file.name}", file.read_bytes())
-    words = np.random.default_rng(0).choice(WORDS, (documents, 5)).tolist()
-    put(s3, f"{bucket}/run.trec", "".join(f"q{q} Q0 d{d} 1 {-d} x\n" for q in range(queries) for d in range(documents)))
-    put(s3, f"{bucket}/corpus.tsv", "".join(f"d{d}\t{' '.join(words[d])}\n" for d in range(documents)))
-    put(s3, f"{bucket}/queries.tsv", "".join(f"q{q}\t{WORDS[q % len(WORDS)]} {q}\n" for q in range(queries)))
-    return {
-        "model": {"path": f"s3://{bucket}/model/", "max_length": 32},
-        "input": {
-            "candidates": f"s3://{bucket}/run.trec",
-            "queries": f"s3://{bucket}/queries.tsv",
-            "corpus": f"s3://{bucket}/corpus.tsv",
-        },
-        "output": {"path": f"s3://{bucket}/run/"},
-        "cluster": {"gpus_per_replica": 0, "replicas": {"min": 1, "max": 1}},
-    }
-
-
-def reranked(s3: S3Server, bucket: str) -> list[dict[str, Any]]:
-    filesystem = PyFileSystem(FSSpecHandler(s3.filesystem()))
-    rows: list[dict[str, Any]] = ds.dataset(f"{bucket}/run/reranked", filesystem=filesystem).to_table().to_pylist()
-    return sorted(rows, key=lambda row: (row["query_id"], row["rank"]))
-
-
-@pytest.fixture
-def environment(s3: S3Server, tmp_path: Path) -> dict[str, str]:
-    """Of a process that finds the S3 server and a model cache of its own."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, **s3.environment, "TART_RAY_CACHE": str(tmp_path / "cache"), "PATH": path}
 
 
 def test_cranfield_on_two_nodes_equals_the_reference(

@@ -1,10 +1,26 @@
-"""What takes its process down, as native code does, or the kernel when memory runs out."""
+"""Replicas that fail as real ones do: by rows that hold ``<extra_id_i>``, or where a test tells them to."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+FAULTS = ("exit", "kill", "cuda", "memory", "raise", "nan", "infinite")
+
+
+def marker(fault: str) -> str:
+    """What a text must hold for its row to have this fault."""
+    return f"<extra_id_{FAULTS.index(fault)}>"
 
 
 def die(*_: Any) -> Any:
@@ -12,13 +28,108 @@ def die(*_: Any) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DeadlyScorer:
-    """In place of a Scorer."""
+def load_faulty(config: Any) -> FaultyScorer:
+    """A replica for which some rows are poison."""
+    from tart_ray.pipeline.score import load_scorer
 
-    max_tokens_per_batch = 1
-    score_encoded = die
+    return FaultyScorer(load_scorer(config))
 
 
-def load_deadly_scorer(_: Any) -> DeadlyScorer:
-    """Loads well."""
-    return DeadlyScorer()
+class FaultyScorer:
+    """A real Scorer, until a marked row comes."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+        self._ids = {fault: scorer.tokenizer.sentinel_end - 1 - i for i, fault in enumerate(FAULTS)}
+        self._context_is_lost = False
+        self.max_tokens_per_batch = scorer.max_tokens_per_batch
+
+    def score_encoded(self, pairs: Any) -> Any:
+        marked = {
+            fault: [bool((pairs.row(i) == id_).any()) for i in range(len(pairs))] for fault, id_ in self._ids.items()
+        }
+        if any(marked["exit"]):
+            os._exit(13)
+        if any(marked["kill"]):
+            die()  # as the kernel does when memory runs out
+        if any(marked["memory"]):
+            exhaust_memory()
+        self._context_is_lost |= any(marked["cuda"])
+        if self._context_is_lost:  # as every call does after a kernel failed
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if any(marked["raise"]):
+            raise ValueError("this row is not to my liking")
+        scores = self._scorer.score_encoded(pairs)
+        scores.logits[np.array(marked["nan"], dtype=bool)] = np.nan
+        scores.logits[np.array(marked["infinite"], dtype=bool), 1] = np.inf
+        return scores
+
+
+def exhaust_memory() -> None:
+    """Take memory until there is none, under a limit that spares the machine."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), limits[1]))
+    taken = []
+    try:
+        while True:
+            taken.append(np.ones(16 << 20, dtype=np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+class Gate:
+    """Where replicas report and wait, for a test to do something at a known moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self) -> Callable[[Any], GatedScorer]:
+        return partial(load_gated, self)
+
+    def wait(self) -> None:
+        """In a replica: say that it is here, and go on once the gate is open."""
+        import ray
+
+        (self._folder / f"{os.getpid()}-{ray.get_runtime_context().get_node_id()}").touch()
+        while not (self._folder / "open").exists():
+            time.sleep(0.02)  # the test opens it
+
+    def waiting(self, count: int = 1, node: str = "*") -> list[int]:
+        """In the test: the processes of replicas (on a node), once so many of them wait."""
+        deadline = time.monotonic() + 120
+        while len(found := sorted(self._folder.glob(f"*-{node}"))) < count:
+            assert time.monotonic() < deadline, f"only {found} came"
+            time.sleep(0.02)  # replicas are starting
+        return [int(path.name.split("-")[0]) for path in found]
+
+    @contextmanager
+    def closed_during(self, job: Callable[[], object]) -> Iterator[None]:
+        """Run a job beside the block; at the block's end open the gate and wait for the job."""
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(job)
+            try:
+                yield
+            finally:
+                (self._folder / "open").touch()
+            done.result()
+
+
+def load_gated(gate: Gate, config: Any) -> GatedScorer:
+    from tart_ray.pipeline.score import load_scorer
+
+    return GatedScorer(gate, load_scorer(config))
+
+
+class GatedScorer:
+    """A real Scorer that waits at the gate with its first chunk."""
+
+    def __init__(self, gate: Gate, scorer: Any) -> None:
+        self._gate, self._scorer = gate, scorer
+        self.max_tokens_per_batch = scorer.max_tokens_per_batch
+
+    def score_encoded(self, pairs: Any) -> Any:
+        if len(pairs) > 1:  # a chunk, not the look at a new replica
+            self._gate.wait()
+        return self._scorer.score_encoded(pairs)

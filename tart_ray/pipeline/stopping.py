@@ -1,0 +1,67 @@
+"""What a driver does when it is told to stop: let go, at once.
+
+A run is whole whenever it is killed, so there is nothing to finish: files and commits that workers are writing appear
+as a whole or not at all. Unwinding through Ray would take longer than the 3 seconds that `ray job stop` grants.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tart_ray.command_line import ExitCode
+from tart_ray.data.lease import Lease
+from tart_ray.data.run import Run
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_RELEASE = 1.5
+
+
+@contextmanager
+def leased(run: Run) -> Iterator[Lease]:
+    """The lease of a run's directory, while the block runs.
+
+    Raises:
+        LeaseHeldError: another driver is alive.
+    """
+    lease = Lease(run, _end)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+@contextmanager
+def stopped_by_signals(lease: Lease) -> Iterator[None]:
+    """End this process on SIGTERM or SIGINT, with the lease released so that a rerun can begin at once.
+
+    To be entered after Ray was started, which sets handlers of its own.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        release = threading.Thread(target=lease.release, daemon=True)
+        release.start()
+        release.join(SECONDS_TO_RELEASE)
+        _end(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
+
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(message: str) -> None:
+    log.error("%s", message)
+    logging.shutdown()
+    os._exit(ExitCode.FAILED)

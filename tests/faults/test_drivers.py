@@ -1,0 +1,86 @@
+"""Drivers that exclude each other, that are told to stop, and whose configuration changed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.drivers import Jobs, puts
+from support.faulty_s3 import Exchange, hold
+
+from tart_ray.command_line import ExitCode
+
+
+def test_a_second_driver_is_refused_while_the_first_lives_and_takes_over_once_it_is_dead(
+    jobs: Jobs, undisturbed_job: Any, assert_same: Any
+) -> None:
+    go_on, reached = threading.Event(), threading.Event()
+    jobs.proxy.on(puts("/two/scores/"), hold(go_on, reached))
+    with jobs.start("two") as first:
+        assert reached.wait(120), jobs.said
+        assert jobs.finish("two") == ExitCode.BAD_CONFIGURATION, jobs.said
+        assert f"another run is at work there: process {first.pid} on " in jobs.said
+        assert first.poll() is None
+        first.kill()
+    jobs.proxy.clear()
+    go_on.set()
+    assert jobs.finish("two") == ExitCode.DONE, jobs.said
+    assert_same(jobs.rows("two"), undisturbed_job)
+    assert not jobs.exists("two/_lease/00000001.json")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.matrix)])
+def test_a_driver_that_is_told_to_stop_lets_go_at_once(
+    number: signal.Signals, jobs: Jobs, undisturbed_job: Any, assert_same: Any
+) -> None:
+    run, told = f"stop-{number.name}", []
+
+    def tell(exchange: Exchange) -> None:
+        told.append(time.monotonic())
+        os.kill(driver.pid, number)
+        exchange.answer(exchange.forward())
+
+    jobs.proxy.on(puts(f"/{run}/_commits/score/"), tell, times=1)
+    with jobs.start(run) as driver:
+        code = driver.wait(300)
+    print(f"{time.monotonic() - told[0]:.2f} s from {number.name} to the end of the driver")
+    assert code == ExitCode.FAILED, jobs.said
+    assert f"stopped by {number.name}; run the same command again to continue" in jobs.said
+    assert "Traceback" not in jobs.said
+    lease = jobs.proxy.store.filesystem().cat(f"{jobs.bucket}/{run}/_lease/00000001.json")
+    assert json.loads(lease)["released"]
+    assert jobs.finish(run) == ExitCode.DONE, jobs.said
+    assert_same(jobs.rows(run), undisturbed_job)
+    again = [chunk for chunk, starts in jobs.starts_of_chunks(run).items() if starts > 1]
+    assert len(again) <= 2  # the chunk at work, and one written whose commit did not come
+
+
+def test_what_changes_no_score_may_change_between_a_kill_and_the_rerun_and_nothing_else(
+    jobs: Jobs, undisturbed_job: Any, assert_same: Any
+) -> None:
+    assert jobs.kill("changed", puts("/_commits/score/"), before=True)
+    files = jobs.proxy.store.filesystem()
+
+    def refused(*options: str) -> str:
+        assert jobs.finish("changed", *options) == ExitCode.BAD_CONFIGURATION, jobs.said
+        assert "holds another run; repeat that one or choose another path. Differences:" in jobs.said
+        return jobs.said
+
+    assert "  model.max_length: 32 → 24" in refused("--model.max_length", "24")
+    assert '  input.instruction: null → "Find papers"' in refused("--input.instruction", "Find papers")
+    for name, difference in {
+        "corpus.tsv": "  input.files.corpus[0]",
+        "model/config.json": "  model.fingerprint",
+    }.items():
+        content = files.cat(f"{jobs.bucket}/{name}")
+        files.pipe(f"{jobs.bucket}/{name}", content + b"\n")
+        assert difference in refused()
+        files.pipe(f"{jobs.bucket}/{name}", content)
+    allowed = ["--cluster.replicas.max", "2", "--storage.endpoint_url", jobs.proxy.store.endpoint_url]
+    assert jobs.finish("changed", *allowed, "--limits.max_attempts_per_chunk", "5") == ExitCode.DONE, jobs.said
+    assert_same(jobs.rows("changed"), undisturbed_job)
