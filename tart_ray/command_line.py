@@ -60,8 +60,11 @@ def _parse(config_class: type[BaseModel], parser: ArgumentParser, argv: Sequence
     except Exception as error:  # object storage has many ways to refuse a file
         raise ArgumentError(None, f'Parser key "config": {type(error).__name__}: {error}') from error
     for section in sorted({key.rsplit(".", 1)[0] for key in _keys(config_class)}):
-        if values.get(section) is None:  # a section whose last key was removed or commented out
+        found = values.get(section)
+        if found is None:  # a section whose last key was removed or commented out
             raise ArgumentError(None, f'Parser key "{section}": got nothing, expected keys below it; remove it')
+        if not isinstance(found, (Namespace, BaseModel, dict)):
+            raise ArgumentError(None, f'Parser key "{section}": got {found!r}, expected keys below it')
     return values
 
 

@@ -71,6 +71,7 @@ MODEL = "available: model.path, model.revision, model.dtype, model.max_length, m
         ("input: {candidates: a}\n", "", ["required: output.path", "available: output.path, output.partition_by,"]),
         (BASE + "model:\n", "", ['"model": got nothing, expected keys below it', MODEL]),
         (BASE + "cluster: {replicas: null}\n", "", ['"cluster.replicas": got nothing']),
+        (BASE + "model: []\n", "", ['"model": got [], expected keys below it', MODEL]),
         ("input:\noutput: {path: run}\n", "", ["input.candidates"]),
         ("", "", ["Unexpected config"]),
         ("just text", "", ["just text"]),
@@ -131,7 +132,7 @@ def test_secrets_reach_the_filesystem_and_nothing_else(parse: Any, capsys: pytes
     options = config.storage.fsspec_options("s3://bucket/x")
     assert options == secrets | {
         "endpoint_url": "http://host:1", "anon": False, "client_kwargs": {"region_name": "eu-west-1"},
-        "use_listings_cache": False,
+        "use_listings_cache": False, "max_concurrency": 1,
     }  # fmt: skip
     assert config.storage.fsspec_options("/local/file") == {}
     shown = [repr(config), str(config), str(config.model_dump(mode="json")), config.model_dump_json()]

@@ -18,7 +18,7 @@ from tart_ray.data import text_files
 from tart_ray.data.quarantine import Quarantine, printable
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, IDS, ORIGIN, leaves, map_types
 from tart_ray.data.sources import InputError, Source, Split, is_damage, json_value, read_footer
-from tart_ray.data.storage import FileInfo, Storage
+from tart_ray.data.storage import FileInfo, Storage, explained
 
 ROWS_PER_TABLE = 65_536
 
@@ -132,15 +132,17 @@ def _row_group(storage: Storage, file: FileInfo, footer: pq.FileMetaData, group:
         DamageError: it cannot be read.
     """
     filesystem, path = storage.resolve(file.url)
-    # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
-    with filesystem.open(path, "rb", cache_type="none") as handle:
+    with explained("read", file.url):
         try:
-            opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
-            return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
+            # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
+            with filesystem.open(path, "rb", cache_type="none") as handle:
+                opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
+                return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
         except (pa.ArrowException, OSError) as error:
             if not is_damage(error):
                 raise
-            raise DamageError(f"row group {group} cannot be read: {error}") from error
+            damage = error
+    raise DamageError(f"row group {group} cannot be read: {damage}") from damage
 
 
 def _row_group_or_reason(storage: Storage, file: FileInfo, footer: pq.FileMetaData, group: int) -> pa.Table | str:

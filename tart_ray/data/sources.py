@@ -23,7 +23,7 @@ from tart_ray.data.schema import (
     leaves,
     map_types,
 )
-from tart_ray.data.storage import FileInfo, Storage
+from tart_ray.data.storage import FileInfo, Storage, explained
 
 Format = Literal["parquet", "jsonl", "tsv", "trec"]
 Shape = Literal["pairs", "lists"]
@@ -321,13 +321,15 @@ def read_footer(storage: Storage, file: FileInfo) -> pq.FileMetaData:
         InputError: it is not a complete Parquet file.
     """
     filesystem, path = storage.resolve(file.url)
-    try:
-        with filesystem.open(path, "rb", block_size=1 << 16) as handle:
-            return pq.read_metadata(handle)
-    except (pa.ArrowException, OSError) as error:
-        if not is_damage(error):
-            raise
-        raise InputError(f"{file.url}: not a complete Parquet file ({error}); remove it or write it again") from error
+    with explained("read", file.url):
+        try:
+            with filesystem.open(path, "rb", block_size=1 << 16) as handle:
+                return pq.read_metadata(handle)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            damage = error
+    raise InputError(f"{file.url}: not a complete Parquet file ({damage}); remove it or write it again") from damage
 
 
 def is_damage(error: Exception) -> bool:

@@ -18,7 +18,7 @@ import fsspec.utils
 import orjson
 
 from tart_ray.data.schema import Role
-from tart_ray.data.storage import FileInfo, Storage, StorageError
+from tart_ray.data.storage import FileInfo, Storage, StorageError, explained
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8  # some editors put it in front of a file
 COMPRESSIONS = (".gz", ".bz2", ".xz")
@@ -142,7 +142,8 @@ def _rest_of_line(storage: Storage, file: FileInfo, position: int) -> bytes:
 def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
     filesystem, path = storage.resolve(url)
     position = 0
-    with filesystem.open(path, "rb", compression=fsspec.utils.infer_compression(path)) as file:
+    compression = fsspec.utils.infer_compression(path)
+    with explained("read", url), filesystem.open(path, "rb", compression=compression) as file:
         try:
             for line in file:
                 yield position, line

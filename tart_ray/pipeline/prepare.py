@@ -56,7 +56,7 @@ class Prepared:
         return [chunk for found in self.buckets.values() for chunk in found]
 
 
-def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str] = ()) -> Prepared:
+def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str]) -> Prepared:
     """Bring the input into chunks; what an earlier run has done is not done again.
 
     Args:

@@ -85,7 +85,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
     """All stages of a run that has begun."""
     clock = Clock()
     with clock.timed("prepare"):
-        prepared = prepare(run, plan, config.input.instruction)
+        prepared = prepare(run, plan, config.input.instruction, config.output.partition_by)
     with clock.timed("score"):
         scored = score(run, plan, config, prepared.chunks, load)
     with clock.timed("rank"):

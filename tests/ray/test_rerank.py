@@ -96,7 +96,7 @@ def test_bad_rows_are_quarantined_and_counts_reconcile(tmp_path: Path, make_conf
     good = [pair(0, d) for d in range(20)]
     bad = [
         ({**pair(0, 90), "query_id": None}, "query_id is null"),
-        ({**pair(0, 91), "doc_id": 7}, "doc_id: got int, expected string"),
+        ({**pair(0, 91), "doc_id": 7.5}, "doc_id: got float, expected string or integer"),
         ({**pair(0, 92), "text": "  "}, "empty document"),
         ({**pair(0, 93), "text": None}, "text is null"),
     ]
