@@ -1,0 +1,105 @@
+"""Keys made of ids and texts alone, so that every process and every order of rows gives the same."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TEXT_KEY = pa.binary(16)
+TEXTS_AT_ONCE = 65_536  # bounds the texts that are Python strings at one time
+
+
+def text_keys(documents: pa.Table) -> pa.ChunkedArray:
+    """A key of each document's normalised text: equal keys, equal texts.
+
+    Normalised is NFKC, case folded, every run of white space one space. A document without text goes by its title;
+    otherwise titles do not count, so that a copy under another title is still a copy.
+
+    Args:
+        documents: ``text`` (string) and, if need be, ``title``.
+
+    Returns:
+        `TEXT_KEY`, BLAKE2b of the UTF-8 text in 128 bits; null where text and title are blank or null.
+    """
+    names = documents.schema.names
+    if "text" not in names:
+        raise ValueError(f"got columns {names}, expected 'text' among them")
+    keys = [
+        _keys_of(part["text"], part["title"] if "title" in names else None)
+        for start in range(0, len(documents), TEXTS_AT_ONCE)
+        for part in [documents.slice(start, TEXTS_AT_ONCE)]
+    ]
+    return pa.chunked_array(keys, TEXT_KEY)
+
+
+def normalise(text: str) -> str:
+    """NFKC, case folded, runs of white space as one space, none at the ends."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def _keys_of(texts: pa.ChunkedArray, titles: pa.ChunkedArray | None) -> pa.Array:
+    texts = texts.cast(pa.large_string())
+    if titles is not None:
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
+        texts = pc.if_else(blank, titles.cast(pa.large_string()), texts)
+    encoded = texts.combine_chunks().dictionary_encode()  # one document is a candidate of many queries
+    normalised = (None if text is None else normalise(text) for text in encoded.dictionary.to_pylist())
+    digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() if text else None for text in normalised]
+    return pa.array(digests, TEXT_KEY).take(encoded.indices)
+
+
+def random_keys(seed: int, query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A number in (0, 1) for each pair: a function of the seed and the two ids and of nothing else.
+
+    BLAKE2b of each id under the seed, 64 bits, mixed by the finaliser of SplitMix64 (Steele, Lea, Flood 2014); its
+    upper 53 bits are the number. The pairs with the smallest numbers of a query are a uniform sample of them.
+
+    Args:
+        seed: in [0, 2**64).
+        query_ids, doc_ids: strings, one of each per pair.
+    """
+    mixed = _mix(_hashes(seed, query_ids) ^ _mix(_hashes(seed, doc_ids)))
+    uniform: npt.NDArray[np.float64] = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return uniform
+
+
+def gumbel(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Standard Gumbel noise from numbers in (0, 1), by inversion.
+
+    The k pairs with the largest ``log(weight) + noise`` are a sample without replacement in proportion to the weights
+    (Efraimidis and Spirakis 2006; as "Gumbel top-k", Kool et al. 2019).
+    """
+    noise: npt.NDArray[np.float64] = -np.log(-np.log(uniform))
+    return noise
+
+
+def _hashes(seed: int, ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    encoded = pc.dictionary_encode(ids.cast(pa.large_string()).combine_chunks())
+    key = seed.to_bytes(8, "little")
+    digests = b"".join(_digests(key, encoded.dictionary))
+    hashes: npt.NDArray[np.uint64] = np.frombuffer(digests, "<u8").astype(np.uint64)
+    of_pairs: npt.NDArray[np.uint64] = hashes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return of_pairs
+
+
+def _digests(key: bytes, ids: pa.Array) -> Iterator[bytes]:
+    for start in range(0, len(ids), TEXTS_AT_ONCE):
+        for text in ids.slice(start, TEXTS_AT_ONCE).to_pylist():
+            yield hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
+
+
+def _mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64: next state, then its finaliser. Products wrap around, as they should."""
+    z = bits + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed
