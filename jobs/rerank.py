@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from tart_ray.command_line import ExitCode, parse_config
+from tart_ray.command_line import parse_config
 from tart_ray.config import RerankConfig
 
 
@@ -13,23 +13,9 @@ def main() -> int:
     """Parse the configuration, run the job, return its exit code."""
     config, plan_only = parse_config(RerankConfig, "rerank")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    from tart_ray.pipeline import dry_run, rerank  # after the configuration was found good: it loads Ray
+    from tart_ray.pipeline import dry_run, job, rerank  # after the configuration was found good: it loads Ray
 
-    try:
-        if not plan_only:
-            return rerank.rerank(config)
-        for line in dry_run.describe(config):
-            print(line)
-        return ExitCode.DONE
-    except rerank.BAD_CONFIGURATION as error:
-        print(f"configuration error: {error}", file=sys.stderr)
-        return ExitCode.BAD_CONFIGURATION
-    except rerank.RunFailedError as error:
-        print(f"the job failed: {error}\nrun the same command again to continue where it stopped", file=sys.stderr)
-        return ExitCode.FAILED
-    except Exception:
-        logging.getLogger(__name__).exception("the job failed; run the same command again to continue where it stopped")
-        return ExitCode.FAILED
+    return job.exit_code_of(lambda: dry_run.show(config) if plan_only else rerank.rerank(config))
 
 
 if __name__ == "__main__":

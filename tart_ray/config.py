@@ -198,11 +198,124 @@ class PlanConfig(Section):
     dollars_per_gpu_hour: PositiveFloat | None = None
 
 
+class MineInputConfig(Section):
+    """Whose scores are mined: those of a finished run, or of candidates that are scored first.
+
+    Attributes:
+        run: output.path of a finished jobs.rerank; nothing is scored.
+        candidates: What to score, as in jobs.rerank; goes to scoring/ under output.path.
+        queries: For candidates without query text.
+        corpus: For candidates without document text.
+        instruction: For every row; a row's own instruction column wins.
+        columns: Our name: their name, for candidates whose columns are called otherwise.
+    """
+
+    run: str | None = None
+    candidates: str | None = None
+    queries: str | None = None
+    corpus: str | None = None
+    instruction: str | None = None
+    columns: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> MineInputConfig:
+        given = [name for name in type(self).model_fields if getattr(self, name)]
+        if (self.run is None) == (self.candidates is None) or (self.run is not None and given != ["run"]):
+            raise ValueError(f"input: got {given}, expected run alone, or candidates and what belongs to them")
+        if self.candidates is not None:
+            self.to_score()
+        return self
+
+    def to_score(self) -> InputConfig:
+        """The candidates, as jobs.rerank takes them."""
+        return InputConfig.model_validate(self.model_dump(exclude={"run"}))
+
+
+class PositivesConfig(Section):
+    """What is known to answer each query; either qrels or label_column.
+
+    Attributes:
+        qrels: Files of TREC qrels, BEIR's TSV (query-id, corpus-id, score), or Parquet or JSONL with such columns.
+        label_column: Column of the candidates: an integer or a boolean.
+        min_relevance: Judgements below it are no positives.
+    """
+
+    qrels: str | None = None
+    label_column: str | None = None
+    min_relevance: int = 1
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PositivesConfig:
+        if (self.qrels is None) == (self.label_column is None):
+            given = [name for name in ("qrels", "label_column") if getattr(self, name) is not None]
+            raise ValueError(f"positives: got {given}, expected one of qrels, label_column")
+        return self
+
+
+class MiningConfig(Section):
+    """Which candidates become negatives.
+
+    Attributes:
+        policies: Applied in order; keys are those of tart_ray.derive.negatives.MiningPolicy, see docs/mining.md.
+        twins: Keep copies of positives under other ids from being negatives.
+    """
+
+    policies: tuple[dict[str, Any], ...] = ({"name": "hard"},)
+    twins: bool = True
+
+
+class TrainerConfig(Section):
+    """Files that trainers read, under trainer/<format>/.
+
+    Attributes:
+        formats: Names of formats, see docs/mining.md.
+        score: The number that is written as score: margin, or score, the probability.
+        with_scores: Write scores, for distillation; documents without one are left out.
+        num_negatives: Of n-tuple and colbert; queries with fewer are left out.
+        join_instruction: Write "instruction [SEP] query" where a format has no field for the instruction.
+        easy_policies: Policies whose negatives are negative_ctxs of dpr and tart-dual.
+        passage_prompt: Of flagembedding-reranker.
+    """
+
+    formats: tuple[str, ...] = ()
+    score: Literal["margin", "score"] = "margin"
+    with_scores: bool = False
+    num_negatives: PositiveInt | None = None
+    join_instruction: bool = True
+    easy_policies: tuple[str, ...] = ()
+    passage_prompt: str = ""
+
+
+class MineOutputConfig(Section):
+    """Where results go.
+
+    Attributes:
+        path: Directory of this run, local or s3://; one run, one path.
+    """
+
+    path: str
+
+
 class RerankConfig(Section):
     """Configuration of jobs.rerank."""
 
     input: InputConfig
     output: OutputConfig
+    model: ModelConfig = ModelConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()
+    plan: PlanConfig = PlanConfig()
+
+
+class MineConfig(Section):
+    """Configuration of jobs.mine_negatives; model, replicas and plan are for candidates that are scored first."""
+
+    input: MineInputConfig
+    positives: PositivesConfig
+    output: MineOutputConfig
+    mining: MiningConfig = MiningConfig()
+    trainer: TrainerConfig = TrainerConfig()
     model: ModelConfig = ModelConfig()
     cluster: ClusterConfig = ClusterConfig()
     limits: LimitsConfig = LimitsConfig()

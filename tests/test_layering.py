@@ -138,8 +138,10 @@ def every_module_of(part: str) -> str:
         (every_module_of("model") + "\nimport tart_ray.scoring.scorer", {"torch"}, {"ray", "pyarrow"}),
         ("import tart_ray.pipeline.rerank, tart_ray.pipeline.dry_run", {"ray"}, {"torch"}),
         ("import jobs.rerank", {"pydantic"}, {"torch", "ray"}),
+        ("import tart_ray.pipeline.mine", {"ray"}, {"torch"}),
+        ("import jobs.mine_negatives", {"pydantic"}, {"torch", "ray"}),
     ],
-    ids=["tart_ray", "config", "data", "derive", "tokenizer", "scoring", "driver", "job"],
+    ids=["tart_ray", "config", "data", "derive", "tokenizer", "scoring", "driver", "job", "miner", "mining job"],
 )
 def test_what_an_import_loads(statement: str, loaded: set[str], not_loaded: set[str]) -> None:
     found = loads(statement)

@@ -72,11 +72,13 @@ def _is_valid(column: pa.ChunkedArray) -> bool:
 
 def _rules(source: Source, table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
     """What makes a row bad, in the order in which the first reason is told."""
-    ids = {"candidates": ("query_id", "doc_id"), "queries": ("query_id",), "corpus": ("doc_id",)}[source.role]
+    ids = {"queries": ("query_id",), "corpus": ("doc_id",)}.get(source.role, ("query_id", "doc_id"))
     names = table.schema.names
     for name in ids:
         yield _mask(pc.is_null(table[name])), f"{name} is null"
         yield _mask(pc.equal(table[name], "")), f"{name} is empty"
+    if "relevance" in names and source.role == "qrels":
+        yield _mask(pc.is_null(table["relevance"])), "relevance is null"
     if "query" in names:
         yield _mask(pc.is_null(table["query"])), "query is null"
         yield _mask(_is_blank(table["query"])), "query is empty"
@@ -294,6 +296,8 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
     schema = table_schema(source)
     rows: list[dict[str, Any]] = []
     for offset, line in text_files.lines(storage, split.file, split.start, split.end):
+        if source.role == "qrels" and offset == 0 and text_files.is_header_of_qrels(line):
+            continue
         try:
             record = dict(split.file.keys) | text_files.parse_line(source.format, source.role, line)
         except text_files.BadLineError as error:
@@ -338,7 +342,11 @@ def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
 
 # what a JSON value may be, what becomes of it, and how it is called
 TEXT: tuple[tuple[type, ...], Callable[[Any], Any], str] = ((str,), str, "string")
-_KINDS = {"score": ((int, float), float, "number"), **dict.fromkeys(IDS, ((str, int), str, "string or integer"))}
+_KINDS = {
+    "score": ((int, float), float, "number"),
+    "relevance": ((int,), int, "integer"),
+    **dict.fromkeys(IDS, ((str, int), str, "string or integer")),
+}
 
 
 def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Field:
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what a null is in a key=value directory
 
-Role = Literal["candidates", "queries", "corpus"]
+Role = Literal["candidates", "queries", "corpus", "qrels"]
 
 SCORE = Field("score", pa.float64())
 IDS = frozenset({"query_id", "doc_id"})  # integers in the input become their decimal text
@@ -44,10 +44,16 @@ CORPUS_FIELDS = (
     Field("text", pa.large_string()),
     Field("title", pa.large_string()),
 )
+QRELS_FIELDS = (
+    Field("query_id", pa.string(), ("query-id", "qid")),
+    Field("doc_id", pa.string(), ("corpus-id", "docid", "pid")),
+    Field("relevance", pa.int32(), ("score", "label")),
+)
 FIELDS: dict[Role, tuple[Field, ...]] = {
     "candidates": CANDIDATE_FIELDS,
     "queries": QUERY_FIELDS,
     "corpus": CORPUS_FIELDS,
+    "qrels": QRELS_FIELDS,
 }
 
 # Where a row came from: the split that it was read in, its row number in a Parquet file or byte offset in a text

@@ -94,14 +94,25 @@ def inspect_source(storage: Storage, url: str, role: Role, columns: Mapping[str,
         InputError: an unknown or mixed format, a missing column, or a column of the wrong type.
     """
     files = storage.files(url)
-    kind = _format_of(storage, files)
-    if kind == "trec" and role != "candidates":
+    kind = _format_of(storage, files) if role != "qrels" else _format_of_qrels(storage, files)
+    if kind == "trec" and role not in ("candidates", "qrels"):
         raise InputError(f"{url}: got a TREC run, expected {role} as JSONL, TSV or Parquet")
     if kind == "tsv" and role == "candidates":
         raise InputError(f"{url}: got TSV, expected candidates as Parquet, JSONL or a TREC run (.trec, .run)")
     if kind == "parquet":
         return _inspect_parquet(storage, url, role, files, columns or {})
     return _inspect_text(storage, url, role, kind, files, columns or {})
+
+
+def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:
+    """Their text files go by any name, and TREC's and BEIR's lines tell themselves apart: both are "trec"."""
+    found: dict[Format, str] = {}
+    for file in files:
+        named = _format_by_name(file.url)
+        found.setdefault(named if named in ("parquet", "jsonl") else "trec", file.url)
+    if len(found) > 1:
+        raise InputError(f"files of several formats: {found}; expected one format, name one of them by a glob")
+    return next(iter(found))
 
 
 def _format_of(storage: Storage, files: list[FileInfo]) -> Format:
@@ -238,7 +249,7 @@ def _map_candidate(url: str, names: set[str], columns: Mapping[str, str]) -> dic
 
 def _check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str]) -> None:
     needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
-    missing = [name for name in needed[role] if name not in mapped]
+    missing = [name for name in needed.get(role, ("query_id", "doc_id", "relevance")) if name not in mapped]
     if missing:
         raise InputError(
             f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; "
@@ -255,6 +266,8 @@ def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) 
     fits, expected = text, "string"
     if ours == "score":
         fits, expected = number, "a number"
+    elif ours == "relevance":
+        fits, expected = integer, "integer"
     elif ours in IDS:
         fits, expected = text or integer, "string or integer"
     if not fits:

@@ -93,7 +93,31 @@ def parse_line(kind: str, role: Role, line: bytes) -> dict[str, Any]:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadLineError(f"undecodable line: {error}") from error
+    if role == "qrels":
+        return _parse_qrels(text)
     return _parse_trec(text) if kind == "trec" else _parse_tsv(role, text)
+
+
+def is_header_of_qrels(line: bytes) -> bool:
+    """Whether the first line of a file is BEIR's ``query-id <tab> corpus-id <tab> score``."""
+    return line.split() == [b"query-id", b"corpus-id", b"score"]
+
+
+def _parse_qrels(text: str) -> dict[str, Any]:
+    """``query_id iteration doc_id relevance`` of TREC, or BEIR's ``query_id <tab> doc_id <tab> relevance``."""
+    cells = text.split("\t") if "\t" in text else text.split()
+    if len(cells) != 4 and not (len(cells) == 3 and "\t" in text):  # else one would guess which of four is missing
+        raise BadLineError(
+            f"undecodable line: got {len(cells)} columns, expected 4 (TREC: query_id, iteration, doc_id, relevance) "
+            "or 3 with tabs between them (BEIR: query-id, corpus-id, score)"
+        )
+    try:
+        relevance = int(cells[-1])
+    except ValueError:
+        raise BadLineError(f"undecodable line: got relevance {cells[-1]!r}, expected an integer") from None
+    if not -(2**31) <= relevance < 2**31:
+        raise BadLineError(f"undecodable line: got relevance {relevance}, expected an integer of 32 bits")
+    return {"query_id": cells[0], "doc_id": cells[-2], "relevance": relevance}
 
 
 def _parse_trec(text: str) -> dict[str, Any]:

@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
+def connected(config: ClusterConfig, *, replicas: bool = True) -> Iterator[None]:
     """A connection to the cluster that the configuration names; one that was open already stays open.
+
+    Args:
+        replicas: it must have room for them.
 
     Raises:
         ConfigurationError: Ray was started on this machine, which has too few CPUs or GPUs for the replicas.
@@ -32,7 +35,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     opened = not ray.is_initialized()
     started = opened and _connect(config.address)
     try:
-        _check_room(config, can_grow=not started)
+        if replicas:
+            _check_room(config, can_grow=not started)
         yield
     finally:
         if opened:

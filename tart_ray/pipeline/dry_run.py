@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.command_line import ExitCode
 from tart_ray.config import RerankConfig
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.readers import read_split, table_schema
@@ -20,6 +21,13 @@ from tart_ray.pipeline.score import encode
 from tart_ray.scoring.batching import default_max_tokens, padded_tokens
 
 SAMPLE_PAIRS = 2_048
+
+
+def show(config: RerankConfig) -> ExitCode:
+    """Print the plan, line by line as it is known."""
+    for line in describe(config):
+        print(line)  # noqa: T201
+    return ExitCode.DONE
 
 
 def describe(config: RerankConfig) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,15 +106,22 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
         revision=config.model.revision,
         storage_options=config.storage.fsspec_options(config.model.path),
     )
-    files: Mapping[str, Any] = {
-        role: [[file.url, file.size, file.version] for file in source.files] for role, source in plan.sources.items()
-    }
     return {
         "job": "rerank",
-        "format_version": FORMAT_VERSION,
         "model": {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint},
-        "input": {**config.input.model_dump(include={"instruction", "columns"}), "files": files},
         "output": config.output.model_dump(include={"partition_by", "top_k"}),
+        **input_identity(plan, config),
+    }
+
+
+def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
+    """The part of `identity` that chunks depend on: equal ones prepare to equal chunks."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "input": {
+            **config.input.model_dump(include={"instruction", "columns"}),
+            "files": {role: files_identity(source) for role, source in plan.sources.items()},
+        },
         "plan": {
             "splits": {role: len(source.splits) for role, source in plan.sources.items()},
             "query_buckets": plan.query_buckets,
@@ -123,6 +129,11 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
             "pairs_per_chunk": plan.pairs_per_chunk,
         },
     }
+
+
+def files_identity(source: Source) -> list[list[Any]]:
+    """URL, size and version of each file of a source."""
+    return [[file.url, file.size, file.version] for file in source.files]
 
 
 def replica_dtype(config: RerankConfig) -> str:

@@ -63,7 +63,7 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         instruction: of rows that have none of their own.
         partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
     """
-    reads = {role: _shuffle(run, plan, source) for role, source in plan.sources.items()}
+    reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
     joins: dict[str, Record] = {}
     if plan.corpus is not None:
         units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
@@ -92,19 +92,23 @@ def unit_name(index: int) -> str:
     return f"{index:05d}"
 
 
-def _shuffle(run: Run, plan: Plan, source: Source) -> dict[str, Record]:
-    """Read every split of a source into a fragment."""
-    stage = _read_stage(source.role)
+def _key(plan: Plan, role: str) -> tuple[str, int]:
+    """The column that rows of a source are first spread by, and over how many buckets."""
+    by_document = role == "corpus" or (role == "candidates" and plan.corpus is not None)
+    return ("doc_id", plan.document_buckets) if by_document else ("query_id", plan.query_buckets)
+
+
+def shuffle(run: Run, source: Source, key: str, buckets: int) -> dict[str, Record]:
+    """Read every split of a source into a fragment, whose buckets are by the column ``key``."""
+    stage = read_stage(source.role)
     units = [unit_name(split.index) for split in source.splits]
-    by_document = source.role == "corpus" or (source.role == "candidates" and plan.corpus is not None)
-    key, buckets = ("doc_id", plan.document_buckets) if by_document else ("query_id", plan.query_buckets)
 
     def read(unit: str) -> Record:
         quarantine = Quarantine(READ)
         tables = list(read_split(run.storage, source, source.splits[int(unit)], quarantine))
         table = pa.concat_tables([table_schema(source).empty_table(), *tables])
         fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
-        run.storage.write(_fragment_url(run, stage, unit), fragment)
+        run.storage.write(fragment_url(run, stage, unit), fragment)
         quarantined = run.write_quarantine(quarantine, stage, unit)
         return {"rows": len(table) + quarantined, "quarantined": quarantined}
 
@@ -114,13 +118,13 @@ def _shuffle(run: Run, plan: Plan, source: Source) -> dict[str, Record]:
 def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
     """Candidates and documents of one bucket of document ids, joined and sent on by query."""
     assert plan.corpus is not None
-    rows = _read(run, plan.candidates, int(unit))
-    corpus = in_input_order(_read(run, plan.corpus, int(unit)))
+    rows = read_shuffled(run, plan.candidates, int(unit))
+    corpus = in_input_order(read_shuffled(run, plan.corpus, int(unit)))
     distinct = pc.count_distinct(corpus["doc_id"]).as_py()
     quarantine = Quarantine(JOIN)
     joined = chunks.join_documents(rows, corpus, plan.candidates, quarantine)
     fragment = encode_fragment(joined, bucket_of(joined["query_id"], plan.query_buckets), plan.query_buckets)
-    run.storage.write(_fragment_url(run, JOINED, unit), fragment)
+    run.storage.write(fragment_url(run, JOINED, unit), fragment)
     quarantined = run.write_quarantine(quarantine, JOINED, unit)
     return {"rows": len(joined), "quarantined": quarantined, "corpus_duplicates": len(corpus) - distinct}
 
@@ -128,13 +132,13 @@ def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
 def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str], unit: str) -> Record:
     """All rows of one bucket of queries, cut into chunks."""
     if plan.corpus is None:
-        rows = _read(run, plan.candidates, int(unit))
+        rows = read_shuffled(run, plan.candidates, int(unit))
     else:
-        joined = [_fragment_url(run, JOINED, unit_name(bucket)) for bucket in range(plan.document_buckets)]
+        joined = [fragment_url(run, JOINED, unit_name(bucket)) for bucket in range(plan.document_buckets)]
         rows = read_bucket(run.storage, joined, int(unit), _joined_schema(plan))
     quarantine = Quarantine(JOIN)
     if plan.queries is not None:
-        queries = in_input_order(_read(run, plan.queries, int(unit)))
+        queries = in_input_order(read_shuffled(run, plan.queries, int(unit)))
         rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
     rows = quarantine.sift(plan.candidates, rows, list(partition_rules(rows, partition_by)))
     rows = _with_instruction(rows, instruction)
@@ -168,9 +172,10 @@ def _with_first_stage(rows: pa.Table, candidates: Source) -> pa.Table:
     return kept.append_column("first_stage_rank", ranks).append_column("first_stage_score", scores)
 
 
-def _read(run: Run, source: Source, bucket: int) -> pa.Table:
-    stage = _read_stage(source.role)
-    fragments = [_fragment_url(run, stage, unit_name(split.index)) for split in source.splits]
+def read_shuffled(run: Run, source: Source, bucket: int) -> pa.Table:
+    """The rows of a source that are in one bucket."""
+    stage = read_stage(source.role)
+    fragments = [fragment_url(run, stage, unit_name(split.index)) for split in source.splits]
     return read_bucket(run.storage, fragments, bucket, table_schema(source))
 
 
@@ -181,11 +186,13 @@ def _joined_schema(plan: Plan) -> pa.Schema:
     return pa.schema([*(f for f in table_schema(plan.candidates) if f.name not in replaced), *texts])
 
 
-def _read_stage(role: Role) -> str:
+def read_stage(role: Role) -> str:
+    """The stage that reads a source."""
     return f"read-{role}"
 
 
-def _fragment_url(run: Run, stage: str, unit: str) -> str:
+def fragment_url(run: Run, stage: str, unit: str) -> str:
+    """Where a unit leaves its rows for the next stage."""
     return run.url(WORK, stage, f"{unit}.fragment")
 
 

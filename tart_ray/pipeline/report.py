@@ -19,8 +19,7 @@ th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem; text-align: left; 
 td:last-child { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
 </style>
 <h1>{{ report.job }}</h1>
-<p>Every row that was read: {{ "{:,}".format(c.read) }} = {{ "{:,}".format(c.scored) }} scored
-+ {{ "{:,}".format(c.duplicates) }} duplicates + {{ "{:,}".format(c.quarantined) }} quarantined.</p>
+<p>Every row: {{ summary }}.</p>
 {% for title, rows in sections %}
 <h2>{{ title }}</h2>
 <table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
@@ -29,20 +28,14 @@ td:last-child { text-align: right; font-variant-numeric: tabular-nums; overflow-
 )
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The page for a report."""
-    figures = {
-        "tokens": report["tokens"],
-        "padding": f"{report['padding']:.1%}",
-        **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
-        "pairs/s of a busy replica": report["pairs_per_replica_second"],
-    }
+def render(report: Mapping[str, Any], summary: str, figures: Mapping[str, Any]) -> str:
+    """The page for a report: how its ``counts`` reconcile, these, some figures, the configuration."""
     sections = [
         ("Rows", list(_shown(report["counts"]))),
         ("Figures", list(_shown(figures))),
         ("Configuration", list(_shown(_flat(report["config"])))),
     ]
-    return _PAGE.render(report=report, c=report["counts"], sections=sections)
+    return _PAGE.render(report=report, summary=summary, sections=sections)
 
 
 def _shown(values: Mapping[str, Any]) -> list[tuple[str, str]]:

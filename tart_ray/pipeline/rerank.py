@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tart_ray
-from tart_ray.command_line import ConfigurationError, ExitCode
+from tart_ray.command_line import ExitCode
 from tart_ray.config import RerankConfig
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import PoisonUnitError, Record, Run, RunConflictError
-from tart_ray.data.sources import InputError
-from tart_ray.data.storage import Storage, StorageError, absolute
-from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.pipeline.cluster import chunkwise_execution, connected
+from tart_ray.data.run import Record, Run
+from tart_ray.data.storage import Storage, absolute
+from tart_ray.pipeline.job import Clock, ReconciliationError, RunFailedError, execute_run, finish
 from tart_ray.pipeline.plan import Plan, identity, make_plan
 from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
-from tart_ray.pipeline.report import render
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
-from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
-log = logging.getLogger(__name__)
-
-BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
-EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
-
-
-RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
-
-
-class RunFailedError(RuntimeError):
-    """A run that began and could not end, for a reason that the message gives; what is committed stays."""
-
-
-class ReconciliationError(RuntimeError):
-    """Rows went in that did not come out: a fault of this program, never of the input."""
+__all__ = ["RunFailedError", "rerank"]
 
 
 def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
@@ -47,38 +26,19 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
+        RunFailedError: the run began and could not end.
     """
     config = with_absolute_paths(config)
     storage = Storage(config.storage.fsspec_options("s3://"))
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     plan = make_plan(storage, config)
-    who = identity(plan, config)
-    if run.check(who) and run.is_complete():
-        return _nothing_to_do(run)
-    with leased(run) as lease:
-        if run.is_complete():  # meanwhile
-            return _nothing_to_do(run)
-        with connected(config.cluster), chunkwise_execution(), stopped_by_signals(lease):
-            run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-            try:
-                return execute(run, plan, config, load, lease)
-            except Exception as error:
-                known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
-                if not known:
-                    raise
-                raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, in this process or in a worker, the outermost first."""
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
-
-
-def _nothing_to_do(run: Run) -> ExitCode:
-    log.info("%s is complete already: nothing to do", run.path)
-    return ExitCode.DONE
+    return execute_run(
+        run,
+        identity(plan, config),
+        config,
+        config.cluster,
+        lambda lease: execute(run, plan, config, load, lease),
+    )
 
 
 def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease: Lease) -> ExitCode:
@@ -95,26 +55,27 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
         }
         ranked = rank_queries(run, plan, config.output, with_scores)
     counts = reconcile(prepared, scored, ranked)
-    allowed = counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]
     report = make_report(config, plan, counts, scored, clock.seconds)
-    lease.confirm()
-    run.finish(report, render(report), success=allowed)
-    log.info("read %(read)s = scored %(scored)s + duplicates %(duplicates)s + quarantined %(quarantined)s", counts)
-    if not allowed:
-        log.error(
-            "%d of %d rows were quarantined, more than limits.max_quarantined_fraction %s allows: see %s; _SUCCESS is "
-            "not written. Raise the limit and rerun to accept the result as it is",
-            counts["quarantined"], counts["read"], config.limits.max_quarantined_fraction, run.url("quarantine"),
-        )  # fmt: skip
-    return ExitCode.DONE if allowed else ExitCode.TOO_MANY_QUARANTINED
+    summary = "read {read:,} = scored {scored:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
+    figures = {
+        "tokens": report["tokens"],
+        "padding": f"{report['padding']:.1%}",
+        **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
+        "pairs/s of a busy replica": report["pairs_per_replica_second"],
+    }
+    allowed = config.limits.max_quarantined_fraction
+    return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
 
 
 def with_absolute_paths(config: RerankConfig) -> RerankConfig:
-    """Local paths made absolute: workers have working directories of their own."""
+    """Local paths made absolute: workers, and jobs that read this one's manifest, have other working directories."""
     output = config.output.model_copy(update={"path": absolute(config.output.path)})
+    named = {name: getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
+    paths = {name: absolute(path) for name, path in named.items() if path is not None}
+    read = config.input.model_copy(update=paths)
     is_directory = Path(config.model.path).expanduser().is_dir()
     model = config.model.model_copy(update={"path": absolute(config.model.path)} if is_directory else {})
-    return config.model_copy(update={"output": output, "model": model})
+    return config.model_copy(update={"input": read, "output": output, "model": model})
 
 
 def reconcile(prepared: Prepared, scored: Mapping[str, Record], ranked: Mapping[str, Record]) -> dict[str, int]:
@@ -166,17 +127,3 @@ def make_report(
         "files": {role: len(source.files) for role, source in plan.sources.items()},
         "config": config.model_dump(mode="json"),
     }
-
-
-class Clock:
-    """Seconds spent in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, stage: str) -> Any:
-        """Time a stage."""
-        started = time.monotonic()
-        yield
-        self.seconds[stage] = round(time.monotonic() - started, 3)

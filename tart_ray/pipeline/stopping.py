@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -21,6 +22,7 @@ from tart_ray.data.run import Run
 log = logging.getLogger(__name__)
 
 SECONDS_TO_RELEASE = 1.5
+_held: list[Lease] = []  # of this process, which may run one job within another
 
 
 @contextmanager
@@ -31,23 +33,28 @@ def leased(run: Run) -> Iterator[Lease]:
         LeaseHeldError: another driver is alive.
     """
     lease = Lease(run, _end)
+    _held.append(lease)
     try:
         yield lease
     finally:
+        _held.remove(lease)
         lease.release()
 
 
 @contextmanager
-def stopped_by_signals(lease: Lease) -> Iterator[None]:
-    """End this process on SIGTERM or SIGINT, with the lease released so that a rerun can begin at once.
+def stopped_by_signals() -> Iterator[None]:
+    """End this process on SIGTERM or SIGINT, with its leases released so that a rerun can begin at once.
 
     To be entered after Ray was started, which sets handlers of its own.
     """
 
     def stop(number: int, _: FrameType | None) -> None:
-        release = threading.Thread(target=lease.release, daemon=True)
-        release.start()
-        release.join(SECONDS_TO_RELEASE)
+        releases = [threading.Thread(target=lease.release, daemon=True) for lease in _held]
+        deadline = time.monotonic() + SECONDS_TO_RELEASE
+        for release in releases:
+            release.start()
+        for release in releases:
+            release.join(max(deadline - time.monotonic(), 0))
         _end(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
 
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers

@@ -45,7 +45,7 @@ def test_a_job_reports_progress_and_ends_with_0(config: Path, tmp_path: Path) ->
     assert "score: 1/1 chunks · 57 pairs" in done.stderr
     assert "read 57 = scored 57 + duplicates 0 + quarantined 0" in done.stderr
     assert (tmp_path / "run" / "_SUCCESS").exists()
-    assert "57 scored" in (tmp_path / "run" / "report.html").read_text()
+    assert "scored 57" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Path) -> None:

@@ -1,0 +1,570 @@
+"""jobs.mine_negatives from its configuration to its exit code: score if need be, bring the texts back, mine, report.
+
+The score store has no texts. They are prepared again from the input of the scored run, into this run's ``_work``:
+preparing is deterministic, so a chunk has the rows that its scores belong to. Then a bucket of queries is a unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+import tart_ray
+from tart_ray.command_line import ConfigurationError, ExitCode
+from tart_ray.config import MineConfig, OutputConfig, RerankConfig
+from tart_ray.data.chunks import group_starts
+from tart_ray.data.lease import Lease
+from tart_ray.data.run import MANIFEST, WORK, Record, Run, differences
+from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
+from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
+from tart_ray.data.sources import InputError, Source, inspect_source
+from tart_ray.data.storage import Storage, absolute, join_url
+from tart_ray.derive.negatives import (
+    LEFT_OUT,
+    MiningPolicy,
+    mine,
+    positives_from_labels,
+    positives_from_qrels,
+    without_candidates,
+)
+from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
+from tart_ray.pipeline import dry_run
+from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
+from tart_ray.pipeline.plan import Plan, files_identity, identity, input_identity, make_plan, scores_schema
+from tart_ray.pipeline.prepare import (
+    CHUNKS,
+    fragment_url,
+    prepare,
+    read_chunk,
+    read_shuffled,
+    read_stage,
+    shuffle,
+    unit_name,
+)
+from tart_ray.pipeline.rerank import rerank, with_absolute_paths
+from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
+from tart_ray.pipeline.stages import run_stage
+
+MINED = "mine"
+POSITIVES = "join-positives"
+SCORING = "scoring"  # under output.path: the run that scores first
+TEXTS = "texts"  # under _work: the input of the scored run, prepared again
+TEXT_COLUMNS = ("query", "text", "title")
+JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int32())])
+JUDGED_TEXTS = pa.schema([*JUDGEMENTS, ("text", pa.large_string()), ("title", pa.large_string())])
+LEFT_OUT_OF = pa.field("left_out_of", pa.string())  # negatives, trainer (all formats) or the name of a format
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is mined, checked. Pickles into every worker."""
+
+    policies: tuple[MiningPolicy, ...]
+    twins: bool
+    formats: tuple[str, ...]
+    options: FormatOptions
+    label_column: str | None
+    min_relevance: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The run whose scores are mined, and the plan by which its input is prepared again."""
+
+    run: Run
+    config: RerankConfig
+    plan: Plan
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that a unit needs. Pickles into every worker."""
+
+    run: Run
+    texts: Run  # in ``_work`` of ``run``
+    scored: Run
+    plan: Plan
+    settings: Settings
+    qrels: Source | None
+    chunks: Mapping[str, list[str]]  # of each bucket of queries, those that have scores
+
+
+def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
+    """Run the job; a rerun of the same configuration continues where an earlier one stopped.
+
+    Raises:
+        ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
+        RunFailedError: the run began and could not end.
+    """
+    config = _with_absolute_paths(config)
+    storage = Storage(config.storage.fsspec_options("s3://"))
+    settings = check_settings(config)
+    scored = find_scores(storage, config)
+    check_columns(scored.plan, settings)
+    qrels = _inspect_qrels(storage, config)
+    run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
+    who = {
+        "job": "mine_negatives",
+        "scored": scored.identity,
+        "positives": {
+            "files": files_identity(qrels) if qrels else None,
+            "label_column": settings.label_column,
+            "min_relevance": settings.min_relevance,
+        },
+        "mining": {"policies": [dataclasses.asdict(policy) for policy in settings.policies], "twins": settings.twins},
+        "trainer": {"formats": list(settings.formats), **dataclasses.asdict(settings.options)},
+    }
+    return execute_run(
+        run,
+        who,
+        config,
+        config.cluster,
+        lambda lease: _execute(run, scored, qrels, settings, config, load, lease),
+        replicas=config.input.run is None,
+    )
+
+
+def show(config: MineConfig) -> ExitCode:
+    """Print what the job would do, line by line as it is known; starts nothing."""
+    for line in describe(config):
+        print(line)  # noqa: T201
+    return ExitCode.DONE
+
+
+def describe(config: MineConfig) -> Iterator[str]:
+    """Lines that say what the job would do.
+
+    Raises:
+        the errors of `mine_negatives`, for the same reasons.
+    """
+    config = _with_absolute_paths(config)
+    storage = Storage(config.storage.fsspec_options("s3://"))
+    settings = check_settings(config)
+    scored = find_scores(storage, config)
+    check_columns(scored.plan, settings)
+    qrels = _inspect_qrels(storage, config)
+    if config.input.run is None:
+        yield f"scores first, into {scored.run.path}:"
+        yield from dry_run.describe(scored.config)
+    else:
+        pairs = sum(record["rows"] for record in scored.run.committed(SCORES).values())
+        yield f"scores: {pairs:,} pairs in {scored.plan.query_buckets:,} buckets of queries: {scored.run.path}"
+    if qrels is None:
+        yield f"positives: {settings.label_column} of the candidates, at least {settings.min_relevance}"
+    else:
+        rows = f"about {qrels.rows:,} judgements"
+        yield f"positives: {len(qrels.files):,} files, {rows}, at least {settings.min_relevance}: {qrels.url}"
+    for policy in settings.policies:
+        default = MiningPolicy(name=policy.name, contrast_low=policy.contrast_low, contrast_high=policy.contrast_high)
+        changed = {
+            name: value
+            for name, value in dataclasses.asdict(policy).items()
+            if value != getattr(default, name) or (name.startswith("contrast") and value is not None)
+        }
+        yield f"policy {policy.name}: {policy.num_negatives} negatives a query; {changed or 'all else by default'}"
+    yield f"trainer files: {', '.join(settings.formats) or 'none'}"
+
+
+def check_settings(config: MineConfig) -> Settings:
+    """The policies and formats.
+
+    Raises:
+        ConfigurationError: an unknown key, value, policy or format, with what is available.
+    """
+    policies = []
+    for index, given in enumerate(config.mining.policies):
+        known = [field.name for field in dataclasses.fields(MiningPolicy)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ConfigurationError(f"mining.policies[{index}]: got {unknown}, available: {known}")
+        try:
+            policies.append(_POLICY.validate_python(given))
+        except ValidationError as error:
+            told = [
+                ".".join(["", *map(str, item["loc"])]) + f": {item['msg'].removeprefix('Value error, ')}"
+                for item in error.errors()
+            ]
+            place = f"mining.policies[{index}]"
+            raise ConfigurationError("\n".join(place + line for line in told)) from None
+    unknown = sorted(set(config.trainer.formats) - set(FORMATS))
+    if unknown or len(set(config.trainer.formats)) < len(config.trainer.formats):
+        raise ConfigurationError(
+            f"trainer.formats: got {[*config.trainer.formats]}, available, once each: {[*FORMATS]}"
+        )
+    names = {policy.name for policy in policies}
+    if not names.issuperset(config.trainer.easy_policies):
+        raise ConfigurationError(
+            f"trainer.easy_policies: got {[*config.trainer.easy_policies]}, available: {sorted(names)}"
+        )
+    return Settings(
+        tuple(policies),
+        config.mining.twins,
+        config.trainer.formats,
+        FormatOptions(**config.trainer.model_dump(exclude={"formats"})),
+        config.positives.label_column,
+        config.positives.min_relevance,
+    )
+
+
+def check_columns(plan: Plan, settings: Settings) -> None:
+    """Try the policies and formats on a table without rows.
+
+    Raises:
+        ConfigurationError: a column is missing or of the wrong type, a format lacks an option.
+    """
+    rows = _rows_schema(plan).empty_table()
+    try:
+        positives = JUDGED_TEXTS.empty_table()
+        if settings.label_column is not None:
+            positives = positives_from_labels(rows, settings.label_column, settings.min_relevance)
+        mined = mine(rows, positives, settings.policies, twins=settings.twins)
+    except ValueError as error:
+        raise ConfigurationError(f"mining.policies or positives: {error}") from None
+    for name in settings.formats:
+        try:
+            FORMATS[name].rows(group(mined, rows.select(["query_id", "query"])).rows, settings.options)
+        except ValueError as error:
+            raise ConfigurationError(f"trainer.formats: {error} (trainer.num_negatives)") from None
+    shared = {policy.same_query for policy in settings.policies if policy.source == "contrast"}
+    if shared and plan.query_buckets > 1:
+        raise ConfigurationError(
+            f"mining.policies: source 'contrast' needs all query ids of one {sorted(shared)} together, which this "
+            f"job does not yet do for more than one bucket of queries (here {plan.query_buckets})"
+        )
+
+
+def find_scores(storage: Storage, config: MineConfig) -> Scored:
+    """The scored run, finished or still to be done.
+
+    Raises:
+        ConfigurationError: there is no finished run, or its input has changed since it was scored.
+        StorageError, InputError, CheckpointError: the input or the model is not there, or not as configured.
+    """
+    if config.input.run is None:
+        path = join_url(config.output.path, SCORING)
+        shared = {name: getattr(config, name) for name in ("model", "cluster", "limits", "storage", "plan")}
+        scoring = with_absolute_paths(
+            RerankConfig(input=config.input.to_score(), output=OutputConfig(path=path), **shared)
+        )
+        plan = make_plan(storage, scoring)
+        scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
+        return Scored(scoring_run, scoring, plan, identity(plan, scoring))
+    run = Run.at(storage, config.input.run, config.limits.max_attempts_per_chunk)
+    if not storage.exists(run.url(MANIFEST)):
+        raise ConfigurationError(f"input.run {run.path}: no {MANIFEST} there; expected output.path of jobs.rerank")
+    try:
+        manifest = json.loads(storage.read(run.url(MANIFEST)))
+        who = manifest["identity"]
+        if who["job"] != "rerank":
+            raise ConfigurationError(f"input.run {run.path}: got a run of jobs.{who['job']}, expected jobs.rerank")
+        found = {**manifest["config"], "storage": config.storage.model_dump()}
+        scoring = RerankConfig.model_validate(found)
+    except (ConfigurationError, ValidationError) as error:
+        raise ConfigurationError(f"input.run {run.path}: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError(f"input.run {run.path}: {MANIFEST} is none of jobs.rerank") from None
+    if not run.is_complete():
+        raise ConfigurationError(f"input.run {run.path}: has no _SUCCESS: finish it first")
+    plan = make_plan(storage, scoring)
+    now = json.loads(json.dumps(input_identity(plan, scoring)))
+    changes = differences({name: who.get(name) for name in now}, now)
+    if changes:
+        raise ConfigurationError(
+            f"input.run {run.path}: its input has changed since it was scored, so texts and scores would not belong "
+            "together; score it again. Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
+        )
+    return Scored(run, scoring, plan, who)
+
+
+def _execute(
+    run: Run,
+    scored: Scored,
+    qrels: Source | None,
+    settings: Settings,
+    config: MineConfig,
+    load: LoadScorer,
+    lease: Lease,
+) -> ExitCode:
+    """All stages of a run that has begun."""
+    clock = Clock()
+    if config.input.run is None:
+        with clock.timed("score"):
+            code = rerank(scored.config, load=load)
+        if code != ExitCode.DONE:
+            return code
+    chunks = {bucket: [id_ for id_, _ in record["chunks"]] for bucket, record in scored.run.committed(CHUNKS).items()}
+    rows = {chunk: record["rows"] for chunk, record in scored.run.committed(SCORES).items()}
+    with_scores = {bucket: [chunk for chunk in found if rows[chunk]] for bucket, found in chunks.items()}
+    texts = dataclasses.replace(run, path=run.url(WORK, TEXTS))
+    work = Work(run, texts, scored.run, scored.plan, settings, qrels, with_scores)
+    with clock.timed("prepare"):
+        if set(chunks) - set(run.committed(MINED)):
+            _prepare(work, scored, chunks)
+        read = run.committed(read_stage("qrels")) if qrels else {}
+    with clock.timed("mine"):
+        mined = run_stage(run, MINED, list(chunks), functools.partial(_mine_bucket, work))
+    counts = reconcile(read.values(), mined.values(), sum(rows.values()), from_qrels=qrels is not None)
+    report = _make_report(config, counts, mined.values(), settings, clock.seconds)
+    summary = (
+        "{queries with candidates:,} queries with candidates = {queries with negatives:,} with negatives "
+        "+ {queries left out:,} left out; {read:,} judgements read = {positives:,} positives "
+        "+ {judged lower:,} judged lower + {quarantined:,} quarantined"
+    )
+    figures = {
+        **{
+            f"{policy}: {name}": number
+            for policy, found in report["policies"].items()
+            for name, number in found.items()
+        },
+        **{f"left out: {reason}": number for reason, number in report["left_out"].items()},
+        **{f"{name}: rows": number for name, number in report["trainer_rows"].items()},
+        **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
+    }
+    allowed = config.limits.max_quarantined_fraction
+    return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+
+
+def _prepare(work: Work, scored: Scored, chunks: Mapping[str, list[str]]) -> None:
+    """Texts of the scored run, and positives with theirs, by bucket of queries."""
+    plan = work.plan
+    prepared = prepare(work.texts, plan, scored.config.input.instruction, scored.config.output.partition_by)
+    again = {bucket: [chunk.id for chunk in found] for bucket, found in prepared.buckets.items()}
+    if again != chunks:
+        raise ReconciliationError(f"{scored.run.path}: its input was prepared again, and gave other chunks")
+    if work.qrels is None:
+        return
+    if plan.corpus is None:
+        shuffle(work.run, work.qrels, "query_id", plan.query_buckets)
+        return
+    shuffle(work.run, work.qrels, "doc_id", plan.document_buckets)
+    units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
+    run_stage(work.run, POSITIVES, units, functools.partial(_join_positives, work))
+
+
+def _join_positives(work: Work, unit: str) -> Record:
+    """Judgements of one bucket of document ids with the texts of the corpus, sent on by query.
+
+    Positives that are no candidates have their text from here.
+    """
+    assert work.qrels is not None
+    assert work.plan.corpus is not None
+    judged = read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
+    corpus = in_input_order(read_shuffled(work.texts, work.plan.corpus, int(unit)))
+    at = pc.index_in(judged["doc_id"], value_set=corpus["doc_id"].combine_chunks())
+    for field in list(JUDGED_TEXTS)[len(JUDGEMENTS) :]:
+        known = field.name in corpus.schema.names
+        judged = judged.append_column(
+            field, corpus[field.name].take(at) if known else pa.nulls(len(judged), field.type)
+        )
+    buckets = work.plan.query_buckets
+    fragment = encode_fragment(judged, bucket_of(judged["query_id"], buckets), buckets)
+    work.run.storage.write(fragment_url(work.run, POSITIVES, unit), fragment)
+    return {"rows": len(judged)}
+
+
+def _mine_bucket(work: Work, unit: str) -> Record:
+    """Mine the queries of one bucket and write all that came out."""
+    settings, run = work.settings, work.run
+    rows = _scored_rows(work, unit)
+    if settings.label_column is not None:
+        judged = rows
+        positives = positives_from_labels(rows, settings.label_column, settings.min_relevance)
+    else:
+        judged = _judgements(work, unit)
+        positives = positives_from_qrels(judged, settings.min_relevance)
+    try:
+        mined = mine(rows, positives, settings.policies, twins=settings.twins)
+    except ValueError as error:
+        raise InputError(f"bucket {unit} of queries: {error}") from error
+    absent = without_candidates(positives, rows["query_id"])
+    starts = pa.array(group_starts(rows, "query_id")[:-1])
+    groups = group(mined, rows.select(["query_id", "query"]).take(starts))
+    left_out = [("negatives", mined.left_out), ("negatives", absent)]
+    run.write_table(mined.negatives, "negatives", f"{unit}.parquet")
+    run.write_table(mined.positives, "positives", f"{unit}.parquet")
+    run.write_table(mined.shortfalls, "shortfalls", f"{unit}.parquet")
+    written = {}
+    if settings.formats:
+        left_out.append(("trainer", groups.left_out))
+    for name in settings.formats:
+        try:
+            formatted = FORMATS[name].rows(groups.rows, settings.options)
+            _write_trainer_file(run, name, formatted, unit)
+        except ValueError as error:
+            raise InputError(f"trainer.formats: {name}: {error}") from error
+        left_out.append((name, formatted.left_out))
+        written[name] = len(formatted.rows)
+    named = [table.append_column(LEFT_OUT_OF, pa.array([of] * len(table), pa.string())) for of, table in left_out]
+    run.write_table(
+        pa.concat_tables([LEFT_OUT.append(LEFT_OUT_OF).empty_table(), *named]), "left_out", f"{unit}.parquet"
+    )
+    reasons = Counter(reason for _, table in left_out[:2] for reason in table["reason"].to_pylist())
+    return {
+        "rows": len(rows),
+        "judgements": len(judged),
+        "judged_positive": len(positives),
+        "without_candidates": len(absent),
+        "counts": mined.counts,
+        "left_out": reasons,
+        "short_queries": Counter(mined.shortfalls["policy"].to_pylist()),
+        "trainer_rows": written,
+    }
+
+
+def _scored_rows(work: Work, unit: str) -> pa.Table:
+    """Every scored pair of one bucket of queries, with its texts, sorted by query.
+
+    Raises:
+        ReconciliationError: a pair that has a score has no text.
+    """
+    names = work.chunks[unit]
+    files = work.scored.storage.read_many([work.scored.url("scores", f"{chunk}.parquet") for chunk in names])
+    schema = _rows_schema(work.plan)
+    tables = [schema.empty_table()]
+    for chunk, file in zip(names, files, strict=True):
+        scores, texts = pq.read_table(io.BytesIO(file)), read_chunk(work.texts, chunk)
+        joined = _numbered(scores, "_score").join(
+            _numbered(texts, "_text"), ["query_id", "doc_id"], join_type="inner", use_threads=False
+        )
+        joined = joined.sort_by("_score")
+        if joined["_score"].to_pylist() != list(range(len(scores))):
+            raise ReconciliationError(f"{work.scored.path}: {chunk}: {len(scores)} scores, {len(joined)} texts of them")
+        there = [name for name in TEXT_COLUMNS if name in texts.schema.names]
+        found = texts.select(there).take(joined["_text"])
+        for name in there:
+            scores = scores.append_column(schema.field(name), found[name])
+        tables.append(scores.select(schema.names).cast(schema))
+    return pa.concat_tables(tables)
+
+
+def _numbered(table: pa.Table, name: str) -> pa.Table:
+    return table.select(["query_id", "doc_id"]).append_column(name, pa.array(range(len(table)), pa.int64()))
+
+
+def _judgements(work: Work, unit: str) -> pa.Table:
+    """The judgements of one bucket of queries, with texts where there is a corpus."""
+    assert work.qrels is not None
+    if work.plan.corpus is None:
+        return read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
+    fragments = [fragment_url(work.run, POSITIVES, unit_name(i)) for i in range(work.plan.document_buckets)]
+    return read_bucket(work.run.storage, fragments, int(unit), JUDGED_TEXTS)
+
+
+def _write_trainer_file(run: Run, name: str, formatted: Formatted, unit: str) -> None:
+    kind = FORMATS[name].file
+    if kind == "parquet":
+        run.write_table(formatted.rows, "trainer", name, f"{unit}.parquet")
+        return
+    text = "".join(f"{line}\n" for line in lines(name, formatted.rows))
+    if text:  # readers of lines take an empty file for a broken one
+        run.storage.write(run.url("trainer", name, f"{unit}.{kind}"), text.encode())
+
+
+def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, from_qrels: bool) -> dict[str, int]:
+    """Counts, after every scored pair, every query and every judgement is accounted for.
+
+    Args:
+        read: records of reading the qrels.
+        mined: records of mining.
+        scored: pairs in the score store.
+
+    Raises:
+        ReconciliationError: something is not.
+    """
+    read, mined = list(read), list(mined)
+    total: Counter[str] = Counter()
+    for record in mined:
+        total.update(record["counts"])
+    quarantined = sum(record["quarantined"] for record in read)
+    judgements = sum(record["judgements"] for record in mined)
+    counts = {
+        "read": sum(record["rows"] for record in read) if from_qrels else judgements,
+        "positives": sum(record["judged_positive"] for record in mined),
+        "judged lower": judgements - sum(record["judged_positive"] for record in mined),
+        "quarantined": quarantined,
+        "pairs": sum(record["rows"] for record in mined),
+        "queries with candidates": total["queries"],
+        "queries with negatives": total["kept"],
+        "queries left out": sum(sum(record["left_out"].values()) - record["without_candidates"] for record in mined),
+        "queries without candidates": sum(record["without_candidates"] for record in mined),
+        "positives of queries with candidates": total["positives"],
+        **{name: total[name] for name in ("positives not scored", "new positives", "twins", "negatives")},
+    }
+    if counts["pairs"] != scored:
+        raise ReconciliationError(f"mined {counts['pairs']} pairs of {scored} scored ones")
+    if counts["read"] != judgements + quarantined:
+        raise ReconciliationError(f"judgements read ≠ used + quarantined: {counts}")
+    if counts["queries with candidates"] != counts["queries with negatives"] + counts["queries left out"]:
+        raise ReconciliationError(f"queries with candidates ≠ with negatives + left out: {counts}")
+    return counts
+
+
+def _make_report(
+    config: MineConfig,
+    counts: Mapping[str, int],
+    mined: Iterable[Record],
+    settings: Settings,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What ``report.json`` says."""
+    totals: dict[str, Counter[str]] = {
+        name: Counter() for name in ("counts", "left_out", "short_queries", "trainer_rows")
+    }
+    for record, name in itertools.product(mined, totals):
+        totals[name].update(record[name])
+    policies = {}
+    for policy in settings.policies:
+        start = f"{policy.name}: "
+        found = {name.removeprefix(start): n for name, n in totals["counts"].items() if name.startswith(start)}
+        policies[policy.name] = {
+            "chosen": found.pop("chosen", 0),
+            "queries with fewer than asked for": totals["short_queries"][policy.name],
+            **{f"dropped by {name}": number for name, number in found.items()},
+        }
+    return {
+        "job": "mine_negatives",
+        "tart_ray": tart_ray.__version__,
+        "counts": dict(counts),
+        "policies": policies,
+        "left_out": dict(totals["left_out"]),
+        "trainer_rows": dict(totals["trainer_rows"]),
+        "seconds": dict(seconds),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _rows_schema(plan: Plan) -> pa.Schema:
+    """Columns of a scored pair with its texts."""
+    titled = "title" in plan.candidates.columns or (plan.corpus is not None and "title" in plan.corpus.columns)
+    kinds = {field.name: field.type for field in (*CANDIDATE_FIELDS, *CORPUS_FIELDS)}
+    names = TEXT_COLUMNS if titled else TEXT_COLUMNS[:2]
+    return pa.schema([*scores_schema(plan), *((name, kinds[name]) for name in names)])
+
+
+def _inspect_qrels(storage: Storage, config: MineConfig) -> Source | None:
+    return inspect_source(storage, config.positives.qrels, "qrels") if config.positives.qrels else None
+
+
+def _with_absolute_paths(config: MineConfig) -> MineConfig:
+    """Local paths made absolute: workers have working directories of their own."""
+    run = config.input.model_copy(update={"run": absolute(config.input.run)} if config.input.run else {})
+    qrels = config.positives.qrels
+    positives = config.positives.model_copy(update={"qrels": absolute(qrels)} if qrels else {})
+    output = config.output.model_copy(update={"path": absolute(config.output.path)})
+    return config.model_copy(update={"input": run, "positives": positives, "output": output})
+
+
+_POLICY = TypeAdapter(MiningPolicy)
