@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -59,6 +60,7 @@ from tart_ray.pipeline.stages import run_stage
 
 MINED = "mine"
 POSITIVES = "join-positives"
+REGROUPED, REGROUPED_POSITIVES = "regroup", "regroup-positives"  # a stage; the second names fragments of it
 SCORING = "scoring"  # under output.path: the run that scores first
 TEXTS = "texts"  # under _work: the input of the scored run, prepared again
 TEXT_COLUMNS = ("query", "text", "title")
@@ -100,6 +102,12 @@ class Work:
     settings: Settings
     qrels: Source | None
     chunks: Mapping[str, list[str]]  # of each bucket of queries, those that have scores
+
+    @property
+    def regroup_by(self) -> str | None:
+        """The column whose equal values must be in one bucket, where that is not given: see `_regroup`."""
+        shared = (policy.same_query for policy in self.settings.policies if policy.source == "contrast")
+        return next(shared, None) if self.plan.query_buckets > 1 else None
 
 
 def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
@@ -239,10 +247,9 @@ def check_columns(plan: Plan, settings: Settings) -> None:
         except ValueError as error:
             raise ConfigurationError(f"trainer.formats: {error} (trainer.num_negatives)") from None
     shared = {policy.same_query for policy in settings.policies if policy.source == "contrast"}
-    if shared and plan.query_buckets > 1:
+    if len(shared) > 1:
         raise ConfigurationError(
-            f"mining.policies: source 'contrast' needs all query ids of one {sorted(shared)} together, which this "
-            f"job does not yet do for more than one bucket of queries (here {plan.query_buckets})"
+            f"mining.policies: got {sorted(shared)} as same_query, expected one column: rows are brought together by it"
         )
 
 
@@ -344,14 +351,14 @@ def _prepare(work: Work, scored: Scored, chunks: Mapping[str, list[str]]) -> Non
     again = {bucket: [chunk.id for chunk in found] for bucket, found in prepared.buckets.items()}
     if again != chunks:
         raise ReconciliationError(f"{scored.run.path}: its input was prepared again, and gave other chunks")
-    if work.qrels is None:
-        return
-    if plan.corpus is None:
+    if work.qrels is not None and plan.corpus is None:
         shuffle(work.run, work.qrels, "query_id", plan.query_buckets)
-        return
-    shuffle(work.run, work.qrels, "doc_id", plan.document_buckets)
-    units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
-    run_stage(work.run, POSITIVES, units, functools.partial(_join_positives, work))
+    elif work.qrels is not None:
+        shuffle(work.run, work.qrels, "doc_id", plan.document_buckets)
+        units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
+        run_stage(work.run, POSITIVES, units, functools.partial(_join_positives, work))
+    if work.regroup_by is not None:
+        run_stage(work.run, REGROUPED, list(chunks), functools.partial(_regroup, work, work.regroup_by))
 
 
 def _join_positives(work: Work, unit: str) -> Record:
@@ -375,15 +382,45 @@ def _join_positives(work: Work, unit: str) -> Record:
     return {"rows": len(judged)}
 
 
+def _regroup(work: Work, column: str, unit: str) -> Record:
+    """Rows and judgements of one bucket of query ids, sent on by the column that several query ids share.
+
+    A query goes where its first row does, and so do its judgements.
+    """
+    rows, buckets = _scored_rows(work, unit), work.plan.query_buckets
+    starts = group_starts(rows, "query_id")
+    first = rows.select(["query_id", column]).take(pa.array(starts[:-1]))
+    keys = pc.coalesce(first[column].cast(pa.large_string()), first["query_id"].cast(pa.large_string()))
+    of_query = bucket_of(keys, buckets)
+    fragment = encode_fragment(rows, np.repeat(of_query, np.diff(starts)), buckets)
+    work.run.storage.write(fragment_url(work.run, REGROUPED, unit), fragment)
+    if work.qrels is not None:
+        judged = _judgements(work, unit)
+        at = pc.index_in(judged["query_id"], value_set=first["query_id"].combine_chunks())
+        known = pc.fill_null(at, -1).to_numpy()
+        other = bucket_of(judged["query_id"], buckets)
+        of_judgement = np.where(known < 0, other, np.append(of_query, 0)[known])
+        fragment = encode_fragment(judged, of_judgement, buckets)
+        work.run.storage.write(fragment_url(work.run, REGROUPED_POSITIVES, unit), fragment)
+    return {"rows": len(rows)}
+
+
+def _regrouped(work: Work, stage: str, unit: str, schema: pa.Schema) -> pa.Table:
+    fragments = [fragment_url(work.run, stage, bucket) for bucket in work.chunks]
+    return read_bucket(work.run.storage, fragments, int(unit), schema)
+
+
 def _mine_bucket(work: Work, unit: str) -> Record:
     """Mine the queries of one bucket and write all that came out."""
     settings, run = work.settings, work.run
-    rows = _scored_rows(work, unit)
+    regrouped = work.regroup_by is not None
+    rows = _regrouped(work, REGROUPED, unit, _rows_schema(work.plan)) if regrouped else _scored_rows(work, unit)
     if settings.label_column is not None:
         judged = rows
         positives = positives_from_labels(rows, settings.label_column, settings.min_relevance)
     else:
-        judged = _judgements(work, unit)
+        schema = _judgements_schema(work.plan)
+        judged = _regrouped(work, REGROUPED_POSITIVES, unit, schema) if regrouped else _judgements(work, unit)
         positives = positives_from_qrels(judged, settings.min_relevance)
     try:
         mined = mine(rows, positives, settings.policies, twins=settings.twins)
@@ -455,12 +492,17 @@ def _numbered(table: pa.Table, name: str) -> pa.Table:
 
 
 def _judgements(work: Work, unit: str) -> pa.Table:
-    """The judgements of one bucket of queries, with texts where there is a corpus."""
+    """The judgements of one bucket of queries: `_judgements_schema`."""
     assert work.qrels is not None
     if work.plan.corpus is None:
         return read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
     fragments = [fragment_url(work.run, POSITIVES, unit_name(i)) for i in range(work.plan.document_buckets)]
     return read_bucket(work.run.storage, fragments, int(unit), JUDGED_TEXTS)
+
+
+def _judgements_schema(plan: Plan) -> pa.Schema:
+    """Columns of judgements, with texts where there is a corpus."""
+    return JUDGEMENTS if plan.corpus is None else JUDGED_TEXTS
 
 
 def _write_trainer_file(run: Run, name: str, formatted: Formatted, unit: str) -> None:

@@ -376,6 +376,43 @@ def test_many_buckets_give_the_negatives_of_one_pass(
     assert {row["left_out_of"] for row in read_output(mined, "left_out")} == {"negatives"}
 
 
+def test_a_query_under_two_instructions_is_mined_as_one_over_all_buckets(
+    tmp_path: Path, make: Make, make_config: Callable[..., RerankConfig]
+) -> None:
+    texts = [f"{WORDS[q % 19]} {WORDS[q // 19]}" for q in range(350)]
+    rows = [
+        {"query_id": f"{way}{q}", "query": text, "doc_id": f"d{d}", "text": f"{WORDS[d % 19]} {d}", "instruction": way}
+        for q, text in enumerate(texts)
+        for way in ("same", "opposite")
+        for d in range(q, q + 50)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "candidates.parquet")
+    judged = [(f"{way}{q}", f"d{q + 3}") for q in range(360) for way in ("same", "opposite")]
+    (tmp_path / "qrels.trec").write_text("".join(f"{query} 0 {document} 1\n" for query, document in judged))
+    read = {"candidates": str(tmp_path / "candidates.parquet")}
+    assert rerank(make_config(input=read), load=load_cheap_scorer) == ExitCode.DONE
+    policy = {"name": "contrast", "source": "contrast", "contrast_low": -2.0, "contrast_high": 2.0}
+    config = make(
+        input={"run": str(tmp_path / "run")},
+        positives={"qrels": str(tmp_path / "qrels.trec")},
+        mining={"policies": [policy], "twins": False},
+    )
+    assert mine_negatives(config, load=never) == ExitCode.DONE
+    mined = tmp_path / "mined"
+    assert len(list((mined / "_commits/mine").iterdir())) > 1
+    scores = ds.dataset(tmp_path / "run/scores").to_table()
+    query = [texts[int(q.removeprefix("same").removeprefix("opposite"))] for q in scores["query_id"].to_pylist()]
+    positives = pa.table({"query_id": [q for q, _ in judged], "doc_id": [d for _, d in judged]})
+    scores = scores.append_column("query", pa.array(query))
+    expected = mine(scores, positives, MiningPolicy(**policy), twins=False).negatives.to_pylist()
+    assert len(expected) > 1_000
+    found = read_output(mined, "negatives")
+    assert {(r["query_id"], r["doc_id"], r["rank"]) for r in found} == {
+        (r["query_id"], r["doc_id"], r["rank"]) for r in expected
+    }
+    assert report_of(mined)["left_out"]["no scored candidate"] == 20
+
+
 def test_ids_that_a_format_cannot_hold_end_the_run_with_the_reason(tmp_path: Path, make: Make) -> None:
     write_small_collection(tmp_path)
     config = make(trainer={"formats": ["colbert"]}, limits={"max_quarantined_fraction": 0.1})
