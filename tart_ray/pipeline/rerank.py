@@ -55,18 +55,22 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     who = identity(plan, config)
     if run.check(who) and run.is_complete():
         return _nothing_to_do(run)
-    with leased(run) as lease:
-        if run.is_complete():  # meanwhile
+    with (
+        connected(config.cluster),
+        chunkwise_execution(),
+        leased(run) as lease,
+        stopped_by_signals(lease),
+    ):
+        if run.is_complete():  # by another driver, meanwhile
             return _nothing_to_do(run)
-        with connected(config.cluster), chunkwise_execution(), stopped_by_signals(lease):
-            run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-            try:
-                return execute(run, plan, config, load, lease)
-            except Exception as error:
-                known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
-                if not known:
-                    raise
-                raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
+        run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+        try:
+            return execute(run, plan, config, load, lease)
+        except Exception as error:
+            known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
+            if not known:
+                raise
+            raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
