@@ -12,8 +12,9 @@ from typing import Any
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import RerankConfig
+from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import PoisonUnitError, Record, Run, RunConflictError
+from tart_ray.data.run import Record, Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage, StorageError, absolute
 from tart_ray.model.checkpoint import CheckpointError
@@ -45,6 +46,8 @@ class ReconciliationError(RuntimeError):
 def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
 
+    Ends this process, with exit code 1, on SIGTERM and SIGINT, and when another driver has taken the output path over.
+
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
     """
@@ -61,9 +64,9 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
         leased(run) as lease,
         stopped_by_signals(lease),
     ):
+        run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
         if run.is_complete():  # by another driver, meanwhile
             return _nothing_to_do(run)
-        run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
         try:
             return execute(run, plan, config, load, lease)
         except Exception as error:
