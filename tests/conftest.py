@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,59 @@ def environment(s3: S3Server, tmp_path: Path) -> dict[str, str]:
     """Of a process that finds the S3 server and a model cache of its own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, **s3.environment, "TART_RAY_CACHE": str(tmp_path / "cache"), "PATH": path}
+
+
+@pytest.fixture
+def head(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """Address of the job server of a head that `ray start` started."""
+    import signal
+    import subprocess
+
+    from support.s3_server import free_ports, wait_until_open
+
+    ray = str(Path(sys.executable).parent / "ray")
+    port, dashboard, client, agent, agent_grpc = free_ports(5)
+    options = [
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}",
+    ]
+    options += [
+        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={agent_grpc}",
+        "--num-cpus=2",
+        "--object-store-memory=200000000",
+        "--node-ip-address=127.0.0.1",
+        "--disable-usage-stats",
+    ]
+    with (tmp_path / "head.log").open("wb") as log:
+        process = subprocess.Popen(
+            [ray, "start", *options], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until_open(dashboard)
+        wait_for_agent(f"http://127.0.0.1:{dashboard}")
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the head and all that it started
+        process.wait()
+
+
+def wait_for_agent(address: str) -> None:
+    """Until the head takes a job: its agent registers some time after the port opens."""
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return
+        except (RuntimeError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)  # between polls of a server that is starting
 
 
 @pytest.fixture(params=["cpu", "cuda"])

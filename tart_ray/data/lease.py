@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tart_ray.data.run import LEASE, Run, RunConflictError
-from tart_ray.data.storage import StorageError
+from tart_ray.data.storage import StorageError, is_missing
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,10 @@ class Lease:
     def release(self) -> None:
         """Let others begin at once. Of a complete run nothing is left behind: there is nothing to begin."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(RENEW_SECONDS)
         try:
+            if self._thread.is_alive():
+                raise StorageError(f"{self._url(self._term)}: its store does not answer")
             if self._run.is_complete():
                 self._run.storage.remove_tree(self._run.url(LEASE))
             else:
@@ -74,7 +76,8 @@ class Lease:
         Raises:
             LeaseHeldError: another driver has taken over.
         """
-        if self._run.storage.exists(self._url(self._term + 1)):
+        followed = self._run.storage.exists(self._url(self._term + 1))
+        if followed or not self._run.storage.exists(self._url(self._term)):  # removed by one that is complete
             raise LeaseHeldError(_held(self._run.path, self._read(self._term + 1)))
 
     def _newest(self) -> int:
@@ -86,14 +89,14 @@ class Lease:
 
     def _wait_for_the_end_of(self, term: int) -> None:
         first = self._read(term)
-        if first["released"] or _died_here(first["owner"]):
+        if first is None or first["released"] or _died_here(first["owner"]):
             return
         log.info("%s Watching for up to %.0f s whether it is alive", _held(self._run.path, first), EXPIRE_SECONDS)
         deadline = time.monotonic() + EXPIRE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
             now = self._read(term)
-            if now["released"]:
+            if now is None or now["released"]:
                 return
             if now != first:
                 raise LeaseHeldError(_held(self._run.path, first))
@@ -108,25 +111,31 @@ class Lease:
             except LeaseHeldError as error:
                 self._on_loss(str(error))
                 return
-            except StorageError as error:  # the store may come back; who took over meanwhile is found then
-                log.warning("the lease could not be renewed: %s", error)
+            except Exception as error:  # the store may come back; who took over meanwhile is found then
+                log.warning("the lease could not be renewed: %s: %s", type(error).__name__, error)
 
     def _content(self, *, released: bool = False) -> bytes:
         owner = {"session": self._run.session, **_this_process()}
         return json.dumps({"owner": owner, "beats": self._beats, "released": released}).encode()
 
-    def _read(self, term: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._run.storage.read(self._url(term)))
+    def _read(self, term: int) -> dict[str, Any] | None:
+        """What a term says; None where it was removed, with all others, at the end of a complete run."""
+        try:
+            found: dict[str, Any] = json.loads(self._run.storage.read(self._url(term)))
+        except StorageError as error:
+            if is_missing(error):
+                return None
+            raise
         return found
 
     def _url(self, term: int) -> str:
         return self._run.url(LEASE, f"{term:08d}.json")
 
 
-def _held(path: str, lease: dict[str, Any]) -> str:
-    owner = lease["owner"]
+def _held(path: str, lease: dict[str, Any] | None) -> str:
+    who = f": process {lease['owner']['pid']} on {lease['owner']['host']}" if lease else ", or was"
     return (
-        f"output.path {path}: another run is at work there: process {owner['pid']} on {owner['host']}. "
+        f"output.path {path}: another run is at work there{who}. "
         "Wait for its end or stop it; the same command continues what it leaves."
     )
 
@@ -139,8 +148,16 @@ def _this_process() -> dict[str, Any]:
 
 def _died_here(owner: dict[str, Any]) -> bool:
     """Whether the owner was a process of this machine that is gone; False where that cannot be told."""
-    here = _space()
-    return here is not None and owner["space"] == here and _started(owner["pid"]) != owner["started"]
+    if _space() is None or owner["space"] != _space():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    started = _started(owner["pid"])
+    return started is not None and started != owner["started"]  # another process has its number, or it is a zombie
 
 
 def _space() -> str | None:
@@ -152,9 +169,9 @@ def _space() -> str | None:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine started, in ticks since the machine did; None where there is none."""
+    """When a process of this machine started, in ticks since the machine did; None where it cannot be seen."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] == "Z" else fields[19]  # a zombie is dead
+    return "ended" if fields[0] == "Z" else fields[19]

@@ -31,10 +31,6 @@ LEASE = "_lease"
 Record = dict[str, Any]
 
 
-class PoisonUnitError(RuntimeError):
-    """A unit of work took its process down again and again."""
-
-
 class RunConflictError(ValueError):
     """The output path holds something else; the message shows the difference."""
 
@@ -45,7 +41,7 @@ class Run:
 
     storage: Storage
     path: str
-    session: str  # one start of the driver; attempts are counted within it
+    session: str  # one start of the driver
     max_attempts: int
 
     @classmethod
@@ -123,37 +119,13 @@ class Run:
             self.storage.remove_tree(self.url("quarantine", name))
         return len(quarantine)
 
-    def start(self, stage: str, unit: str, *, tries: int = 1) -> None:
-        """Count a start of a unit, durably and before it: Ray would repeat one that kills its process without end.
-
-        Args:
-            tries: starts that make one attempt, where several processes do the same.
-
-        Raises:
-            PoisonUnitError: more processes than ``max_attempts`` allows died on it since the driver started.
-        """
-        folder = self._attempts(stage, unit)
-        self.storage.write(self.url(*folder, uuid.uuid4().hex), b"")
-        died = len(self.storage.names(self.url(*folder))) - 1
-        if died >= self.max_attempts * tries:
-            raise PoisonUnitError(
-                f"{stage} {unit}: {died} processes died on it (limits.max_attempts_per_chunk: {self.max_attempts}), of "
-                "lack of memory or in native code; the logs of Ray's workers say more. A rerun resumes with it"
-            )
-
-    def forget_attempts(self, stage: str, unit: str) -> None:
-        """Begin to count anew: the unit went well."""
-        self.storage.remove_tree(self.url(*self._attempts(stage, unit)))
-
-    def _attempts(self, stage: str, unit: str) -> tuple[str, ...]:
-        return WORK, "attempts", self.session, f"{stage}-{unit}"
-
     def finish(self, report: Mapping[str, Any], page: str, *, success: bool) -> None:
         """Write the report, remove what only the stages needed, and write ``_SUCCESS`` last of all."""
         self.storage.write(self.url("report.json"), json.dumps(report, indent=2).encode())
         self.storage.write(self.url("report.html"), page.encode())
         self.storage.remove_tree(self.url(WORK))
-        self.storage.remove_partials(self.path)
+        for folder in ("scores", "reranked", "quarantine"):
+            self.storage.remove_partials(self.url(folder))
         if success:
             self.storage.write(self.url(SUCCESS), b"")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ from tart_ray.data.schema import HIVE_NULL
 PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-FULL_WORDS = ("storagefull", "quota", "insufficient", "no space left", "507")  # of stores: there is no common code
+FULL = re.compile(r"StorageFull|QuotaExceeded|Insufficient ?(Storage|Capacity)|no space left|\(507\)", re.IGNORECASE)
+CREATIONS = 5
+CONFLICT = "ConditionalRequestConflict"  # of AWS, for exclusive creations that overlap: to be repeated
 
 
 class StorageError(Exception):
@@ -157,22 +160,22 @@ class Storage:
         """
         filesystem, path = self.resolve(url)
         with explained("write", url):
-            if isinstance(filesystem, LocalFileSystem):
-                with _written_beside(path, data) as partial:
-                    try:
-                        os.link(partial, path)
-                    except FileExistsError:
-                        return False
-                return True
-            try:
-                filesystem.pipe_file(path, data, mode="create")
-            except OSError as error:
-                if not isinstance(error, FileExistsError) and error.errno != EXISTS_ERRNO:
-                    raise
-                if not self.exists(url):
-                    raise
-                return self.read(url) == data
-            return True
+            for _ in range(CREATIONS):
+                try:
+                    if isinstance(filesystem, LocalFileSystem):
+                        with _written_beside(path, data) as partial:
+                            os.link(partial, path)
+                    else:
+                        filesystem.pipe_file(path, data, mode="create")
+                    return True
+                except OSError as error:
+                    if _code(error) == CONFLICT:
+                        continue
+                    exists = isinstance(error, FileExistsError) or error.errno == EXISTS_ERRNO
+                    if not exists or not self.exists(url):
+                        raise
+                    return self.read(url) == data
+            raise OSError(f"{CONFLICT}, {CREATIONS} times")
 
     def remove(self, *urls: str) -> None:
         """Remove files; those that are not there are no error."""
@@ -201,8 +204,9 @@ class Storage:
         """Remove what killed writers left under a directory on a local disk; object stores keep no part of a PUT."""
         filesystem, path = self.resolve(url)
         if isinstance(filesystem, LocalFileSystem):
-            for name in Path(path).rglob(f".*{PARTIAL}"):
-                name.unlink(missing_ok=True)
+            with explained("clean up", url):
+                for name in Path(path).rglob(f".*{PARTIAL}"):
+                    name.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -220,18 +224,29 @@ def explained(verb: str, url: str) -> Iterator[None]:
         raise StorageError(f"{url}: cannot {verb} it: {_explain(error)}") from error
 
 
+def _code(error: Exception) -> str | None:
+    """How S3 calls an error, where it is one of its own."""
+    found: str | None = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    return found
+
+
+def is_missing(error: StorageError) -> bool:
+    """Whether the error is that there is no such file."""
+    return isinstance(error.__cause__, FileNotFoundError)
+
+
 def _explain(error: Exception) -> str:
     told = f"{error}" or type(error).__name__
+    if type(error).__name__ == "EndpointConnectionError":
+        return f"{told}; check storage.endpoint_url"
+    if type(error).__name__ == "NoCredentialsError":
+        return f"{told}; set AWS_* environment variables, storage.key and storage.secret, or storage.anonymous"
     if isinstance(error, PermissionError):
         return f"{told}; check the credentials, and what they may do there"
     if isinstance(error, FileNotFoundError):
         return f"no such bucket or file ({told})"
-    if getattr(error, "errno", None) in FULL_ERRNOS or any(word in told.lower() for word in FULL_WORDS):
+    if getattr(error, "errno", None) in FULL_ERRNOS or FULL.search(told):
         return f"{told}; make space there and run the same command again"
-    if type(error).__name__ == "NoCredentialsError":
-        return f"{told}; set AWS_* environment variables, storage.key and storage.secret, or storage.anonymous"
-    if type(error).__name__ == "EndpointConnectionError":
-        return f"{told}; check storage.endpoint_url"
     return f"{type(error).__name__}: {told}"
 
 
@@ -264,6 +279,8 @@ def _written_beside(path: str, data: bytes | memoryview) -> Iterator[str]:
             file = open(partial, "xb")  # noqa: SIM115, PTH123
         with file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or its name may outlive a loss of power, and its content not
         yield partial
     finally:
         Path(partial).unlink(missing_ok=True)

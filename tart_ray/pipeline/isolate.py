@@ -1,7 +1,7 @@
 """Doing a unit of work around rows that raise, or that kill the process they are in.
 
 A unit is first done in one go. Where that failed, before in another process or now with an exception, it is done in
-parts, and the parts that failed row by row: so a bad row costs three attempts, and its neighbours nothing but time.
+parts, and the parts that failed row by row: so a bad row costs a few attempts, and its neighbours nothing but time.
 Whoever dies leaves behind which rows it was at (see `Attempt`), and the next process goes on from there.
 """
 
@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tart_ray.data.attempts import Attempt
-from tart_ray.data.run import PoisonUnitError
+from tart_ray.data.attempts import Attempt, PoisonUnitError
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +24,8 @@ Rows = npt.NDArray[np.int64]
 
 PARTS = 64  # of a unit that failed as a whole: each is an object written, against a model loaded for each death
 MAX_DEATHS = 50  # on one unit: then it is not the rows
+MAX_ERRORS = 100  # one after the other, and nothing that went well: likewise
+ALONE = 2  # deaths with nothing else at work that it takes to give a row up: one may be a lost node's
 
 
 def isolate(
@@ -40,7 +41,7 @@ def isolate(
     Args:
         batches: rows that are best done together; each row of the unit is in exactly one.
         work: does some rows, and keeps their results. Done again on rows that it raised for.
-        max_attempts: processes that may die with a row at work, the last time alone, until it is given up.
+        max_attempts: processes that may die with a row at work, two of them with nothing else, until it is given up.
         is_usable: whether this process can go on after an exception; one that cannot (a CUDA context does not
             survive a failed kernel) ends here, so that another begins.
 
@@ -48,11 +49,11 @@ def isolate(
         For each row that has no result the reason, by position.
 
     Raises:
-        PoisonUnitError: processes go on dying, whatever the rows.
+        PoisonUnitError: processes go on dying, or work goes on raising, whatever the rows.
     """
     if len(attempt.deaths) > MAX_DEATHS:
         raise PoisonUnitError(
-            f"{attempt.url}: {len(attempt.deaths)} processes died on this unit of work, more than bad rows explain. "
+            f"{attempt.unit}: {len(attempt.deaths)} processes died on it, more than bad rows explain. "
             "Look for lack of memory, or a library that fails, in the logs of Ray's workers. A rerun resumes with it"
         )
     if not attempt.deaths:
@@ -64,6 +65,7 @@ def isolate(
     suspects = {row for death in attempt.deaths if death.rows is not None for row in death.rows}
     waiting = deque([*_parts(batches, suspects), *([row] for row in sorted(suspects))])
     reasons: dict[int, str] = {}
+    went_well = False
     while waiting:
         rows = waiting.popleft()
         if len(rows) == 1 and (given_up := _given_up(attempt, rows[0], max_attempts)):
@@ -72,12 +74,17 @@ def isolate(
         attempt.at(rows)
         try:
             work(np.array(rows, dtype=np.int64))
+            went_well = True
         except Exception as error:
             _go_on(attempt, rows, error, is_usable)
             if len(rows) > 1:
                 waiting.extend([row] for row in rows)
             else:
                 reasons[rows[0]] = f"raised {_told(error)}"
+                if len(reasons) >= MAX_ERRORS and not went_well:
+                    raise PoisonUnitError(
+                        f"{attempt.unit}: each of {len(reasons)} rows {reasons[rows[0]]}; that is not the rows"
+                    ) from error
     return reasons
 
 
@@ -85,14 +92,14 @@ def _given_up(attempt: Attempt, row: int, max_attempts: int) -> str | None:
     """Why a row is not tried again; None if it is."""
     with_it = [death for death in attempt.deaths if death.rows is None or row in death.rows]
     alone = [death for death in with_it if death.rows == (row,)]
-    if not alone or len(with_it) < max_attempts:
+    if len(alone) < ALONE or len(with_it) < max_attempts:
         return None
     words = next((f"; it said: {death.last_words}" for death in alone if death.last_words), "")
     return f"{len(with_it)} processes died with it at work, {len(alone)} of them with nothing else{words}"
 
 
 def _go_on(attempt: Attempt, rows: list[int] | None, error: Exception, is_usable: Callable[[], bool]) -> None:
-    log.warning("%s raised %s; looking for the row", attempt.url, _told(error))
+    log.warning("%s raised %s; looking for the row", attempt.unit, _told(error))
     if not is_usable():
         log.error("this process cannot go on after %s: ending it for another to begin", _told(error))
         attempt.at(rows, _told(error))

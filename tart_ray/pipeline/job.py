@@ -12,8 +12,9 @@ from typing import Any
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import ClusterConfig, Section
+from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import PoisonUnitError, Run, RunConflictError
+from tart_ray.data.run import Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import StorageError
 from tart_ray.model.checkpoint import CheckpointError
@@ -81,9 +82,9 @@ def execute_run(
         leased(run) as lease,
         stopped_by_signals(),
     ):
+        run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
         if run.is_complete():  # by another driver, meanwhile
             return _nothing_to_do(run)
-        run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
         try:
             return execute(lease)
         except Exception as error:

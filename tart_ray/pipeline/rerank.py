@@ -24,6 +24,8 @@ __all__ = ["RunFailedError", "rerank"]
 def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
 
+    Ends this process, with exit code 1, on SIGTERM and SIGINT, and when another driver has taken the output path over.
+
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
         RunFailedError: the run began and could not end.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy, Dataset
@@ -40,6 +41,7 @@ NO_ROOM = "instruction and query leave no room for a document in model.max_lengt
 
 ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
 
+Floats = npt.NDArray[np.float32]
 LoadScorer = Callable[[RerankConfig], "Scorer"]
 
 
@@ -90,35 +92,38 @@ def score(
 
 def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
     """Read and tokenise: the chunk's columns without its texts, and ``input_ids`` (list<int32>)."""
-    attempt = Attempt.begin(run, "encode", chunk)
-    table = read_chunk(run, chunk)
+    with Attempt.begin(run, "encode", chunk) as attempt:
+        table = read_chunk(run, chunk)
+        pairs, kept, reasons = _encode_rows(attempt, table, config)
+        rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
+        added = {
+            "_row": pa.array(kept),
+            "tokens": pa.array(pairs.lengths, pa.int32()),
+            "truncated": pa.array(pairs.truncated),
+            "input_ids": pa.ListArray.from_arrays(pa.array(pairs.offsets, pa.int32()), pa.array(pairs.input_ids)),
+        }
+        rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
+        for name, column in added.items():
+            rest = rest.append_column(name, column)
+        return {"unit": chunk, "reasons": json.dumps(reasons), "table": _to_bytes(rest)}
+
+
+def _encode_rows(attempt: Attempt, table: pa.Table, config: RerankConfig) -> tuple[EncodedPairs, Rows, dict[int, str]]:
+    """Token ids, the rows that they belong to, in order, and for each other row why it has none."""
     tokenizer = _tokenizer(config)
     found: list[tuple[EncodedPairs, Rows]] = []
     no_room: dict[int, str] = {}
 
     def work(rows: Rows) -> None:
-        pairs, kept = encode(tokenizer, table if len(rows) == len(table) else table.take(pa.array(rows)), config)
+        pairs, kept = encode(tokenizer, table.take(pa.array(rows)), config)
         found.append((pairs, rows[kept]))
         no_room.update(dict.fromkeys(np.delete(rows, kept).tolist(), NO_ROOM))
 
     parts = np.array_split(np.arange(len(table)), PARTS)
     raised = isolate(attempt, parts, work, max_attempts=config.limits.max_attempts_per_chunk)
-    attempt.end()
-    positions = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
-    pairs, kept = EncodedPairs.concatenate([pairs for pairs, _ in found]), np.sort(positions)
-    if len(found) > 1:
-        pairs = pairs.take(np.argsort(positions))
-    rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
-    added = {
-        "_row": pa.array(kept),
-        "tokens": pa.array(pairs.lengths, pa.int32()),
-        "truncated": pa.array(pairs.truncated),
-        "input_ids": pa.ListArray.from_arrays(pa.array(pairs.offsets, pa.int32()), pa.array(pairs.input_ids)),
-    }
-    rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
-    for name, column in added.items():
-        rest = rest.append_column(name, column)
-    return {"unit": chunk, "reasons": json.dumps(no_room | raised), "table": _to_bytes(rest)}
+    rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
+    pairs = EncodedPairs.concatenate([pairs for pairs, _ in found])
+    return pairs.take(np.argsort(rows)), np.sort(rows), no_room | raised
 
 
 def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedPairs, Any]:
@@ -154,54 +159,52 @@ class Replica:
         self._run, self._max_attempts = run, config.limits.max_attempts_per_chunk
         self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
         try:
-            run.start("load", "model", tries=config.cluster.replicas.max)
-            self._scorer = load(config)
-            logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would fail for every pair
+            with Attempt.begin(run, "load", "model") as attempt:
+                attempt.check(tries=config.cluster.replicas.max)
+                self._scorer = load(config)
+                logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would fail for every pair
             if not np.isfinite(logits).all():
                 raise CheckpointError(f"{config.model.path}: its logits for the shortest pair are {logits.tolist()}")
-            run.forget_attempts("load", "model")
         except Exception as error:
             self._failure = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._failure:
             raise self._failure
-        chunk = batch["unit"][0].as_py()
-        table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
-        ids = table["input_ids"].combine_chunks()
-        pairs = EncodedPairs(
-            ids.values.to_numpy(), ids.offsets.to_numpy().astype(np.int64), np.zeros(len(ids), dtype=bool)
-        )
-        attempt = Attempt.begin(self._run, SCORES, chunk)
-        started = time.perf_counter()
+        with Attempt.begin(self._run, SCORES, batch["unit"][0].as_py()) as attempt:
+            table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
+            ids = table["input_ids"].combine_chunks()
+            pairs = EncodedPairs(
+                ids.values.to_numpy(), ids.offsets.to_numpy().astype(np.int64), np.zeros(len(ids), dtype=bool)
+            )
+            started = time.perf_counter()
+            score, margin, failed = self._score(attempt, pairs)
+            statistics = {
+                "tokens": int(pairs.lengths.sum()),
+                "padded_tokens": padded_tokens(pairs.lengths, self._scorer.max_tokens_per_batch),
+                "seconds": time.perf_counter() - started,
+            }
+            result = table.drop_columns(["input_ids"])
+            result = result.append_column("score", pa.array(score)).append_column("margin", pa.array(margin))
+            origin = table["_row"].to_pylist()
+            reasons = json.loads(batch["reasons"][0].as_py())
+            reasons |= {str(origin[row]): reason for row, reason in failed.items()}
+            payload = pa.array([_to_bytes(result)], pa.large_binary())
+            told = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
+            return pa.table({"unit": batch["unit"], "table": payload, **told})
+
+    def _score(self, attempt: Attempt, pairs: EncodedPairs) -> tuple[Floats, Floats, dict[int, str]]:
+        """Score and margin of each pair, NaN where there is none, and why."""
         score = np.full(len(pairs), np.nan, dtype=np.float32)
         margin = score.copy()
 
         def work(rows: Rows) -> None:
-            scores = self._scorer.score_encoded(pairs if len(rows) == len(pairs) else pairs.take(rows))
+            scores = self._scorer.score_encoded(pairs.take(rows))
             score[rows], margin[rows] = scores.score, scores.margin
 
-        failed = isolate(
-            attempt,
-            plan_batches(pairs.lengths, self._scorer.max_tokens_per_batch),
-            work,
-            max_attempts=self._max_attempts,
-            is_usable=self._is_usable,
-        )
-        statistics = {
-            "tokens": int(pairs.lengths.sum()),
-            "padded_tokens": padded_tokens(pairs.lengths, self._scorer.max_tokens_per_batch),
-            "seconds": time.perf_counter() - started,
-        }
-        attempt.end()
-        result = table.drop_columns(["input_ids"])
-        result = result.append_column("score", pa.array(score)).append_column("margin", pa.array(margin))
-        origin = table["_row"].to_pylist()
-        reasons = json.loads(batch["reasons"][0].as_py())
-        reasons |= {str(origin[row]): reason for row, reason in failed.items()}
-        payload = pa.array([_to_bytes(result)], pa.large_binary())
-        told = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
-        return pa.table({"unit": batch["unit"], "table": payload, **told})
+        batches = plan_batches(pairs.lengths, self._scorer.max_tokens_per_batch)
+        limit = self._max_attempts
+        return score, margin, isolate(attempt, batches, work, max_attempts=limit, is_usable=self._is_usable)
 
     def _is_usable(self) -> bool:
         try:
@@ -213,27 +216,28 @@ class Replica:
 
 def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
     """Write the scores of a chunk, quarantine what has none, then commit."""
-    run.start("write", row["unit"])
-    chunk, table = row["unit"], pa.ipc.open_stream(row["table"]).read_all()
-    reasons = {int(position): reason for position, reason in json.loads(row["reasons"]).items()}
-    numbers = table.select(["score", "margin"])
-    finite = np.logical_and.reduce([np.isfinite(column.to_numpy()) for column in numbers.columns])
-    good, positions = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
-    for position, reason in positions.items():
-        reasons.setdefault(table["_row"][position].as_py(), reason)
-    quarantine = Quarantine(SCORE)
-    if reasons:
-        quarantine.add_rows(plan.candidates, read_chunk(run, chunk), dict(sorted(reasons.items())))
-    if len(good):
-        schema = scores_schema(plan)
-        run.write_table(good.select(schema.names).cast(schema), "scores", f"{chunk}.parquet")
-    record = {
-        "rows": len(good),
-        "quarantined": run.write_quarantine(quarantine, SCORES, chunk),
-        "truncated": pc.sum(good["truncated"]).as_py() or 0,
-        **json.loads(row["statistics"]),
-    }
-    return {"unit": chunk, "record": json.dumps(run.commit(SCORES, chunk, record))}
+    chunk = row["unit"]
+    with Attempt.begin(run, "write", chunk) as attempt:
+        attempt.check()
+        table = pa.ipc.open_stream(row["table"]).read_all()
+        reasons = {int(position): reason for position, reason in json.loads(row["reasons"]).items()}
+        finite = np.isfinite(table["score"].to_numpy()) & np.isfinite(table["margin"].to_numpy())
+        good, positions = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
+        for position, reason in positions.items():
+            reasons.setdefault(table["_row"][position].as_py(), reason)
+        quarantine = Quarantine(SCORE)
+        if reasons:
+            quarantine.add_rows(plan.candidates, read_chunk(run, chunk), dict(sorted(reasons.items())))
+        if len(good):
+            schema = scores_schema(plan)
+            run.write_table(good.select(schema.names).cast(schema), "scores", f"{chunk}.parquet")
+        record = {
+            "rows": len(good),
+            "quarantined": run.write_quarantine(quarantine, SCORES, chunk),
+            "truncated": pc.sum(good["truncated"]).as_py() or 0,
+            **json.loads(row["statistics"]),
+        }
+        return {"unit": chunk, "record": json.dumps(run.commit(SCORES, chunk, record))}
 
 
 @functools.lru_cache(maxsize=1)

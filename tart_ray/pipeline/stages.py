@@ -13,6 +13,7 @@ from typing import Any
 import ray.data
 from ray.data import Dataset
 
+from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Record, Run
 from tart_ray.pipeline.progress import Progress
 
@@ -27,8 +28,10 @@ def run_stage(run: Run, stage: str, units: Iterable[str], work: Work) -> dict[st
     """
 
     def work_and_commit(row: dict[str, Any]) -> dict[str, str]:
-        run.start(stage, row["unit"])
-        return {"unit": row["unit"], "record": json.dumps(run.commit(stage, row["unit"], work(row["unit"])))}
+        with Attempt.begin(run, stage, row["unit"]) as attempt:
+            attempt.check()
+            record = run.commit(stage, row["unit"], work(row["unit"]))
+        return {"unit": row["unit"], "record": json.dumps(record)}
 
     return drain(run, stage, units, lambda waiting: waiting.map(work_and_commit))
 

@@ -1,23 +1,66 @@
-"""What a process that dies leaves behind."""
+"""What a process that dies leaves behind, and one that lives does not."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tart_ray.data.attempts import Attempt, Death
+import pytest
+
+from tart_ray.data.attempts import Attempt, Death, PoisonUnitError
 from tart_ray.data.run import Run
 
 
-def test_the_next_process_finds_what_the_dead_ones_were_at(place: Any) -> None:
-    run = Run.at(place.storage, place.at("run"), max_attempts=3)
-    first = Attempt.begin(run, "score", "00000-00000")
-    assert first.deaths == ()
-    second = Attempt.begin(Run.at(run.storage, run.path, 3), "score", "00000-00000")  # after another driver's start
-    assert second.deaths == (Death(None, None),)
+@pytest.fixture
+def run(place: Any) -> Run:
+    return Run.at(place.storage, place.at("run"), max_attempts=2)
+
+
+def test_the_next_process_finds_what_the_dead_ones_were_at(run: Run) -> None:
+    assert Attempt.begin(run, "score", "a").deaths == ()
+    later = Run.at(run.storage, run.path, max_attempts=2)  # another start of the driver
+    second = Attempt.begin(later, "score", "a")
+    assert second.deaths == (Death(run.session, None, None),)
     second.at([4, 7])
     second.at([7], "CUDA error")
-    third = Attempt.begin(run, "score", "00000-00000")
-    assert sorted(third.deaths, key=str) == [Death((7,), "CUDA error"), Death(None, None)]
-    assert Attempt.begin(run, "encode", "00000-00000").deaths == ()
-    third.end()
-    assert Attempt.begin(run, "score", "00000-00000").deaths == ()
+    with Attempt.begin(run, "score", "a") as third:
+        assert {*third.deaths} == {Death(later.session, (7,), "CUDA error"), Death(run.session, None, None)}
+        assert Attempt.begin(run, "encode", "a").deaths == ()
+    assert Attempt.begin(run, "score", "a").deaths == ()
+
+
+def test_an_exception_is_no_death(run: Run) -> None:
+    Attempt.begin(run, "score", "a")
+    with pytest.raises(ZeroDivisionError), Attempt.begin(run, "score", "a"):
+        raise ZeroDivisionError
+    with Attempt.begin(run, "score", "a") as after:
+        assert len(after.deaths) == 1
+
+
+def test_a_unit_is_refused_after_too_many_deaths_under_one_driver_and_a_rerun_begins_anew(run: Run) -> None:
+    for _ in range(2):
+        with Attempt.begin(run, "join", "a") as fine:
+            fine.check()
+    for _ in range(2):
+        Attempt.begin(run, "join", "a").check()
+    told = r"^join a: 2 processes died on it \(limits.max_attempts_per_chunk: 2\)"
+    with pytest.raises(PoisonUnitError, match=told), Attempt.begin(run, "join", "a") as refused:
+        refused.check()
+    Attempt.begin(run, "join", "a").check()
+    later = Run.at(run.storage, run.path, max_attempts=2)
+    for _ in range(6):
+        Attempt.begin(later, "load", "model").check(tries=3)
+    with pytest.raises(PoisonUnitError, match=r"^load model: 6 processes"):
+        Attempt.begin(later, "load", "model").check(tries=3)
+
+
+def test_an_attempt_that_ends_while_it_is_listed_is_no_death(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Attempt.begin(run, "score", "a")
+    names = run.storage.names
+
+    def names_and_end(url: str) -> list[str]:
+        found = names(url)
+        other.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr(run.storage, "names", names_and_end)
+    assert Attempt.begin(run, "score", "a").deaths == ()

@@ -115,6 +115,30 @@ def test_of_many_that_want_it_one_gets_it(place: Any, losses: queue.Queue[str]) 
     assert losses.empty()
 
 
+def test_an_owner_that_comes_back_after_the_run_was_completed_is_told(take: Any, place: Any) -> None:
+    held = take()
+    place.storage.remove_tree(place.at("run", "_lease"))
+    with pytest.raises(LeaseHeldError, match="another run is at work there, or was"):
+        held.confirm()
+
+
+def test_a_run_that_is_completed_while_another_driver_watches_is_no_error(
+    take: Any, place: Any, losses: queue.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_SECONDS", 3600.0)
+    take()
+    forget_this_machine(place, 1)
+    read = Lease._read
+
+    def read_and_complete(lease: Lease, term: int) -> Any:
+        found = read(lease, term)
+        place.storage.remove_tree(place.at("run", "_lease"))
+        return found
+
+    monkeypatch.setattr(Lease, "_read", read_and_complete)
+    take().confirm()
+
+
 def test_nothing_is_left_of_it_behind_a_complete_run(take: Any, place: Any) -> None:
     held = take()
     place.put("run/_SUCCESS", b"")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.run import PoisonUnitError, Run, RunConflictError, differences
+from tart_ray.data.run import Run, RunConflictError, differences
 
 IDENTITY = {"model": {"path": "m", "fingerprint": "abc"}, "input": {"files": [["a", 1, "v1"], ("b", 2, "v2")]}}
 
@@ -94,21 +94,6 @@ def test_commits_come_back(run: Run) -> None:
     assert run.committed("rank") == {"00000": {"rows": 9}}
 
 
-def test_a_unit_may_start_until_too_many_processes_died_on_it_in_this_session(run: Run) -> None:
-    run.start("score", "a")
-    run.start("score", "a")
-    run.start("score", "b")
-    with pytest.raises(PoisonUnitError, match=r"score a: 2 processes died on it \(limits.max_attempts_per_chunk: 2\)"):
-        run.start("score", "a")
-    Run.at(run.storage, run.path, max_attempts=2).start("score", "a")
-    run.forget_attempts("score", "a")
-    run.start("score", "a")
-    for _ in range(2 * 3):
-        run.start("load", "model", tries=3)
-    with pytest.raises(PoisonUnitError, match="load model: 6 processes"):
-        run.start("load", "model", tries=3)
-
-
 def test_bad_rows_of_an_attempt_that_did_not_commit_are_replaced(run: Run) -> None:
     bad = Quarantine("score")
     bad.add("NaN", "a.jsonl", 0, 0, {"query_id": "q"})
@@ -136,7 +121,7 @@ def test_quarantine_is_written_where_there_is_any(run: Run) -> None:
 def test_the_end_of_a_run(run: Run, success: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run.begin(IDENTITY, {})
     run.commit("score", "a", {})
-    run.start("score", "a")
+    run.storage.write(run.url("_work", "x"), b"")
     order: list[str] = []
     write, remove = run.storage.write, run.storage.remove_tree
     monkeypatch.setattr(run.storage, "write", lambda url, data: (write(url, data), order.append(url)))

@@ -197,3 +197,19 @@ def test_urls_of_local_files_are_paths(tmp_path: Path) -> None:
     (tmp_path / "x y").write_bytes(b"1")
     assert Storage().read(f"file://{tmp_path}/x y") == b"1"
     assert join_url("s3://b/run/", "a", "b") == "s3://b/run/a/b"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(5, "An error occurred (XMinioStorageFull) when calling PutObject"), "make space there"),
+        (OSError(5, "An error occurred (507) when calling PutObject"), "make space there"),
+        (OSError(5, "reset at 00507-00000.json, http://127.0.0.1:45073/"), "OSError: .*45073/$"),
+        (PermissionError("Forbidden"), "check the credentials, and what they may do there$"),
+        (TimeoutError(), "TimeoutError: TimeoutError$"),
+    ],
+)
+def test_errors_say_what_to_do(error: Exception, told: str) -> None:
+    expected = pytest.raises(StorageError, match=f"^s3://b/k: cannot write it: .*{told}")
+    with expected, storage_module.explained("write", "s3://b/k"):
+        raise error

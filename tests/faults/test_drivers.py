@@ -10,10 +10,14 @@ import time
 from typing import Any
 
 import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
 from support.drivers import Jobs, puts
-from support.faulty_s3 import Exchange, hold
+from support.faulty_s3 import Exchange, call, hold
+from support.s3_jobs import ROOT, put
 
 from tart_ray.command_line import ExitCode
+
+AUTO = {"gpus_per_replica": 0, "replicas": {"min": 1, "max": 1}}
 
 
 def test_a_second_driver_is_refused_while_the_first_lives_and_takes_over_once_it_is_dead(
@@ -84,3 +88,28 @@ def test_what_changes_no_score_may_change_between_a_kill_and_the_rerun_and_nothi
     allowed = ["--cluster.replicas.max", "2", "--storage.endpoint_url", jobs.proxy.store.endpoint_url]
     assert jobs.finish("changed", *allowed, "--limits.max_attempts_per_chunk", "5") == ExitCode.DONE, jobs.said
     assert_same(jobs.rows("changed"), undisturbed_job)
+
+
+def test_ray_job_stop_ends_a_run_that_a_rerun_continues(
+    jobs: Jobs, undisturbed_job: Any, assert_same: Any, head: str
+) -> None:
+    config = jobs.config | {"output": {"path": f"s3://{jobs.bucket}/stopped/"}, "cluster": AUTO}
+    put(jobs.proxy.store, f"{jobs.bucket}/stopped.yaml", config)
+    reached = threading.Event()
+    jobs.proxy.on(puts("/stopped/_commits/score/"), call(reached.set, before=False), times=1)
+    client = JobSubmissionClient(head)
+    environment = {"working_dir": str(ROOT), "env_vars": jobs.proxy.server.environment}
+    entrypoint = f"python -m jobs.rerank --config s3://{jobs.bucket}/stopped.yaml"
+    job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    assert reached.wait(120), client.get_job_logs(job)
+    client.stop_job(job)
+    while client.get_job_status(job) not in (JobStatus.STOPPED, JobStatus.FAILED):
+        time.sleep(0.1)  # between looks at a job that is stopping
+    assert "stopped by SIGTERM; run the same command again to continue" in client.get_job_logs(job)
+    lease = jobs.proxy.store.filesystem().cat(f"{jobs.bucket}/stopped/_lease/00000001.json")
+    assert json.loads(lease)["released"]
+    again = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    while not client.get_job_status(again).is_terminal():
+        time.sleep(0.1)  # between looks at a job that is running
+    assert client.get_job_status(again) == JobStatus.SUCCEEDED, client.get_job_logs(again)
+    assert_same(jobs.rows("stopped"), undisturbed_job)

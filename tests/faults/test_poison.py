@@ -15,9 +15,9 @@ from tart_ray.pipeline.rerank import rerank
 pytestmark = pytest.mark.usefixtures("cluster")
 
 SAID = {
-    "exit": "3 processes died with it at work, 1 of them with nothing else",
-    "kill": "3 processes died with it at work, 1 of them with nothing else",
-    "cuda": "3 processes died with it at work, 1 of them with nothing else; it said: RuntimeError: CUDA error: "
+    "exit": "4 processes died with it at work, 2 of them with nothing else",
+    "kill": "4 processes died with it at work, 2 of them with nothing else",
+    "cuda": "4 processes died with it at work, 2 of them with nothing else; it said: RuntimeError: CUDA error: "
     "device-side assert triggered",
     "memory": "raised MemoryError: Unable to allocate 16.0 MiB for an array with shape (16777216,) and data type uint8",
     "raise": "raised ValueError: this row is not to my liking",

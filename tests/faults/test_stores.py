@@ -15,6 +15,7 @@ from support.faulty_s3 import Faults, reject
 from support.job_files import read_output, write_jsonl
 
 from tart_ray.command_line import ExitCode
+from tart_ray.data.storage import Storage, StorageError
 from tart_ray.pipeline.rerank import RunFailedError, rerank
 
 
@@ -51,6 +52,16 @@ def test_a_store_that_refuses_ends_the_job_at_once(options: list[str], refused: 
     assert "Traceback" not in jobs.said
     assert len(jobs.proxy.requests) - before < 40  # it was not tried again and again
     assert not jobs.exists("refused/manifest.json")
+
+
+def test_exclusive_creations_that_overlap_are_repeated(jobs: Jobs) -> None:
+    storage, url = Storage(jobs.proxy.server.storage_options), f"s3://{jobs.bucket}/created"
+    jobs.proxy.on(puts("/created"), reject(409, "ConditionalRequestConflict"), times=2)
+    assert storage.create(url, b"mine")
+    assert not storage.create(url, b"another's")
+    jobs.proxy.on(puts("/created"), reject(409, "ConditionalRequestConflict"))
+    with pytest.raises(StorageError, match="ConditionalRequestConflict, 5 times"):
+        storage.create(url, b"mine")
 
 
 def test_a_store_that_is_full_and_has_room_again(jobs: Jobs, undisturbed_job: Any, assert_same: Any) -> None:

@@ -16,7 +16,13 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tart_ray import EncT5Tokenizer
 from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.model.tokenizer import QueryTooLongError, join_instruction, longest_first, words_are_independent
+from tart_ray.model.tokenizer import (
+    EncodedPairs,
+    QueryTooLongError,
+    join_instruction,
+    longest_first,
+    words_are_independent,
+)
 
 PIECES, BOS, EOS, PAD = 80, 180, 1, 0  # tiny_checkpoint: 80 pieces, 100 sentinels, then <s>
 
@@ -502,3 +508,23 @@ def test_a_broken_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spiece.model").write_bytes(b"no model" * 100)
     with pytest.raises(CheckpointError, match=r"spiece\.model: not a sentencepiece model"):
         EncT5Tokenizer(tmp_path / "spiece.model")
+
+
+def test_pairs_are_taken_and_put_together() -> None:
+    pairs = EncodedPairs(
+        np.array([1, 2, 3, 4, 5, 6], np.int32), np.array([0, 2, 2, 5, 6]), np.array([True, False, False, True])
+    )
+    taken = pairs.take(np.array([3, 0, 1]))
+    assert taken.input_ids.tolist() == [6, 1, 2]
+    assert taken.offsets.tolist() == [0, 1, 3, 3]
+    assert taken.truncated.tolist() == [True, True, False]
+    assert (taken.input_ids.dtype, taken.offsets.dtype, len(pairs.take(np.array([], dtype=np.int64)))) == (
+        "i4",
+        "i8",
+        0,
+    )
+    whole = EncodedPairs.concatenate([taken, pairs.take(np.array([2]))])
+    assert whole.input_ids.tolist() == [6, 1, 2, 3, 4, 5]
+    assert whole.offsets.tolist() == [0, 1, 3, 3, 6]
+    assert whole.truncated.tolist() == [True, True, False, False]
+    assert len(EncodedPairs.concatenate([])) == 0
