@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": {"config"},
     "derive": {"data"},
     "evaluation": {"config", "data", "derive"},
-    "training": {"config", "data", "model"},
+    "training": {"config", "data", "model", "scoring"},
     "demo": {"model", "data"},
     "pipeline": {
         "__init__", "config", "command_line", "model", "scoring", "data", "derive", "evaluation", "training",
