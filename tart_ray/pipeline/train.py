@@ -1,0 +1,333 @@
+"""jobs.train from its configuration to its exit code: read the examples, train on Ray Train's workers, report.
+
+The loop is `tart_ray.training.loop`; here is what it needs to run on a cluster. Its state is one object in storage,
+replaced as a whole, so that a worker, a node or the driver may be lost: what starts again goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+
+import tart_ray
+from tart_ray.command_line import ExitCode
+from tart_ray.config import ClusterConfig, TrainConfig, WorkersConfig
+from tart_ray.data.lease import Lease
+from tart_ray.data.run import WORK, Record, Run
+from tart_ray.data.storage import FileInfo, Storage, absolute
+from tart_ray.model.checkpoint import fingerprint_checkpoint, resolve_checkpoint
+from tart_ray.pipeline.job import Clock, RunFailedError, execute_run, finish
+from tart_ray.pipeline.stages import run_stage
+
+EXAMPLES, TRAINED = "examples", "train"  # stages
+CHECKPOINT = "checkpoint"
+STATE = "state.pt"
+TRAIN, EVALUATION = "train", "evaluation"  # roles of the input
+FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that a worker needs. Pickles into every worker."""
+
+    run: Run
+    config: TrainConfig
+    instructions: Mapping[str, list[str]] | None
+
+    @property
+    def model_storage(self) -> dict[str, Any]:
+        """Options of the storage that the start is read from."""
+        return self.config.storage.fsspec_options(self.config.model.path or self.config.model.vocabulary or "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, checked: files of each role, and the identity of the run."""
+
+    work: Work
+    files: Mapping[str, list[FileInfo]]
+    identity: Mapping[str, Any]
+
+
+def train(config: TrainConfig) -> ExitCode:
+    """Run the job; a rerun of the same configuration continues where an earlier one stopped.
+
+    Raises:
+        ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
+        RunFailedError: the run began and could not end.
+    """
+    plan = make_plan(config)
+    config, cluster = plan.work.config, plan.work.config.cluster
+    return execute_run(
+        plan.work.run,
+        plan.identity,
+        config,
+        ClusterConfig(address=cluster.address),
+        lambda lease: execute(plan, lease),
+        replicas=False,
+    )
+
+
+def show(config: TrainConfig) -> ExitCode:
+    """Print what the job would do; starts nothing."""
+    for line in describe(config):
+        print(line)  # noqa: T201
+    return ExitCode.DONE
+
+
+def describe(config: TrainConfig) -> Iterator[str]:
+    """Lines that say what the job would do.
+
+    Raises:
+        the errors of `train`, for the same reasons.
+    """
+    from tart_ray.training.files import read_examples
+
+    plan = make_plan(config)
+    config = plan.work.config
+    start, settings = config.model, config.training
+    yield f"start: {start.path or f'new, {start.initialisation}, {start.geometry}, vocabulary {start.vocabulary}'}"
+    for role, url in roles(config).items():
+        files = plan.files[role]
+        yield f"{role}: {len(files):,} files, {sum(file.size for file in files) / 1e6:,.1f} MB: {url}"
+        found = read_examples(plan.work.run.storage, url, plan.work.instructions, **needs(config, role))
+        counts, positives = found.counts, sum(len(query.positives) for query in found.queries)
+        tasks = len({query.task for query in found.queries})
+        made = f"{len(found.queries):,} queries of {tasks:,} tasks, {positives:,} positives"
+        yield f"  {counts['read']:,} records: {made}"
+        if found.quarantine.rows:
+            first = found.quarantine.rows[0]
+            yield f"  bad records: {len(found.quarantine):,}, the first in {first['source']}: {first['reason']}"
+        if role == TRAIN:
+            steps = settings.max_steps or -(-positives // settings.queries_per_step) * settings.epochs
+            yield f"  steps: {steps:,} of {settings.queries_per_step:,} positives, loss {settings.loss}"
+    yield f"workers: {config.cluster.workers}, {config.cluster.gpus_per_worker} GPUs each, {settings.dtype}"
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Look at the input and the start without reading either.
+
+    Raises:
+        InputError, StorageError, CheckpointError: the input or the start is not there, or not as configured.
+    """
+    from tart_ray.training.files import check_fields, read_instructions
+
+    config = _with_absolute_paths(config)
+    storage = Storage(config.storage.fsspec_options("s3://"))
+    named = config.input.instructions
+    instructions = read_instructions(storage, named) if named else None
+    files = {role: check_fields(storage, url) for role, url in roles(config).items()}
+    run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
+    work = Work(run, config, instructions)
+    identity = {
+        "job": "train",
+        "input": {
+            "files": {role: [[f.url, f.size, f.version] for f in found] for role, found in files.items()},
+            "instructions": instructions,
+        },
+        "model": {"start": _fingerprint(work), **config.model.model_dump(include={"geometry", "initialisation"})},
+        "training": config.training.model_dump(mode="json", exclude=FREE),
+        "dtype": config.output.dtype,
+    }
+    return Plan(work, files, identity)
+
+
+def roles(config: TrainConfig) -> dict[str, str]:
+    """Where the examples of each role are."""
+    found = {TRAIN: config.input.train, EVALUATION: config.input.evaluation}
+    return {role: url for role, url in found.items() if url is not None}
+
+
+def needs(config: TrainConfig, role: str) -> dict[str, bool]:
+    """What a query must have to be of use."""
+    has_random = role == TRAIN and max(config.training.random_negatives) > 0
+    scores = role == TRAIN and config.training.loss == "margin_mse"
+    return {"needs_negatives": not has_random, "needs_scores": scores}
+
+
+def execute(plan: Plan, lease: Lease) -> ExitCode:
+    """All stages of a run that has begun."""
+    work, config, run = plan.work, plan.work.config, plan.work.run
+    clock = Clock()
+    with clock.timed("read"):
+        found = run_stage(run, EXAMPLES, plan.files, lambda role: _prepare(work, role))
+    counts = {
+        name: sum(record[name] for record in found.values()) for name in ("read", "used", "duplicates", "quarantined")
+    }
+    trained: Record = {}
+    if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
+        for role, record in found.items():
+            if not record["queries"]:
+                raise RunFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}")
+        _check_room(config.cluster)
+        with clock.timed("train"):
+            trained = run.committed(TRAINED).get(TRAINED) or _train(work)
+    report = {
+        "job": "train",
+        "tart_ray": tart_ray.__version__,
+        "counts": counts | {f"{role} queries": record["queries"] for role, record in found.items()},
+        "trained": trained,
+        "seconds": clock.seconds,
+        "config": config.model_dump(mode="json"),
+    }
+    summary = "read {read:,} = used {used:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
+    figures = {name: value for name, value in trained.items() if name != "history"}
+    allowed = config.limits.max_quarantined_fraction
+    return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+
+
+def _prepare(work: Work, role: str) -> Record:
+    """Read one role's examples; what is usable of them is kept beside the checkpoint, the rest in quarantine."""
+    from tart_ray.training.files import encode_queries, read_examples
+
+    found = read_examples(work.run.storage, roles(work.config)[role], work.instructions, **needs(work.config, role))
+    work.run.storage.write(_examples_url(work, role), encode_queries(found.queries))
+    work.run.write_quarantine(found.quarantine, EXAMPLES, role)
+    return {"rows": found.counts["read"], "queries": len(found.queries), **found.counts}
+
+
+def _train(work: Work) -> Record:
+    """Train on the cluster, and return what was committed."""
+    from ray.train.torch import TorchTrainer
+
+    cluster, run = work.config.cluster, work.run
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"work": work},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run.session,  # its own records are of this start alone
+            storage_path=tempfile.gettempdir(),
+            failure_config=ray.train.FailureConfig(max_failures=work.config.limits.max_attempts_per_chunk - 1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        first = next(iter(error.worker_failures.values()))
+        raise RunFailedError(f"training: {first}") from error
+    except ray.train.TrainingFailedError as error:
+        raise RunFailedError(f"training: {error}") from error
+    return run.committed(TRAINED)[TRAINED]
+
+
+def _train_worker(settings: Mapping[str, Any]) -> None:
+    """One worker of Ray Train, which has set up torch.distributed."""
+    import torch
+    from ray.train.torch import get_device
+
+    from tart_ray.training import loop, start
+    from tart_ray.training.files import decode_queries
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    work: Work = settings["work"]
+    run, config, context = work.run, work.config, ray.train.get_context()
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    queries = {role: decode_queries(run.storage.read(_examples_url(work, role))) for role in roles(config)}
+    model, tokenizer = _load_start(work)
+    tokenizer.num_threads = config.cluster.cpus_per_worker
+    model.to(get_device())
+    trained = loop.train(
+        model,
+        tokenizer,
+        queries[TRAIN],
+        config.training,
+        evaluation=queries.get(EVALUATION, ()),
+        state=loop.StateFile(run.storage, run.url(WORK, STATE)),
+        workers=loop.Workers(context.get_world_rank(), context.get_world_size()),
+    )
+    if context.get_world_rank() == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            start.save_checkpoint(model, tokenizer, folder, dtype=getattr(torch, config.output.dtype))
+            for file in sorted(Path(folder).iterdir()):
+                run.storage.write(run.url(CHECKPOINT, file.name), file.read_bytes())
+        run.commit(
+            TRAINED,
+            TRAINED,
+            {
+                "steps": trained.steps,
+                "best step": trained.best_step,
+                "nDCG@10": trained.best_ndcg_at_10,
+                "pairs": trained.pairs,
+                "training seconds": trained.seconds,
+                "pairs/s": trained.pairs / trained.seconds if trained.seconds else None,
+                "history": trained.history,
+            },
+        )
+
+
+def _load_start(work: Work) -> Any:
+    """The model that training starts from, and its tokenizer."""
+    from tart_ray.training import start
+
+    model, seed = work.config.model, work.config.training.seed
+    if model.path is not None:
+        return start.start_from_checkpoint(
+            model.path, seed=seed, revision=model.revision, storage_options=work.model_storage
+        )
+    return start.start_fresh(_vocabulary(work), model.geometry, mimetic=model.initialisation == "mimetic", seed=seed)
+
+
+def _vocabulary(work: Work) -> Path:
+    """The local file, or the local directory that ``spiece.model`` is in."""
+    model = work.config.model
+    assert model.vocabulary is not None
+    if Path(model.vocabulary).is_file():
+        return Path(model.vocabulary)
+    return resolve_checkpoint(
+        model.vocabulary, revision=model.revision, storage_options=work.model_storage, weights=False
+    )
+
+
+def _fingerprint(work: Work) -> str:
+    """Changes when the start does."""
+    from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
+
+    model = work.config.model
+    if model.path is not None:
+        return fingerprint_checkpoint(model.path, revision=model.revision, storage_options=work.model_storage)
+    place = _vocabulary(work)
+    file = place / VOCAB_FILE if place.is_dir() else place
+    EncT5Tokenizer(file)  # or it says what is wrong with it
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _examples_url(work: Work, role: str) -> str:
+    return work.run.url(EXAMPLES, f"{role}.parquet")
+
+
+def _check_room(cluster: WorkersConfig) -> None:
+    """Ray waits without end for what a cluster cannot offer: say so."""
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
+    if there.get("CPU", 0) < cpus or there.get("GPU", 0) < gpus:
+        log.warning(
+            "%d workers (cluster.workers) need %d CPUs and %d GPUs; got %g and %g: waiting for the cluster to grow",
+            cluster.workers, cpus, gpus, there.get("CPU", 0), there.get("GPU", 0),
+        )  # fmt: skip
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Local paths made absolute: workers have other working directories."""
+    output = config.output.model_copy(update={"path": absolute(config.output.path)})
+    named = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
+    read = config.input.model_copy(update={name: absolute(path) for name, path in named.items() if path is not None})
+    local = {name: getattr(config.model, name) for name in ("path", "vocabulary")}
+    there = {name: absolute(path) for name, path in local.items() if path and Path(path).expanduser().exists()}
+    return config.model_copy(update={"input": read, "output": output, "model": config.model.model_copy(update=there)})

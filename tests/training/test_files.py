@@ -1,0 +1,156 @@
+"""Files of examples: every format that mining writes, merged by query; bad records told with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.job_files import write_jsonl
+
+from tart_ray.data.sources import InputError
+from tart_ray.data.storage import Storage
+from tart_ray.derive.trainer_files import FORMATS, GROUPS, FormatOptions, lines
+from tart_ray.training.examples import Query
+from tart_ray.training.files import check_fields, decode_queries, encode_queries, read_examples, read_instructions
+
+
+def document(name: str, margin: float) -> dict[str, Any]:
+    return {"doc_id": name, "title": "", "text": f"text {name}", "score": 0.5, "margin": margin, "policy": None}
+
+
+MINED = pa.Table.from_pylist(
+    [
+        {
+            "query_id": "1", "query": "flutter", "instruction": "Find a paper",
+            "positives": [document("a", 4.0), document("b", 3.0)],
+            "negatives": [document("c", 1.0), document("d", -2.0)],
+        },
+        {
+            "query_id": "2", "query": "shock", "instruction": None,
+            "positives": [document("e", 2.0)], "negatives": [document("c", 0.0), document("a", 0.5)],
+        },
+    ],
+    schema=GROUPS,
+)  # fmt: skip
+WITHOUT_SCORES = [
+    Query("flutter", "Find a paper", ("Find a paper",), ("text a", "text b"), ("text c", "text d")),
+    Query("shock", "", (), ("text e",), ("text c", "text a")),
+]
+WITH_SCORES = [
+    Query(
+        "flutter", "Find a paper", ("Find a paper",), ("text a", "text b"), ("text c", "text d"), (),
+        (4.0, 3.0), (1.0, -2.0),
+    ),
+    Query("shock", "", (), ("text e",), ("text c", "text a"), (), (2.0,), (0.0, 0.5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "with_scores"),
+    [
+        ("tart-full", False),
+        ("labeled-pair", False),
+        ("labeled-list", False),
+        ("triplet", False),
+        ("triplet", True),
+        ("n-tuple", False),
+        ("n-tuple", True),
+        ("flagembedding", False),
+        ("flagembedding", True),
+        ("flagembedding-reranker", True),
+    ],
+)
+def test_what_mining_writes_is_read_back(name: str, with_scores: bool, tmp_path: Path) -> None:
+    options = FormatOptions(with_scores=with_scores, num_negatives=2)
+    rows = FORMATS[name].rows(MINED, options).rows
+    if FORMATS[name].file == "parquet":
+        pq.write_table(rows, tmp_path / "part.parquet")
+    else:
+        (tmp_path / "part.jsonl").write_text("".join(f"{line}\n" for line in lines(name, rows)))
+    check_fields(Storage(), str(tmp_path))
+    found = read_examples(Storage(), str(tmp_path), needs_scores=with_scores)
+    assert found.queries == (WITH_SCORES if with_scores else WITHOUT_SCORES)
+    known = 1 if name == "triplet" else 0  # the last of the crossed pairs says nothing new
+    assert found.counts == {"read": len(rows), "used": len(rows) - known, "duplicates": known, "quarantined": 0}
+    assert decode_queries(encode_queries(found.queries)) == found.queries
+
+
+def test_scores_without_labels_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    rows = FORMATS["labeled-pair"].rows(MINED, FormatOptions(with_scores=True)).rows
+    pq.write_table(rows, tmp_path / "part.parquet")
+    with pytest.raises(InputError, match=r"part\.parquet: .*scores without labels.*triplet"):
+        check_fields(Storage(), str(tmp_path))
+
+
+def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
+    good = {"query": "Find it [SEP] q", "document": "p", "label": 1}
+    rows: list[Any] = [
+        good,
+        {"query": "Find it [SEP] q", "document": "n", "label": 0},
+        good,
+        "{broken",
+        {"query": "nan [SEP] q", "document": "n", "label": 0},
+        {"query": " [SEP] bare", "document": "p", "label": 1},
+        {"query": " [SEP] bare", "document": "n", "label": 0},
+        {"query": "Find it [SEP] q", "document": "p", "label": 0},
+        {"query": "Find it [SEP] q", "document": " ", "label": 0},
+        {"query": "Find it [SEP] q", "document": "m", "label": 2},
+        {"query": "Find it [SEP] lonely", "document": "m", "label": 0},
+        {"query": "Find it [SEP] easy", "document": "m", "label": 1},
+        {"query": "q", "document": "m"},
+        {"query": "q", "document": "m", "label": 1, "instruction": 3},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"))
+    assert found.queries == [
+        Query("q", "Find it", ("Find it",), ("p",), ("n",)),
+        Query("bare", "", (), ("p",), ("n",)),
+    ]
+    assert found.counts == {"read": 14, "used": 4, "duplicates": 1, "quarantined": 9}
+    content = (tmp_path / "rows.jsonl").read_bytes()
+    reasons = {content[row["position"] :].split(b"\n")[0].decode(): row["reason"] for row in found.quarantine.rows}
+    assert all(row["source"].endswith("rows.jsonl") for row in found.quarantine.rows)
+    expected = [
+        "undecodable line", "instruction is 'nan'", "the document is positive in an earlier record",
+        "document is empty", "label is 2, expected 0 or 1", "the query has no positive", "the query has no negative",
+        "got fields ['document', 'query'], expected", "instruction is 3, expected text",
+    ]  # fmt: skip
+    places = [3, 4, 7, 8, 9, 10, 11, 12, 13]
+    for place, reason in zip(places, expected, strict=True):
+        line = content.splitlines()[place].decode()
+        assert reasons[line].startswith(reason), line
+    assert not any("nan" in " ".join(query.instructions) for query in found.queries)
+
+
+def test_sets_of_instructions_replace_those_of_the_records(tmp_path: Path) -> None:
+    (tmp_path / "sets.json").write_text('{"code": ["Find code", "Get code"], "docs": ["Find docs"]}')
+    sets = read_instructions(Storage(), str(tmp_path / "sets.json"))
+    rows = [
+        {"query": "Find code [SEP] sort", "document": "def sort", "label": 1},
+        {"query": "Get code [SEP] sort", "document": "Sorts.", "label": 0, "unfollowing": True},
+        {"query": "sort", "task": "docs", "pos": ["Sorts."], "neg": ["Opens."], "unfollowing": ["def sort"]},
+        {"query": "Find a joke [SEP] sort", "positives": ["Ha"], "negatives": ["Sorts."]},
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets).queries == [
+        Query("sort", "code", ("Find code", "Get code"), ("def sort",), (), ("Sorts.",)),
+        Query("sort", "docs", ("Find docs",), ("Sorts.",), ("Opens.",), ("def sort",)),
+        Query("sort", "Find a joke", ("Find a joke",), ("Ha",), ("Sorts.",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ('{"a": ["x", ""]}', "'a': expected"),
+        ('{"a": ["x"], "b": ["x"]}', "'x' is an instruction of 'a' and of 'b'"),
+    ],
+)
+def test_bad_sets_of_instructions_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "sets.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_instructions(Storage(), str(tmp_path / "sets.json"))

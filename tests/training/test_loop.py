@@ -1,0 +1,154 @@
+"""The loop: it learns, ends where it would have ended after a kill, and does not depend on how a step is cut."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.job_files import WORDS
+
+from tart_ray.config import TrainingConfig
+from tart_ray.data.storage import Storage
+from tart_ray.training.examples import Query
+from tart_ray.training.loop import StateFile, Trained, TrainingError, learning_rate, train
+from tart_ray.training.start import start_from_checkpoint
+
+SMALL = {"queries_per_step": 4, "max_steps": 8, "learning_rate": 3e-3, "max_length": 48, "dtype": "float32"}
+
+
+def make_queries(count: int, seed: int = 0) -> list[Query]:
+    """Documents that share the query's words, among ones that do not."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(count):
+        words = draw.sample(WORDS, 8)
+        others = [" ".join(draw.sample([word for word in WORDS if word not in words[:2]], 5)) for _ in range(5)]
+        found.append(Query(" ".join(words[:2]), "t", ("Find it", "Get it"), (" ".join(words[:5]),), tuple(others)))
+    return found
+
+
+def run(
+    checkpoint: Path, state: Path | None = None, evaluation: int = 0, **changes: Any
+) -> tuple[Trained, dict[str, torch.Tensor]]:
+    torch.set_num_threads(1)
+    model, tokenizer = start_from_checkpoint(checkpoint)
+    trained = train(
+        model,
+        tokenizer,
+        make_queries(40),
+        TrainingConfig.model_validate(SMALL | changes),
+        evaluation=make_queries(evaluation, seed=1),
+        state=StateFile(Storage(), str(state)) if state else None,
+    )
+    return trained, model.state_dict()
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from training import test_loop
+from tart_ray.training import loop
+
+saved = 0
+save = loop.StateFile.save
+def save_and_die(self, state):
+    global saved
+    saved += 1
+    if saved == 3:
+        sys.stdout.write("killed\\n"); sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, state)
+loop.StateFile.save = save_and_die
+test_loop.run(Path({checkpoint!r}), Path({state!r}), checkpoint_every=2, evaluation=6, evaluate_every=2)
+"""
+
+
+def test_a_run_that_was_killed_ends_in_the_same_weights_bit_by_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), checkpoint=str(tiny_checkpoint), state=str(state))
+    process = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert torch.load(state)["step"] == 4  # of 8, and steps 5 and 6 were lost
+    resumed, weights = run(tiny_checkpoint, state, checkpoint_every=2, evaluation=6, evaluate_every=2)
+    whole, expected = run(tiny_checkpoint, evaluation=6, evaluate_every=2)
+    assert resumed.steps == whole.steps == 8
+    assert resumed.pairs == whole.pairs == 8 * 4 * 5
+    assert resumed.history == whole.history
+    assert [entry["step"] for entry in whole.history] == [2, 4, 6, 8]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    again, same = run(tiny_checkpoint, state, checkpoint_every=2, evaluation=6, evaluate_every=2)
+    assert (again.steps, again.history) == (8, whole.history), "a finished run is left alone"
+    assert all(torch.equal(same[name], expected[name]) for name in expected)
+    with pytest.raises(TrainingError, match=r"state\.pt: is the state of a run with other examples or another config"):
+        run(tiny_checkpoint, state, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "listwise"])
+def test_weights_do_not_depend_on_how_a_step_is_cut_or_what_is_kept(loss: str, tiny_checkpoint: Path) -> None:
+    _, whole = run(tiny_checkpoint, loss=loss, dropout=0.0, max_steps=3, optimizer="adafactor")
+    _, cut = run(tiny_checkpoint, loss=loss, dropout=0.0, max_steps=3, optimizer="adafactor", max_tokens_per_batch=60)
+    _, again = run(
+        tiny_checkpoint, loss=loss, dropout=0.0, max_steps=3, optimizer="adafactor", gradient_checkpointing=True
+    )
+    _, start = run(tiny_checkpoint, max_steps=1, learning_rate=1e-12)
+    assert largest_difference(whole, start) > 1e-3
+    assert largest_difference(whole, cut) < 1e-4
+    assert largest_difference(whole, again) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_learns_and_keeps_the_best_weights(dtype: str, tiny_checkpoint: Path) -> None:
+    reports = []
+    model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    queries = make_queries(40)
+    config = TrainingConfig.model_validate(
+        SMALL
+        | {"max_steps": 60, "dtype": dtype, "dropout": 0.0, "loss": "listwise", "evaluate_every": 20, "log_every": 20}
+    )
+    trained = train(model, tokenizer, queries, config, evaluation=queries[:20], report=reports.append)
+    losses = [entry["loss"] for entry in reports if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+    assert trained.best_ndcg_at_10 == max(entry["ndcg_at_10"] for entry in trained.history)
+    assert trained.best_ndcg_at_10 > 0.75
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_it_stops_early_with_the_weights_of_the_best_evaluation(tiny_checkpoint: Path) -> None:
+    trained, weights = run(
+        tiny_checkpoint, evaluation=8, evaluate_every=1, patience=2, max_steps=40, learning_rate=1e-9, dropout=0.0
+    )
+    assert trained.steps < 40
+    assert trained.best_step == trained.steps - 2
+    best = max(entry["ndcg_at_10"] for entry in trained.history)
+    assert trained.best_ndcg_at_10 == best
+    _, expected = run(tiny_checkpoint, max_steps=40, learning_rate=1e-9, dropout=0.0)
+    assert largest_difference(weights, expected) > 0
+
+
+def test_a_loss_that_is_not_finite_ends_it_with_what_to_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the loss is not finite; lower"):
+        run(tiny_checkpoint, tmp_path / "state.pt", learning_rate=1e30, warmup_fraction=0.0, checkpoint_every=1)
+    kept = tmp_path / "state.pt"
+    assert not kept.exists() or all(weight.isfinite().all() for weight in torch.load(kept)["model"].values())
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    config = TrainingConfig(learning_rate=1.0, warmup_fraction=0.2)
+    assert [learning_rate(config, step, 10) for step in range(10)] == pytest.approx(
+        [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
+    cosine = config.model_copy(update={"schedule": "cosine"})
+    assert learning_rate(cosine, 6, 10) == pytest.approx(0.5)
+    assert learning_rate(config.model_copy(update={"schedule": "constant"}), 9, 10) == 1.0
