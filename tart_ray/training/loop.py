@@ -10,8 +10,9 @@ import io
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ from tart_ray.training.sampling import Group, Sampler, plan_microbatches
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
+AHEAD = 2  # steps whose batches are made while one is computed
 ANY_VALUE = {"log_every", "checkpoint_every"}  # of the configuration: a run may go on with others
 
 
@@ -209,11 +211,13 @@ class _Loop:
     def _batches(self) -> Iterator[tuple[list[Group], list[Microbatch]]]:
         """Groups of all workers and batches of this one, of each step that is left; the next is made meanwhile."""
         with ThreadPoolExecutor(1) as executor:
-            steps = iter(range(self.step, self.sampler.steps))
-            waiting = [executor.submit(self._make, step) for step, _ in zip(steps, range(2), strict=False)]
+            waiting: deque[Future[tuple[list[Group], list[Microbatch]]]] = deque()
+            for step in range(self.step, self.sampler.steps):
+                waiting.append(executor.submit(self._make, step))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
             while waiting:
-                yield waiting.pop(0).result()
-                waiting += [executor.submit(self._make, step) for step, _ in zip(steps, range(1), strict=False)]
+                yield waiting.popleft().result()
 
     def _make(self, step: int) -> tuple[list[Group], list[Microbatch]]:
         groups = self.sampler.groups(step)
