@@ -150,7 +150,8 @@ class _Loop:
         if config.dropout is not None:
             set_dropout(model, config.dropout)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})  # the second name is that of older versions of transformers
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(model, config)
         scorer = Scorer(
