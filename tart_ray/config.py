@@ -445,9 +445,11 @@ class TrainingConfig(Section):
     log_every: PositiveInt = 50
 
     @model_validator(mode="after")
-    def _distils_what_was_scored(self) -> TrainingConfig:
+    def _random_negatives_fit(self) -> TrainingConfig:
         if self.loss == "margin_mse" and max(self.random_negatives):
-            raise ValueError("training.random_negatives: a teacher has not scored them, expected none with margin_mse")
+            raise ValueError("random_negatives: a teacher has not scored them, expected [0, 0] with loss margin_mse")
+        if self.num_negatives is None and max(self.random_negatives):
+            raise ValueError("random_negatives: got a share of no number, expected num_negatives beside it")
         return self
 
 

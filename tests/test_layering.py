@@ -140,8 +140,27 @@ def every_module_of(part: str) -> str:
         ("import jobs.rerank", {"pydantic"}, {"torch", "ray"}),
         ("import tart_ray.pipeline.mine", {"ray"}, {"torch"}),
         ("import jobs.mine_negatives", {"pydantic"}, {"torch", "ray"}),
+        (every_module_of("training"), {"torch"}, {"ray"}),
+        ("import tart_ray.training.files", {"pyarrow"}, {"torch", "ray"}),
+        ("import tart_ray.pipeline.train", {"ray"}, {"torch"}),
+        ("import jobs.train", {"pydantic"}, {"torch", "ray"}),
     ],
-    ids=["tart_ray", "config", "data", "derive", "tokenizer", "scoring", "driver", "job", "miner", "mining job"],
+    ids=[
+        "tart_ray",
+        "config",
+        "data",
+        "derive",
+        "tokenizer",
+        "scoring",
+        "driver",
+        "job",
+        "miner",
+        "mining job",
+        "training",
+        "examples",
+        "trainer",
+        "training job",
+    ],
 )
 def test_what_an_import_loads(statement: str, loaded: set[str], not_loaded: set[str]) -> None:
     found = loads(statement)

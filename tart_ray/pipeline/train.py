@@ -6,6 +6,7 @@ replaced as a whole, so that a worker, a node or the driver may be lost: what st
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import sys
@@ -161,7 +162,7 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
     work, config, run = plan.work, plan.work.config, plan.work.run
     clock = Clock()
     with clock.timed("read"):
-        found = run_stage(run, EXAMPLES, plan.files, lambda role: _prepare(work, role))
+        found = run_stage(run, EXAMPLES, plan.files, functools.partial(_prepare, work))
     counts = {
         name: sum(record[name] for record in found.values()) for name in ("read", "used", "duplicates", "quarantined")
     }
@@ -203,27 +204,28 @@ def _train(work: Work) -> Record:
 
     cluster, run = work.config.cluster, work.run
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"work": work},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
-        ),
-        run_config=ray.train.RunConfig(
-            name=run.session,  # its own records are of this start alone
-            storage_path=tempfile.gettempdir(),
-            failure_config=ray.train.FailureConfig(max_failures=work.config.limits.max_attempts_per_chunk - 1),
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.train.WorkerGroupError as error:
-        first = next(iter(error.worker_failures.values()))
-        raise RunFailedError(f"training: {first}") from error
-    except ray.train.TrainingFailedError as error:
-        raise RunFailedError(f"training: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:  # for records of Ray Train, of this start alone
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"work": work},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.workers,
+                use_gpu=cluster.gpus_per_worker > 0,
+                resources_per_worker={name: amount for name, amount in resources.items() if amount},
+            ),
+            run_config=ray.train.RunConfig(
+                name=run.session,
+                storage_path=folder,
+                failure_config=ray.train.FailureConfig(max_failures=work.config.limits.max_attempts_per_chunk - 1),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            first = next(iter(error.worker_failures.values()))
+            raise RunFailedError(f"training: {first}") from error
+        except ray.train.TrainingFailedError as error:
+            raise RunFailedError(f"training: {error}") from error
     return run.committed(TRAINED)[TRAINED]
 
 

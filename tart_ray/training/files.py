@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
 from tart_ray.data.quarantine import READ, Quarantine, parquet_bytes
-from tart_ray.data.sources import SPLIT_BYTES, InputError
+from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError
 from tart_ray.data.storage import FileInfo, Storage, explained
 from tart_ray.training.examples import Query
 
@@ -116,14 +116,14 @@ def read_examples(
 
 
 def check_fields(storage: Storage, url: str) -> list[FileInfo]:
-    """The files, after a look at the fields of each one's first record.
+    """The files, after a look at the fields of the first record of some.
 
     Raises:
         StorageError: nothing is there.
         InputError: a record of none of the three kinds.
     """
     files = storage.files(url)
-    for file in files:
+    for file in files[:SAMPLED_FILES]:
         names = _first_fields(storage, file)
         if names is not None and kind_of(names) is None:
             raise InputError(f"{file.url}: {_expected(names)}")
@@ -236,7 +236,7 @@ def merge(
         problem = None
         if not by_kind[POSITIVE]:
             problem = "the query has no positive"
-        elif not (by_kind[NEGATIVE] or by_kind[UNFOLLOWING]) and needs_negatives:
+        elif needs_negatives and not (by_kind[NEGATIVE] or (by_kind[UNFOLLOWING] and not needs_scores)):
             problem = "the query has no negative"
         if problem:
             for record in kept:

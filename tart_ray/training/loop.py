@@ -278,10 +278,11 @@ class _Loop:
         if self.evaluation is None:
             return False
         self.model.eval()
+        count = len(self.evaluation.qrels)
         with self._autocast():
-            found = self.evaluation.ndcg_at_10() * len(self.evaluation.qrels)
+            total = self.evaluation.ndcg_at_10() * count if count else 0.0
         self.model.train()
-        summed = torch.tensor([found, len(self.evaluation.qrels)], dtype=torch.float32, device=self.model.device)
+        summed = torch.tensor([total, count], dtype=torch.float64, device=self.model.device)
         if self.workers.count > 1:
             torch.distributed.all_reduce(summed)
         ndcg = float(summed[0] / summed[1])
