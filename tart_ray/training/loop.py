@@ -147,6 +147,8 @@ class _Loop:
             "queries": fingerprint_queries(queries),
             "evaluation": fingerprint_queries(evaluation),
         }
+        if model.device.type == "cpu":
+            model.set_attn_implementation("eager")  # 1.2 times as fast as SDPA there
         if config.dropout is not None:
             set_dropout(model, config.dropout)
         if config.gradient_checkpointing:

@@ -43,6 +43,19 @@ def test_a_new_model_looks_for_equal_tokens(tiny_checkpoint: Path) -> None:
     assert not torch.allclose(attention.q.weight, attention.k.weight)
 
 
+def test_a_token_of_the_query_attends_to_its_twin_in_the_document(tiny_checkpoint: Path) -> None:
+    model, _ = start_fresh(tiny_checkpoint, GeometryConfig(num_layers=1, d_model=128, num_heads=4, d_kv=32, d_ff=64))
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[179, 5, 6, 7, 1, 20, 21, 6, 22, 23, 24, 1]])
+    with torch.no_grad():
+        attention = model.eval()(input_ids=ids, output_attentions=True).attentions[0][0]  # (heads, 12, 12)
+    elsewhere, anywhere = attention[:2].mean(0), attention[2:].mean(0)
+    assert elsewhere[2, 7] > 0.9
+    assert elsewhere[7, 2] > 0.9
+    assert elsewhere[1].max() < 0.9, "a token without a twin has nothing to look at"
+    assert anywhere[2, [2, 7]].sum() > 0.9
+
+
 def write_t5(folder: Path, tokenizer: EncT5Tokenizer, **changes: int) -> T5EncoderModel:
     sizes = {"vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4} | changes
     torch.manual_seed(3)
