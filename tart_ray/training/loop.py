@@ -170,13 +170,13 @@ class _Loop:
     def run(self) -> Trained:
         self._resume()
         started, before = time.monotonic(), self.seconds
-        window, seen, losses = started, 0, torch.zeros((), device=self.model.device)
+        window, made, seen, losses = started, 0, 0, torch.zeros((), device=self.model.device)
         self.model.train()
         for groups, batches in self._batches():
             loss = self._train_step(groups, batches)
             self.step += 1
             count = sum(map(len, groups))
-            losses, seen = losses + loss, seen + count
+            losses, made, seen = losses + loss, made + 1, seen + count
             self.pairs, self.seconds = self.pairs + count, before + time.monotonic() - started
             last = self.step == self.sampler.steps
             due = {name: last or self.step % getattr(self.config, name) == 0 for name in
@@ -187,13 +187,12 @@ class _Loop:
                 )
             if due["log_every"]:
                 now = time.monotonic()
-                steps = (self.step - 1) % self.config.log_every + 1
                 self._log(
-                    loss=float(losses) / steps,
+                    loss=float(losses) / made,
                     learning_rate=self.optimizer.param_groups[0]["lr"],
                     pairs_per_second=seen / (now - window),
                 )
-                window, seen, losses = now, 0, torch.zeros_like(losses)
+                window, made, seen, losses = now, 0, 0, torch.zeros_like(losses)
             stop = due["evaluate_every"] and self._evaluate()
             if due["checkpoint_every"] or stop:
                 self._save(finished=last or stop)
@@ -235,7 +234,9 @@ class _Loop:
         sizes = np.array([len(group) for group in own])
         first = np.zeros(len(pairs), bool)
         first[np.cumsum(sizes) - sizes] = True
-        scores = np.array([score for group in own for score in group.scores] or [0.0] * len(pairs), np.float32)
+        scores = np.zeros(len(pairs), np.float32)
+        if self.config.loss == "margin_mse":
+            scores[:] = [score for group in own for score in group.scores]
         units = np.ones(len(pairs), np.int64) if self.config.loss == "cross_entropy" else sizes
         batches = []
         for rows in plan_microbatches(pairs.lengths, units, self.config.max_tokens_per_batch):

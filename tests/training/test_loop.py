@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,21 @@ def test_it_learns_and_keeps_the_best_weights(dtype: str, tiny_checkpoint: Path)
     assert trained.best_ndcg_at_10 == max(entry["ndcg_at_10"] for entry in trained.history)
     assert trained.best_ndcg_at_10 > 0.75
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_scores_teach_where_they_are_asked_for_and_do_not_disturb_elsewhere(tiny_checkpoint: Path) -> None:
+    def trained_on(queries: list[Query], loss: str) -> dict[str, torch.Tensor]:
+        model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+        train(model, tokenizer, queries, TrainingConfig.model_validate(SMALL | {"loss": loss, "max_steps": 3}))
+        return model.state_dict()
+
+    plain = make_queries(9)
+    scored = [replace(q, positive_scores=(9.0,), negative_scores=(0.0, 1.0, 2.0, 3.0, 4.0)) for q in plain]
+    other = [replace(q, positive_scores=(4.0,)) for q in scored]
+    partly = [replace(scored[0], unfollowing=("tail",)), *plain[1:5], *scored[5:]]
+    bare = [replace(plain[0], unfollowing=("tail",)), *plain[1:]]
+    assert largest_difference(trained_on(partly, "cross_entropy"), trained_on(bare, "cross_entropy")) == 0
+    assert largest_difference(trained_on(scored, "margin_mse"), trained_on(other, "margin_mse")) > 0
 
 
 def test_it_stops_early_with_the_weights_of_the_best_evaluation(tiny_checkpoint: Path) -> None:
