@@ -317,12 +317,11 @@ class _Loop:
         )
 
     def _resume(self) -> None:
-        found = self.state_file.load() if self.state_file else None
-        if found is None:
+        if self.state_file is None or (found := self.state_file.load()) is None:
             return
         if found["identity"] != self.identity:
             raise TrainingError(
-                f"{self.state_file.url if self.state_file else ''}: is the state of a run with other examples or "
+                f"{self.state_file.url}: is the state of a run with other examples or "
                 "another configuration; go on with that one, or keep this one's state elsewhere"
             )
         self.model.load_state_dict(found["model"])
