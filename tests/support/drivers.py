@@ -20,6 +20,7 @@ from support.faulty_s3 import Action, Proxy, Request, call
 from support.s3_jobs import ROOT, command, small_job
 
 QUERIES, DOCUMENTS, CHUNKS = 12, 200, 6  # of every job: chunks hold about 512 pairs
+IN_FLIGHT = 3  # chunks of one replica: at work, waiting for it, written and not committed
 
 Predicate = Callable[[Request], bool]
 
