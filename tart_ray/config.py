@@ -85,7 +85,7 @@ class OutputConfig(Section):
     """
 
     path: str
-    partition_by: tuple[str, ...] = ()
+    partition_by: list[str] = []
     top_k: PositiveInt | None = None
 
 
@@ -236,11 +236,13 @@ class PositivesConfig(Section):
 
     Attributes:
         qrels: Files of TREC qrels, BEIR's TSV (query-id, corpus-id, score), or Parquet or JSONL with such columns.
+        corpus: Documents of positives that are no candidates; by default the corpus of the candidates.
         label_column: Column of the candidates: an integer or a boolean.
         min_relevance: Judgements below it are no positives.
     """
 
     qrels: str | None = None
+    corpus: str | None = None
     label_column: str | None = None
     min_relevance: int = 1
 
@@ -249,6 +251,8 @@ class PositivesConfig(Section):
         if (self.qrels is None) == (self.label_column is None):
             given = [name for name in ("qrels", "label_column") if getattr(self, name) is not None]
             raise ValueError(f"positives: got {given}, expected one of qrels, label_column")
+        if self.corpus is not None and self.qrels is None:
+            raise ValueError("positives.corpus belongs to qrels: with label_column every positive is a candidate")
         return self
 
 
@@ -260,7 +264,7 @@ class MiningConfig(Section):
         twins: Keep copies of positives under other ids from being negatives.
     """
 
-    policies: tuple[dict[str, Any], ...] = ({"name": "hard"},)
+    policies: list[dict[str, Any]] = [{"name": "hard"}]
     twins: bool = True
 
 
@@ -277,12 +281,12 @@ class TrainerConfig(Section):
         passage_prompt: Of flagembedding-reranker.
     """
 
-    formats: tuple[str, ...] = ()
+    formats: list[str] = []
     score: Literal["margin", "score"] = "margin"
     with_scores: bool = False
     num_negatives: PositiveInt | None = None
     join_instruction: bool = True
-    easy_policies: tuple[str, ...] = ()
+    easy_policies: list[str] = []
     passage_prompt: str = ""
 
 

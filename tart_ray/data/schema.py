@@ -47,7 +47,7 @@ CORPUS_FIELDS = (
 QRELS_FIELDS = (
     Field("query_id", pa.string(), ("query-id", "qid")),
     Field("doc_id", pa.string(), ("corpus-id", "docid", "pid")),
-    Field("relevance", pa.int32(), ("score", "label")),
+    Field("relevance", pa.int64(), ("label", "score")),
 )
 FIELDS: dict[Role, tuple[Field, ...]] = {
     "candidates": CANDIDATE_FIELDS,

@@ -18,8 +18,8 @@ TEXTS_AT_ONCE = 65_536  # bounds the texts that are Python strings at one time
 def text_keys(documents: pa.Table) -> pa.ChunkedArray:
     """A key of each document's normalised text: equal keys, equal texts.
 
-    Normalised is NFKC, case folded, every run of white space one space. A document without text goes by its title;
-    otherwise titles do not count, so that a copy under another title is still a copy.
+    Normalised is NFKC, case folded, NFKC again, every run of white space one space. A document without text goes by
+    its title; otherwise titles do not count, so that a copy under another title is still a copy.
 
     Args:
         documents: ``text`` (string) and, if need be, ``title``.
@@ -39,10 +39,11 @@ def text_keys(documents: pa.Table) -> pa.ChunkedArray:
 
 
 def normalise(text: str) -> str:
-    """NFKC, case folded, runs of white space as one space, none at the ends."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split())
+    """NFKC, case folded, NFKC again, as folding takes some letters apart; white space as single spaces."""
+    if text.isascii():
+        return " ".join(text.casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def _keys_of(texts: pa.ChunkedArray, titles: pa.ChunkedArray | None) -> pa.Array:

@@ -26,11 +26,20 @@ log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
 EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
+CONTINUE = "run the same command again to continue where it stopped"
+MEND = "what is done stays; mend the input or the configuration, and give another output.path"
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
 class RunFailedError(RuntimeError):
-    """A run that began and could not end, for a reason that the message gives; what is committed stays."""
+    """A run that began and could not end, for a reason that the message gives; what is committed stays.
+
+    ``advice``: what to do about it.
+    """
+
+    def __init__(self, message: str, advice: str = CONTINUE) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class ReconciliationError(RuntimeError):
@@ -45,11 +54,10 @@ def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
         print(f"configuration error: {error}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     except RunFailedError as error:
-        advice = "run the same command again to continue where it stopped"
-        print(f"the job failed: {error}\n{advice}", file=sys.stderr)  # noqa: T201
+        print(f"the job failed: {error}\n{error.advice}", file=sys.stderr)  # noqa: T201
         return ExitCode.FAILED
     except Exception:
-        log.exception("the job failed; run the same command again to continue where it stopped")
+        log.exception("the job failed; %s", CONTINUE)
         return ExitCode.FAILED
 
 
@@ -91,7 +99,8 @@ def execute_run(
             known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
             if not known:
                 raise
-            raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
+            advice = MEND if isinstance(known[-1], InputError) else CONTINUE
+            raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

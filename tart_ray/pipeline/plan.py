@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from tart_ray.config import RerankConfig
 from tart_ray.data.hive import partitionable
 from tart_ray.data.schema import RERANKED, SCORES
 from tart_ray.data.sources import Source, inspect_source
-from tart_ray.data.storage import Storage
+from tart_ray.data.storage import Storage, absolute
 from tart_ray.model.checkpoint import fingerprint_checkpoint
 
 PAIRS_PER_BUCKET = 32_768
@@ -64,8 +65,11 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
 
     Raises:
         StorageError, InputError: it is not there, or not as configured.
-        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, or a column to partition by is not there.
+        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, a column to partition by is not there, or
+            the output would be among the input's files.
     """
+    read = {f"input.{name}": getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
+    refuse_output_within(config.output.path, read)
     candidates = inspect_source(storage, config.input.candidates, "candidates", config.input.columns)
     if not candidates.rows:
         raise ConfigurationError(
@@ -81,7 +85,24 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
         raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
-    return Plan(candidates, queries, corpus, _buckets(by_queries), _buckets(by_documents) if corpus else 0)
+    return Plan(candidates, queries, corpus, bucket_count(by_queries), bucket_count(by_documents) if corpus else 0)
+
+
+def refuse_output_within(output: str, inputs: Mapping[str, str | None]) -> None:
+    """Raise where the output would be among the files that are read.
+
+    Args:
+        inputs: paths, by the keys of the configuration.
+
+    Raises:
+        ConfigurationError: it would.
+    """
+    for name, path in inputs.items():
+        if path is not None and f"{absolute(output)}/".startswith(f"{absolute(path).rstrip('/')}/"):
+            raise ConfigurationError(
+                f"output.path: got {output}, which is in {name} {path}: whoever reads that directory would find this "
+                "run's files; expected a directory beside it"
+            )
 
 
 def scores_schema(plan: Plan) -> pa.Schema:
@@ -156,5 +177,6 @@ def _texts(storage: Storage, candidates: Source, role: Any, column: str, url: st
     return inspect_source(storage, url, role)
 
 
-def _buckets(wanted: float) -> int:
+def bucket_count(wanted: float) -> int:
+    """How many buckets there are where so many would each have the size that is wanted."""
     return min(max(math.ceil(wanted), 1), MAX_BUCKETS)

@@ -12,7 +12,13 @@ from tart_ray.config import RerankConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Record, Run
 from tart_ray.data.storage import Storage, absolute
-from tart_ray.pipeline.job import Clock, ReconciliationError, RunFailedError, execute_run, finish
+from tart_ray.pipeline.job import (
+    Clock,
+    ReconciliationError,
+    RunFailedError,
+    execute_run,
+    finish,
+)
 from tart_ray.pipeline.plan import Plan, identity, make_plan
 from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
