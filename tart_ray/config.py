@@ -315,7 +315,7 @@ class TaskConfig(Section):
         compare_with: A run that is measured beside, and tested against.
         top_k: Documents of the first stage that are scored, per query.
         measures: Names of ir-measures; the first is the one in the table.
-        ignore_identical_ids: Leave a document out that has its query's id, as BEIR does; only for kinds of BEIR by default.
+        ignore_identical_ids: Leave a document out that has its query's id, as BEIR does; by default for its kinds only.
     """
 
     name: Annotated[str, Field(pattern=NAME)]

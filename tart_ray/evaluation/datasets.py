@@ -25,7 +25,7 @@ from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
 from tart_ray.data.readers import read_split
 from tart_ray.data.shuffle import in_input_order
 from tart_ray.data.sources import InputError, Source, inspect_source
-from tart_ray.data.storage import FileInfo, Storage, StorageError, join_url
+from tart_ray.data.storage import FileInfo, Storage, join_url
 from tart_ray.evaluation.instructions import Template, Variant, make_variant
 from tart_ray.evaluation.metrics import check_measures
 
@@ -114,7 +114,8 @@ def _find(storage: Storage, config: TaskConfig, pool: str | None) -> Iterator[Ta
     if config.kind != "cqadupstack":
         yield _find_one(storage, config, pool)
         return
-    there = [name for name in storage.names(config.path) if storage.exists(join_url(config.path, name, "corpus.jsonl"))]
+    folders = storage.names(config.path)
+    there = [name for name in folders if "corpus.jsonl" in storage.names(join_url(config.path, name))]
     if not there:
         raise InputError(f"{config.path}: no forum of CQADupStack there, expected {', '.join(FORUMS)}")
     missing = [name for name in FORUMS if name not in there]
@@ -197,7 +198,8 @@ def _qrels(storage: Storage, config: TaskConfig, folder: str) -> Source:
     if not found:
         splits = sorted({name.rpartition(".")[0] for name in storage.names(at)})
         raise InputError(
-            f"{at}: input.tasks: {config.name}: got split {config.split!r}, available: {splits or 'none, no such directory'}"
+            f"{at}: input.tasks: {config.name}: got split {config.split!r}, "
+            f"available: {splits or 'none, no such directory'}"
         )
     return inspect_source(storage, join_url(at, found[0]), "qrels")
 
@@ -251,17 +253,15 @@ def read_queries(storage: Storage, task: Task, quarantine: Quarantine) -> Read:
         if record is None:
             continue
         query_id = id_text(record.get("_id"))
-        texts = [record.get(name) for name in ("text", *INSTRUCTION_COLUMNS.values())]
-        if not query_id or not all(isinstance(text, str) and text.strip() for text in texts):
+        texts = {"query": record.get("text"), **{name: record.get(name) for name in INSTRUCTION_COLUMNS.values()}}
+        if not query_id or not all(isinstance(text, str) and text.strip() for text in texts.values()):
             expected = ", ".join(("_id", "text", *INSTRUCTION_COLUMNS.values()))
             quarantine.add(f"expected texts that are not empty in {expected}", file.url, offset, 0, record)
         elif query_id in seen:
             quarantine.add("another query of this id came before", file.url, offset, 0, record)
         else:
             seen.add(query_id)
-            rows.append(
-                {"query_id": query_id, **dict(zip(("query", *INSTRUCTION_COLUMNS.values()), texts, strict=True))}
-            )
+            rows.append({"query_id": query_id, **{name: str(text) for name, text in texts.items()}})
     columns = [(name, pa.large_string()) for name in INSTRUCTION_COLUMNS.values()]
     return Read(pa.Table.from_pylist(rows, schema=pa.schema([*QUERIES, *columns])), read)
 
@@ -269,7 +269,8 @@ def read_queries(storage: Storage, task: Task, quarantine: Quarantine) -> Read:
 def read_judgements(storage: Storage, task: Task, quarantine: Quarantine) -> dict[str, Read]:
     """Judgements of each set: `JUDGEMENTS`, with full ids, in the order of the input.
 
-    A judged query without any relevant document, as LoTTE's may be, has one row, whose ``doc_id`` and ``relevance`` are null.
+    A judged query without any relevant document, as LoTTE's may be, has one row, whose ``doc_id`` and
+    ``relevance`` are null.
     """
     if task.answers:
         return {ALL: _read_answers(storage, task, quarantine)}
@@ -390,6 +391,3 @@ def _json(line: bytes, file: FileInfo, offset: int, quarantine: Quarantine) -> d
     except text_files.BadLineError as error:
         quarantine.add(str(error), file.url, offset, 0, raw=line)
         return None
-
-
-__all__ = ["StorageError", "Task", "find_tasks"]

@@ -27,7 +27,8 @@ BEIR = {
     "dbpedia-entity": "Retrieve a Wikipedia introduction paragraph of the following entity",
     "scidocs": "Find scientific paper titles that are related to the following",
     "climate-fever": (
-        "I want to know if the following claim is true or not. Retrieve a Wikipedia paragraph on climate change for this"
+        "I want to know if the following claim is true or not. "
+        "Retrieve a Wikipedia paragraph on climate change for this"
     ),
     "scifact": "Retrieve a scientific paper sentence to verify if the following claim is true",
 }
@@ -87,13 +88,14 @@ def make_variant(index: int, given: str | Mapping[str, str]) -> Variant:
         return Variant(name, given)
     values = dict(given)
     preset = values.pop("preset", None)
-    if preset not in PRESETS:
+    if preset is None or preset not in PRESETS:
         raise InputError(f"instructions: got preset {preset!r}, available: {', '.join(PRESETS)}")
     template = PRESETS[preset]
     needed = {field for _, field, _, _ in string.Formatter().parse(template) if field}
     if set(values) != needed:
         raise InputError(
-            f"instructions: preset {preset!r} ({template}): got {sorted(values)}, expected {sorted(needed) or 'nothing'}"
+            f"instructions: preset {preset!r} ({template}): got {sorted(values)} beside it, "
+            f"expected {sorted(needed) or 'nothing'}"
         )
     return Variant(name, template.format(**values), preset)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,7 +38,7 @@ VALUES = pa.schema(
 
 @dataclass(frozen=True)
 class Ranking:
-    """One ranking of a task: `RUN` with ``rank``, sorted by query and rank; ``judged_by``: the sets it is measured with."""
+    """One ranking of a task: `RUN` with ``rank``, sorted by query and rank; ``judged_by``: sets it is measured with."""
 
     setup: str
     name: str
@@ -146,17 +146,12 @@ def _of(table: pa.Table, queries: pa.Array) -> pa.Table:
     return table.filter(pc.is_in(table["query_id"], value_set=queries))
 
 
-def _by_query(table: pa.Table, value: str) -> dict[str, dict[str, float]]:
+def _by_query(table: pa.Table, value: str) -> dict[str, dict[str, Any]]:
     """Query → document → value; a row without a document is a query without any."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     columns = (table[name].to_pylist() for name in ("query_id", "doc_id", value))
     for query_id, doc_id, number in zip(*columns, strict=True):
         of_query = found.setdefault(query_id, {})
         if doc_id is not None:
             of_query[doc_id] = number
     return found
-
-
-def to_array(values: Mapping[str, float]) -> np.ndarray:
-    """Values in the order of their queries."""
-    return np.array([values[query] for query in sorted(values)])

@@ -23,7 +23,8 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LABEL + WIDTH + 70} {TOP + ROW * len(shown) + 10}" '
         'font-family="system-ui, sans-serif" font-size="12" role="img">',
         "<title>First stage and reranked, task by task</title>",
-        f'<rect x="{LABEL}" y="10" width="12" height="12" fill="{FIRST}"/><text x="{LABEL + 18}" y="20">first stage</text>',
+        f'<rect x="{LABEL}" y="10" width="12" height="12" fill="{FIRST}"/>'
+        f'<text x="{LABEL + 18}" y="20">first stage</text>',
         f'<rect x="{LABEL + 110}" y="10" width="12" height="12" fill="{SECOND}"/>'
         f'<text x="{LABEL + 128}" y="20">reranked, with its confidence interval</text>',
     ]

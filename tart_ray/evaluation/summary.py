@@ -186,7 +186,4 @@ def _arrays(table: pa.Table) -> dict[tuple[str, str, str, str], Floats]:
     keys = ["setup", "run", "judged_by", "measure"]
     ordered = table.sort_by([(name, "ascending") for name in (*keys, "query_id")])
     grouped = ordered.group_by(keys, use_threads=False).aggregate([("value", "list")])
-    return {
-        tuple(row[name] for name in keys): np.array(row["value_list"], np.float64)  # type: ignore[misc]
-        for row in grouped.to_pylist()
-    }
+    return {tuple(row[name] for name in keys): np.array(row["value_list"], np.float64) for row in grouped.to_pylist()}

@@ -182,10 +182,7 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
         name: str(found[0]["config"]["model"]["path"]) if found else config.model.path
         for name, found in manifests.items()
     }
-    pairs = {
-        name: sum(record["rows"] for run in runs for record in run.committed(SCORES).values()) or tasks[name].pairs
-        for name, runs in stores.items()
-    }
+    pairs = {name: _stored(runs) if runs else tasks[name].pairs for name, runs in stores.items()}
     parts = {name: min(max(math.ceil(number / PAIRS_PER_PART), 1), MAX_PARTS) for name, number in pairs.items()}
     run = Run.at(storage, config.output.path, attempts)
     scoring = Run.at(storage, run.url(SCORING), attempts)
@@ -243,10 +240,7 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
         measured = run_stage(run, MEASURED, units, functools.partial(_measure, work))
     with clock.timed("summarise"):
         summaries = run_stage(run, SUMMARISED, work.tasks, functools.partial(_summarise, work))
-    stored = sum(
-        record["rows"] for runs in work.stores.values() for r in runs for record in r.committed(SCORES).values()
-    )
-    counts = reconcile(collected.values(), scored, measured.values(), stored)
+    counts = reconcile(collected.values(), scored, measured.values(), sum(map(_stored, work.stores.values())))
     told = {name: _told(work, name, collected[name], measured) for name in work.tasks}
     found = {name: {**record["summary"], "counts": told[name]} for name, record in summaries.items()}
     table = summary.with_averages(
@@ -262,16 +256,17 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
     text = summary.plain(cells)
     run.storage.write(run.url("table.txt"), f"{text}\n".encode())
     print(text)  # noqa: T201
+    notes = {name: [*task.notes, *_notes(told[name])] for name, task in work.tasks.items()}
     report = {
         "job": "evaluate",
         "tart_ray": tart_ray.__version__,
         "counts": counts,
-        "notes": {name: [*task.notes, *_notes(told[name])] for name, task in work.tasks.items()},
+        "notes": notes,
         "seconds": clock.seconds,
         "config": config.model_dump(mode="json"),
     }
     figures = {
-        **{f"{name}: {note}": "" for name, notes in report["notes"].items() for note in notes},
+        **{f"{name}: {note}": "" for name, of_task in notes.items() for note in of_task},
         **{f"seconds: {stage}": seconds for stage, seconds in clock.seconds.items()},
     }
     line = (
@@ -354,10 +349,7 @@ def _collect(work: Work, unit: str) -> Record:
         whole, rows = _first_stage(work, task, setup, bad)
         read += rows
         first_stages[setup] = first_stage_of(task, whole, judged, texts)
-        other = whole.filter(
-            pc.invert(pc.and_(pc.is_in(whole["query_id"], judged), pc.is_in(whole["query_id"], texts)))
-        )
-        others += pc.count_distinct(other["query_id"]).as_py()
+        others += _count_missing(whole["query_id"], pc.unique(texts.filter(pc.is_in(texts, judged))))
         check_ids(first_stages[setup]["doc_id"], f"{task.name}: candidates")
         run.write_table(first_stages[setup], WORK, "first_stage", task.name, f"{setup}.parquet")
     for name, found in judgements.items():
@@ -369,9 +361,8 @@ def _collect(work: Work, unit: str) -> Record:
     pairs, counts = 0, {}
     if not task.scores:
         candidates = union(first_stages)
-        for variant, table in zip(
-            task.variants, candidates_of(task, candidates, queries.table, work.parts[unit]), strict=True
-        ):
+        tables = candidates_of(task, candidates, queries.table, work.parts[unit])
+        for variant, table in zip(task.variants, tables, strict=True):
             if len(table):
                 run.write_table(table, CANDIDATES, f"{task.name}@{variant.name}.parquet")
             pairs += len(table)
@@ -516,17 +507,22 @@ def _summarise(work: Work, unit: str) -> Record:
     """Put the parts of a task together: its runs, its values per query, and what metrics.json says of it."""
     task, run = work.tasks[unit], work.run
     units = [_unit(unit, part) for part in range(work.parts[unit])]
-    values = pa.concat_tables(
-        [VALUES.empty_table(), *(_read_table(run, WORK, "values", f"{u}.parquet") for u in units)]
-    )
+    tables = [_read_table(run, WORK, "values", f"{part}.parquet") for part in units]
+    values = pa.concat_tables([VALUES.empty_table(), *tables])
     order = [(name, "ascending") for name in ("setup", "run", "judged_by", "measure", "query_id")]
     values = values.sort_by(order)
     run.write_table(values, "per_query", f"{unit}.parquet")
-    wanted = {u: run.committed(MEASURED)[u]["rankings"] for u in units} if len(units) else {}
-    for setup, name in dict.fromkeys(tuple(found) for rankings in wanted.values() for found in rankings):
-        urls = [run.url(WORK, "runs", u, setup, name) for u in units if [setup, name] in wanted[u]]
+    records = run.committed(MEASURED)
+    made = {part: records[part]["rankings"] for part in units}
+    for setup, name in dict.fromkeys((setup, name) for rankings in made.values() for setup, name in rankings):
+        urls = [run.url(WORK, "runs", part, setup, name) for part in units if [setup, name] in made[part]]
         run.storage.write(run.url("runs", unit, setup, f"{name}.trec"), b"".join(run.storage.read_many(urls)))
     return {"summary": summary.summarise(task, values, work.metrics, work.models[unit])}
+
+
+def _stored(runs: Iterable[Run]) -> int:
+    """Pairs in the score stores of finished runs."""
+    return sum(record["rows"] for run in runs for record in run.committed(SCORES).values())
 
 
 def _told(work: Work, name: str, collected: Record, measured: Mapping[str, Record]) -> dict[str, int]:
