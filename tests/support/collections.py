@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-from collections.abc import Mapping
+import sysconfig
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 from support.job_files import write_jsonl
-from tart_ray.demo.corpus import build_collection
+from tart_ray.demo.corpus import collect_functions
 
 MODULES = (
-    "abc argparse ast base64 bisect bz2 calendar cmd codecs collections configparser contextlib copy csv datetime "
-    "decimal difflib dis enum fractions ftplib functools getpass gettext glob gzip hashlib heapq hmac html imaplib "
-    "inspect ipaddress json keyword linecache locale logging lzma mailbox mimetypes netrc operator pickle platform "
-    "plistlib poplib pprint queue random sched secrets shelve shlex shutil smtplib socket sqlite3 ssl stat statistics "
-    "string stringprep subprocess tarfile tempfile textwrap threading timeit token trace tracemalloc types unittest "
-    "uuid warnings wave weakref webbrowser zipfile zipimport"
+    "argparse ast base64 bisect calendar cmd codecs collections configparser contextlib copy csv datetime difflib enum "
+    "fractions ftplib functools getpass glob gzip hashlib heapq hmac html ipaddress keyword linecache locale mailbox "
+    "netrc platform plistlib poplib pprint queue random sched secrets shelve shlex shutil smtplib socket statistics "
+    "string stringprep tarfile tempfile textwrap timeit tokenize trace tracemalloc types uuid warnings wave weakref"
 ).split()
 
 Qrels = Mapping[str, Mapping[str, int]]
@@ -69,9 +67,17 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
+def module_sources() -> Iterator[tuple[str, str]]:
+    """Names and sources of some modules of Python's library."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for name in MODULES:
+        places = (root / f"{name}.py", root / name / "__init__.py")
+        yield name, next(path for path in places if path.exists()).read_text(encoding="utf-8")
+
+
 def write_functions(folder: Path, queries: int = 12, others: int = 300) -> None:
     """Find the function that a docstring describes."""
-    whole = build_collection()
+    whole = collect_functions(module_sources())
     some = whole.sample(queries)
     kept = {doc for judged in some.qrels.values() for doc in judged} | set(list(whole.documents)[:others])
     documents = {name: (document.title, document.text) for name, document in whole.documents.items() if name in kept}
@@ -94,11 +100,8 @@ def write_modules(folder: Path, queries: int = 12) -> None:
     """Find the module whose documentation begins with a sentence."""
     documents: dict[str, tuple[str, str]] = {}
     asked: dict[str, str] = {}
-    for name in MODULES:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for name, source in module_sources():
+        tree = ast.parse(source)
         first, _, rest = (ast.get_docstring(tree) or "").partition("\n")
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
         documents[name] = (name, f"{' '.join(rest.split())} {' '.join(names)}"[:2_000])
