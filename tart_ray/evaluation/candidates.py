@@ -51,7 +51,7 @@ def union(first_stages: Mapping[str, pa.Table]) -> pa.Table:
     whole = pa.concat_tables(first_stages.values())
     numbered = whole.select(["query_id", "doc_id"]).append_column("_row", pa.array(range(len(whole)), pa.int64()))
     first = numbered.group_by(["query_id", "doc_id"], use_threads=False).aggregate([("_row", "min")])["_row_min"]
-    return whole.take(pc.sort_indices(first).to_numpy() if not len(first) else first.take(pc.sort_indices(first)))
+    return whole.take(first.take(pc.sort_indices(first)))
 
 
 def candidates_of(task: Task, pairs: pa.Table, queries: pa.Table, parts: int) -> Iterator[pa.Table]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.data.chunks import group_starts
+from tart_ray.data.sources import InputError
 from tart_ray.evaluation.datasets import RUN
 
 STOPWORDS = "en"
@@ -41,6 +42,9 @@ class Bm25:
 
     Args:
         documents: parts of a corpus: ``doc_id, title, text``.
+
+    Raises:
+        InputError: there are no documents.
     """
 
     def __init__(self, documents: Iterable[pa.Table]) -> None:
@@ -50,11 +54,15 @@ class Bm25:
             self._doc_ids += part["doc_id"].to_pylist()
             pairs = zip(part["title"].to_pylist(), part["text"].to_pylist(), strict=True)
             texts += [f"{title or ''} {text or ''}".strip() for title, text in pairs]
+        if not texts:
+            raise InputError("BM25: got a corpus without documents")
         self._index = bm25s.BM25()
         self._index.index(bm25s.tokenize(texts, stopwords=STOPWORDS, show_progress=False), show_progress=False)
 
     def search(self, queries: pa.Table, top_k: int) -> pa.Table:
         """The best documents of each query: `RUN`. Documents without a word of the query are in no ranking."""
+        if not len(queries):
+            return RUN.empty_table()
         tokens = bm25s.tokenize(queries["query"].to_pylist(), stopwords=STOPWORDS, show_progress=False)
         found, scores = self._index.retrieve(tokens, k=min(top_k, len(self._doc_ids)), show_progress=False)
         hits = np.asarray(scores) > 0

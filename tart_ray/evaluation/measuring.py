@@ -47,7 +47,12 @@ class Ranking:
 
 
 def make_rankings(
-    task: Task, first_stages: Mapping[str, pa.Table], compared: pa.Table | None, scored: pa.Table
+    task: Task,
+    first_stages: Mapping[str, pa.Table],
+    compared: pa.Table | None,
+    scored: pa.Table,
+    *,
+    ranked: bool = True,
 ) -> list[Ranking]:
     """Every ranking of a task, or of some queries of it.
 
@@ -55,13 +60,14 @@ def make_rankings(
     quarantine tells, are not in it.
 
     Args:
-        first_stages: setup → `RUN`; a null score says that a pair is in the setup, and nothing of its rank.
+        first_stages: setup → `RUN`.
         compared: the run to compare with, or None.
         scored: `SCORED`.
+        ranked: False where the first stage tells which pairs are candidates, and not how they rank.
     """
     found = []
     for setup, first_stage in first_stages.items():
-        if len(first_stage) and not first_stage["score"].null_count:
+        if ranked:
             found.append(Ranking(setup, FIRST_STAGE, task.judged_by, in_trec_order(first_stage)))
         if compared is not None and setup == CLOSED:
             found.append(Ranking(setup, COMPARE_WITH, task.judged_by, in_trec_order(compared)))

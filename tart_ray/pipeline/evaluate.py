@@ -32,6 +32,7 @@ from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.shuffle import bucket_of
+from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage, absolute
 from tart_ray.evaluation import summary
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
@@ -342,6 +343,8 @@ def _collect(work: Work, unit: str) -> Record:
     queries = read_queries(run.storage, task, bad)
     judgements = read_judgements(run.storage, task, bad)
     judged, texts = _judged(judgements), queries.table["query_id"]
+    if not len(judged):
+        raise InputError(f"{task.name}: got no good judgement, expected some")
     check_ids(pa.chunked_array([judged]), f"{task.name}: judged queries")
     read = queries.rows + sum(found.rows for found in judgements.values())
     first_stages, others = {}, 0
@@ -405,15 +408,15 @@ def _first_stage(work: Work, task: Task, setup: str, bad: Quarantine) -> tuple[p
 
 def _first_stage_of_scores(work: Work, task: Task) -> pa.Table:
     """The first stage that scored pairs come from; scores are null where the store has neither scores nor ranks."""
-    parts = []
-    for store in work.stores[task.name]:
-        for table in _score_files(store, ["query_id", "doc_id", "first_stage_rank", "first_stage_score"]):
-            scores, ranks = table["first_stage_score"], table["first_stage_rank"]
-            if scores.null_count:
-                scores = pc.negate(ranks.cast(pa.float64()))
-            parts.append(pa.table([table["query_id"], table["doc_id"], scores], schema=RUN))
-    whole = union({str(index): part for index, part in enumerate([RUN.empty_table(), *parts])})
-    return with_full_ids(whole, task.name)
+    columns = ["query_id", "doc_id", "first_stage_rank", "first_stage_score"]
+    whole = pa.concat_tables([table for store in work.stores[task.name] for table in _score_files(store, columns)])
+    scores = whole["first_stage_score"]
+    if scores.null_count:
+        scores = pc.negate(whole["first_stage_rank"].cast(pa.float64()))
+    if scores.null_count:
+        scores = pa.nulls(len(whole), pa.float64())
+    pairs = pa.table([whole["query_id"], whole["doc_id"], scores], schema=RUN)
+    return with_full_ids(union({CLOSED: pairs}), task.name)
 
 
 def _write_documents(
@@ -462,12 +465,11 @@ def _measure(work: Work, unit: str) -> Record:
         judged_by: mine(_read_table(run, WORK, "judgements", name, f"{judged_by}.parquet"))
         for judged_by in task.judged_by
     }
-    first_stages = {
-        setup: mine(_read_table(run, WORK, "first_stage", name, f"{setup}.parquet")) for setup in task.setups
-    }
+    whole = {setup: _read_table(run, WORK, "first_stage", name, f"{setup}.parquet") for setup in task.setups}
+    ranked = not any(table["score"].null_count for table in whole.values())
     compared = mine(_read_table(run, WORK, "compare_with", f"{name}.parquet")) if task.compare_with else None
     scored = mine(_scores_of_runs(work, task)) if task.scores else _scores_of(work, task, part)
-    rankings = make_rankings(task, first_stages, compared, scored)
+    rankings = make_rankings(task, {setup: mine(t) for setup, t in whole.items()}, compared, scored, ranked=ranked)
     run.write_table(measure(task, judgements, rankings), WORK, "values", f"{unit}.parquet")
     for ranking in rankings:
         table = without_full_ids(ranking.table, name) if ranking.setup == CLOSED else ranking.table

@@ -258,7 +258,10 @@ def failing(_: Any) -> Any:
     raise CheckpointError("no such weights")
 
 
-def test_a_run_that_failed_continues_and_tells_what_is_missing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_that_failed_continues_and_tells_what_is_missing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tart_ray.pipeline.evaluate.PAIRS_PER_PART", 150)  # of 400 that could be: three parts a forum
     documents = {f"d{i}": ("", f"wing flow {i}") for i in range(4)} | {"q2": ("", "wing")}
     queries = {"q1": "wing", "q2": "flow", "unjudged": "heat", "none": "zebra"}
     qrels = {"q1": {"d1": 1, "gone": 1}, "q2": {"q2": 1, "d2": 0}, "none": {"d1": 1}, "no-text": {"d1": 1}}
@@ -296,6 +299,9 @@ def test_a_run_that_failed_continues_and_tells_what_is_missing(tiny_checkpoint: 
     assert {row["reason"] for row in read_output(tmp_path / "run" / "scoring", "quarantine")} == {
         "doc_id is not in the corpus"
     }
+    assert len(list((tmp_path / "run" / "_commits" / "measure").iterdir())) == 6
+    assert len(read_trec(tmp_path / "run" / "runs" / "cqa-gis" / "closed" / "reranked.trec")) == 2
+    assert results["tasks"]["cqa-gis"]["setups"]["closed"]["runs"]["reranked"]["nDCG@10"]["queries"] == 4
     rows = {row["task"]: row for row in results["table"]}
     assert set(rows) == {"cqa"}  # one row for all forums, and no macro average of a single row
     # of four judged queries one finds one of its two relevant documents, at rank 1
