@@ -177,7 +177,7 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
         )
     stores = {task.name: tuple(Run.at(storage, path, attempts) for path in task.scores) for task in tasks.values()}
     manifests = {
-        name: [manifest_of_scores(run, "input.tasks: scores") for run in runs] for name, runs in stores.items()
+        name: [manifest_of_scores(run, f"input.tasks: {name}: scores") for run in runs] for name, runs in stores.items()
     }
     models = {
         name: str(found[0]["config"]["model"]["path"]) if found else config.model.path
