@@ -35,6 +35,7 @@ MAY_NOT_LOAD = {
     "command_line": {"torch", "transformers", "ray", "pyarrow"},
     "data": {"torch", "transformers", "ray"},
     "derive": {"torch", "transformers", "ray"},
+    "evaluation": {"torch", "transformers", "ray"},
 }
 
 
@@ -134,14 +135,31 @@ def every_module_of(part: str) -> str:
         ("import tart_ray.config", {"pydantic"}, {"torch", "transformers", "ray", "pyarrow"}),
         (every_module_of("data"), {"pyarrow"}, {"torch", "transformers", "ray"}),
         (every_module_of("derive"), {"pyarrow"}, {"torch", "transformers", "ray"}),
+        (every_module_of("evaluation"), {"ir_measures"}, {"torch", "transformers", "ray"}),
         ("import tart_ray.model.tokenizer", {"transformers"}, {"torch", "ray"}),
         (every_module_of("model") + "\nimport tart_ray.scoring.scorer", {"torch"}, {"ray", "pyarrow"}),
         ("import tart_ray.pipeline.rerank, tart_ray.pipeline.dry_run", {"ray"}, {"torch"}),
         ("import jobs.rerank", {"pydantic"}, {"torch", "ray"}),
         ("import tart_ray.pipeline.mine", {"ray"}, {"torch"}),
         ("import jobs.mine_negatives", {"pydantic"}, {"torch", "ray"}),
+        ("import tart_ray.pipeline.evaluate", {"ray"}, {"torch"}),
+        ("import jobs.evaluate", {"pydantic"}, {"torch", "ray"}),
     ],
-    ids=["tart_ray", "config", "data", "derive", "tokenizer", "scoring", "driver", "job", "miner", "mining job"],
+    ids=[
+        "tart_ray",
+        "config",
+        "data",
+        "derive",
+        "evaluation",
+        "tokenizer",
+        "scoring",
+        "driver",
+        "job",
+        "miner",
+        "mining job",
+        "evaluator",
+        "evaluation job",
+    ],
 )
 def test_what_an_import_loads(statement: str, loaded: set[str], not_loaded: set[str]) -> None:
     found = loads(statement)

@@ -75,10 +75,11 @@ def describe(config: RerankConfig) -> Iterator[str]:
     )
     replicas = config.cluster.replicas
     yield f"replicas: {replicas.min} to {replicas.max}, {replica_dtype(config)}, on {device}"
-    yield from _cost(config, pairs)
+    yield from cost(config, pairs)
 
 
-def _cost(config: RerankConfig, pairs: int) -> Iterator[str]:
+def cost(config: RerankConfig, pairs: int) -> Iterator[str]:
+    """Time and price of scoring, as far as ``plan`` tells."""
     speed, price = config.plan.pairs_per_second, config.plan.dollars_per_gpu_hour
     if speed is None:
         yield "time: not known without plan.pairs_per_second (of one replica)"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,7 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import ClusterConfig, Section
 from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import Run, RunConflictError
+from tart_ray.data.run import MANIFEST, Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import StorageError
 from tart_ray.model.checkpoint import CheckpointError
@@ -103,6 +104,37 @@ def execute_run(
             raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
 
 
+def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
+    """The manifest of a finished run of jobs.rerank, whose scores are to be used.
+
+    Args:
+        key: of the configuration, that names the run.
+
+    Raises:
+        ConfigurationError: there is no such run, or it is not finished.
+    """
+    place = f"{key} {run.path}"
+    if not run.storage.exists(run.url(MANIFEST)):
+        raise ConfigurationError(f"{place}: no {MANIFEST} there; expected output.path of jobs.rerank")
+    try:
+        manifest: dict[str, Any] = json.loads(run.storage.read(run.url(MANIFEST)))
+        job = manifest["identity"]["job"]
+        manifest["config"]["model"]["path"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError(f"{place}: {MANIFEST} is none of jobs.rerank") from None
+    if job != "rerank":
+        raise ConfigurationError(f"{place}: got a run of jobs.{job}, expected jobs.rerank")
+    if not run.is_complete():
+        raise ConfigurationError(f"{place}: has no _SUCCESS: finish it first")
+    expected = {f"{chunk}.parquet" for chunk, record in run.committed("score").items() if record["rows"]}
+    missing = sorted(expected - set(run.storage.names(run.url("scores"))))
+    if missing:
+        raise ConfigurationError(
+            f"{place}: {len(missing)} of {len(expected)} files are gone from scores/, such as {missing[0]}"
+        )
+    return manifest
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it came from, in this process or in a worker, the outermost first."""
     while error is not None:
@@ -111,7 +143,15 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def finish(
-    run: Run, lease: Lease, report: Mapping[str, Any], summary: str, figures: Mapping[str, Any], *, allowed_bad: float
+    run: Run,
+    lease: Lease,
+    report: Mapping[str, Any],
+    summary: str,
+    figures: Mapping[str, Any],
+    *,
+    allowed_bad: float,
+    table: Sequence[Sequence[str]] = (),
+    picture: str = "",
 ) -> ExitCode:
     """Write the report, and ``_SUCCESS`` unless more rows were quarantined than allowed.
 
@@ -120,11 +160,12 @@ def finish(
         summary: how the counts reconcile, in a sentence.
         figures: a section of the page.
         allowed_bad: limits.max_quarantined_fraction.
+        table, picture: results to show on the page: cells, the header first, and SVG.
     """
     counts = report["counts"]
     allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
     lease.confirm()
-    run.finish(report, render(report, summary, figures), success=allowed)
+    run.finish(report, render(report, summary, figures, table, picture), success=allowed)
     log.info("%s", summary)
     if not allowed:
         log.error(

@@ -27,7 +27,7 @@ import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import MANIFEST, WORK, Record, Run, differences
+from tart_ray.data.run import WORK, Record, Run, differences
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source
@@ -43,7 +43,7 @@ from tart_ray.derive.negatives import (
 )
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
 from tart_ray.pipeline import dry_run
-from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
+from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, manifest_of_scores
 from tart_ray.pipeline.plan import (
     BYTES_PER_BUCKET,
     Plan,
@@ -306,27 +306,12 @@ def find_scores(storage: Storage, config: MineConfig) -> Scored:
         scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
         return Scored(scoring_run, scoring, plan, identity(plan, scoring))
     run = Run.at(storage, config.input.run, config.limits.max_attempts_per_chunk)
-    if not storage.exists(run.url(MANIFEST)):
-        raise ConfigurationError(f"input.run {run.path}: no {MANIFEST} there; expected output.path of jobs.rerank")
+    manifest = manifest_of_scores(run, "input.run")
+    who = manifest["identity"]
     try:
-        manifest = json.loads(storage.read(run.url(MANIFEST)))
-        who = manifest["identity"]
-        if who["job"] != "rerank":
-            raise ConfigurationError(f"input.run {run.path}: got a run of jobs.{who['job']}, expected jobs.rerank")
-        found = {**manifest["config"], "storage": config.storage.model_dump()}
-        scoring = RerankConfig.model_validate(found)
-    except (ConfigurationError, ValidationError) as error:
+        scoring = RerankConfig.model_validate({**manifest["config"], "storage": config.storage.model_dump()})
+    except ValidationError as error:
         raise ConfigurationError(f"input.run {run.path}: {error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"input.run {run.path}: {MANIFEST} is none of jobs.rerank") from None
-    if not run.is_complete():
-        raise ConfigurationError(f"input.run {run.path}: has no _SUCCESS: finish it first")
-    expected = {f"{chunk}.parquet" for chunk, record in run.committed(SCORES).items() if record["rows"]}
-    missing = sorted(expected - set(storage.names(run.url("scores"))))
-    if missing:
-        raise ConfigurationError(
-            f"input.run {run.path}: {len(missing)} of {len(expected)} files are gone from scores/, such as {missing[0]}"
-        )
     plan = make_plan(storage, scoring)
     now = json.loads(json.dumps(input_identity(plan, scoring)))
     changes = differences({name: who.get(name) for name in now}, now)

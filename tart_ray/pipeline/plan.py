@@ -121,18 +121,27 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
 
     Replicas, endpoints, limits and batch sizes may change in between.
     """
+    return {
+        "job": "rerank",
+        "model": model_identity(config),
+        "output": config.output.model_dump(include={"partition_by", "top_k"}),
+        **input_identity(plan, config),
+    }
+
+
+def model_identity(config: RerankConfig) -> dict[str, Any]:
+    """The part of `identity` that is the model, and how it reads a pair.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
     model = config.model.model_dump(include={"max_length", "truncation", "split_special_tokens"})
     fingerprint = fingerprint_checkpoint(
         config.model.path,
         revision=config.model.revision,
         storage_options=config.storage.fsspec_options(config.model.path),
     )
-    return {
-        "job": "rerank",
-        "model": {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint},
-        "output": config.output.model_dump(include={"partition_by", "top_k"}),
-        **input_identity(plan, config),
-    }
+    return {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint}
 
 
 def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
