@@ -16,7 +16,8 @@ from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
 from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.pipeline.score import Replica
+from tart_ray.model.tokenizer import EncodedWindows
+from tart_ray.pipeline.score import Replica, window_columns
 
 TEXTS = [" ".join(["wing"] * count) for count in (3, 9, 1, 7, 5, 2, 8)]
 
@@ -39,9 +40,8 @@ def config(checkpoint: Path) -> RerankConfig:
 
 def chunk_of(scorer: Scorer) -> pa.Table:
     """The row that reaches a replica, of a chunk whose row 1 the tokenizer refused."""
-    pairs = scorer.tokenizer.encode_pairs(["flow"] * len(TEXTS), TEXTS)
-    ids = pa.ListArray.from_arrays(pa.array(pairs.offsets, pa.int32()), pa.array(pairs.input_ids))
-    table = pa.table({"_row": [0, *range(2, len(TEXTS) + 1)], "input_ids": ids})
+    pairs = EncodedWindows.of_pairs(scorer.tokenizer.encode_pairs(["flow"] * len(TEXTS), TEXTS))
+    table = pa.table({"_row": [0, *range(2, len(TEXTS) + 1)], **window_columns(pairs)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
