@@ -28,8 +28,8 @@ VOCAB_FILE = "spiece.model"
 SPACE_PIECE = "▁"  # what sentencepiece writes for a space
 DEFAULT_MAX_LENGTH = 512
 CHARACTERS_PER_TOKEN = 8  # more than most texts have
-CHARACTERS_PER_BLOCK = 4_096  # a long text is tokenised in blocks of about this size
-WORD_START = re.compile(" (?=[0-9A-Za-z])")
+CHARACTERS_PER_BLOCK = (4_096, 262_144)  # a long text is tokenised in blocks: at least, and at most
+WORD_START = re.compile(r" (?=[^\W_])")
 SPECIALS_PER_TEXT = 2  # <s> A </s>
 SPECIALS_PER_PAIR = 3  # <s> A </s> B </s>
 PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
@@ -534,32 +534,37 @@ class EncT5Tokenizer:
     def _encode_in_blocks(self, text: str) -> array[int]:
         """Ids of a text of any length, in memory that depends on little else than their number."""
         ids = array("i")
-        for _, block in self._blocks(text):
-            ids.extend(self.encode_texts([block])[0])
+        for _, block, special in self._blocks(text):
+            ids.extend(self._pieces.encode(block, out_type=int) if special is None else [special])
         return ids
 
     def _spans(self, text: str) -> npt.NDArray[np.int64]:
         """The characters that each token of `_encode_in_blocks` was made from, from and up to, int64 (t, 2)."""
-        found = []
-        for begin, block in self._blocks(text):
-            for place, part, special in self._parts(block):
-                if special is not None:
-                    spans = [(0, len(part))]
-                else:
-                    spans = self._pieces.encode(part, return_type="offset_mapping")["offsets"]
-                found.append(np.array(spans, np.int64).reshape(-1, 2) + begin + place)
-        return np.concatenate([np.zeros((0, 2), np.int64), *found])
+        found = [np.zeros((0, 2), np.int64)]
+        for begin, block, special in self._blocks(text):
+            spans = [(0, len(block))]
+            if special is None:
+                spans = self._pieces.encode(block, return_type="offset_mapping")["offsets"]
+            found.append(np.array(spans, np.int64).reshape(-1, 2) + begin)
+        return np.concatenate(found)
 
-    def _blocks(self, text: str) -> Iterator[tuple[int, str]]:
-        """Blocks of a long text that have the ids of the whole, and where each begins.
+    def _blocks(self, text: str) -> Iterator[tuple[int, str, int | None]]:
+        """`_parts`, the long ones cut at words' starts, so that they have the ids of the whole.
 
-        The space between two is in neither: a text is encoded as if it began with one.
+        The space there is in neither block, since a text is encoded as if it began with one. Where no word starts in
+        a very long text, it is cut all the same.
         """
-        begin = 0
-        while cut := self._words_are_independent and WORD_START.search(text, begin + CHARACTERS_PER_BLOCK):
-            yield begin, text[begin : cut.start()]
-            begin = cut.end()
-        yield begin, text[begin:]
+        least, most = CHARACTERS_PER_BLOCK
+        for place, part, special in self._parts(text):
+            begin = 0
+            while self._words_are_independent and len(part) - begin > least:
+                cut = WORD_START.search(part, begin + least, begin + most)
+                if cut is None and len(part) - begin <= most:
+                    break
+                end, after = cut.span() if cut else (begin + most, begin + most)
+                yield place + begin, part[begin:end], None
+                begin = after
+            yield place + begin, part[begin:], special
 
     def _encode_plain(self, texts: list[str]) -> list[list[int]]:
         return self._pieces.encode(texts, out_type=int, num_threads=self.num_threads) if texts else []

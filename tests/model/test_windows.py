@@ -188,7 +188,7 @@ def test_fuzz_every_token_is_in_a_window(foreign: EncT5Tokenizer, data: Any) -> 
     max_length = data.draw(st.integers(8, 70))
     head = data.draw(st.integers(0, max(len(text) // 3, 1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", data.draw(st.sampled_from([3, 20, 4_096])))
+        patch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", (data.draw(st.sampled_from([3, 20, 4_096])), 9_999))
         windows = foreign.encode_windows([query], [text], heads=[head], max_length=max_length)
     pair = foreign.encode_pairs([query], [text], max_length=max_length)
     first, second = foreign.encode_texts([query, text])
@@ -245,7 +245,7 @@ def test_a_text_in_blocks_has_the_ids_and_characters_of_the_whole(
 ) -> None:
     text = "  ".join(FOREIGN * 30) + " </s> wing  <pad>fin 12 </s>"
     (whole,), spans = foreign.encode_texts([text]), foreign._spans(text)
-    monkeypatch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", 50)
+    monkeypatch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", (50, 9_999))
     assert len(list(foreign._blocks(text))) > 20
     assert foreign._encode_in_blocks(text).tolist() == whole
     ends = foreign._spans(text)[:, 1].tolist()
@@ -253,10 +253,20 @@ def test_a_text_in_blocks_has_the_ids_and_characters_of_the_whole(
     assert [text[start:end] for start, end in foreign._spans(text)[-8:].tolist()][-1] == "</s>"
 
 
+def test_a_text_without_spaces_is_cut_all_the_same(foreign: EncT5Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "flügel" * 100
+    monkeypatch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", (10, 60))
+    blocks = list(foreign._blocks(text))
+    assert blocks == [(begin, "flügel" * 10, None) for begin in range(0, 600, 60)]
+    windows = foreign.encode_windows(["wing"], [text], max_length=64)
+    assert [windows.spans[0, 0], windows.spans[-1, 1]] == [0, len(text)]
+    assert (windows.spans[1:, 0] <= windows.spans[:-1, 1]).all()
+
+
 def test_a_vocabulary_without_a_space_in_front_of_texts_is_not_cut(tmp_path: Path) -> None:
     tokenizer = train(tmp_path, [" ".join(WORDS)] * 9, vocab_size=60, add_dummy_prefix=False)
     text = " ".join(WORDS * 300)
-    assert [block for _, block in tokenizer._blocks(text)] == [text]
+    assert list(tokenizer._blocks(text)) == [(0, text, None)]
     last = parts(tokenizer, tokenizer.encode_windows(["wing"], [text], max_length=64), 0, "wing")[-1]
     assert last == tokenizer.encode_texts([text])[0][-len(last) :]
 
