@@ -442,11 +442,13 @@ class EncT5Tokenizer:
                 tokens take more than half of the room for a document; 0 by default.
 
         Raises:
-            ValueError: as `encode_pairs`.
+            ValueError: lists of unequal length, or a ``max_length`` without room for a token of each text.
             QueryTooLongError: ``only_document``, and a query leaves less than an eighth of ``max_length`` for a
                 document that does not fit.
         """
         _check_pairs(queries, documents, max_length)
+        if max_length < SPECIALS_PER_PAIR + 2:
+            raise ValueError(f"max_length: got {max_length}, expected room for a token of query and document each")
         query_ids, query_of = self._encode_distinct(queries, max_length - SPECIALS_PER_PAIR + 1)
         texts, document_of = _distinct(documents)
         document_ids = [self._encode_in_blocks(text) for text in texts]

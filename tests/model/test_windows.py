@@ -122,6 +122,15 @@ def test_only_document_refuses_queries_that_leave_less_than_an_eighth(words: Enc
     assert windows.truncated.tolist() == [False, False]
 
 
+def test_the_smallest_windows(words: EncT5Tokenizer) -> None:
+    windows = words.encode_windows(["wing flow"], ["heat plate shock"], max_length=5)
+    assert parts(words, windows, 0, "wing") == words.encode_texts(["heat", "plate", "shock"])
+    with pytest.raises(ValueError, match="got 4, expected room for a token of query and document each"):
+        words.encode_windows(["wing flow"], ["heat plate shock"], max_length=4)
+    with pytest.raises(ValueError, match="got 1 queries and 2 documents"):
+        words.encode_windows(["wing"], ["heat", "plate"])
+
+
 # Documents that fit
 
 
