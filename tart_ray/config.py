@@ -37,7 +37,9 @@ class ModelConfig(Section):
         path: Hub id, local directory, or s3://bucket/prefix/.
         revision: Hub branch, tag or commit.
         dtype: bfloat16 on GPUs and float32 on CPUs where it is auto; float32 is the reference.
-        max_length: Tokens of a pair; longer ones are cut.
+        max_length: Tokens of a pair, or of a window of it.
+        long_documents: What becomes of longer ones: truncate cuts them; maxp reads the whole document in windows, and
+            the best window's score is the pair's. See docs/long_documents.md.
         truncation: longest_first as TART was trained (it can cut the query), or only_document.
         split_special_tokens: True encodes "</s>" and the like in raw text as plain text.
         max_tokens_per_batch: Padded tokens that go through a replica at once; auto suits the device.
@@ -47,6 +49,7 @@ class ModelConfig(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: Annotated[int, Field(ge=8)] = 512
+    long_documents: Literal["truncate", "maxp"] = "truncate"
     truncation: Literal["longest_first", "only_document"] = "longest_first"
     split_special_tokens: bool = False
     max_tokens_per_batch: PositiveInt | Literal["auto"] = "auto"
@@ -192,7 +195,7 @@ class PlanConfig(Section):
     """What --dry-run reckons with.
 
     Attributes:
-        pairs_per_second: Of one replica.
+        pairs_per_second: Of one replica; a window counts as a pair.
         dollars_per_gpu_hour: Price of one GPU.
     """
 

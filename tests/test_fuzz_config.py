@@ -24,6 +24,7 @@ VALID: dict[str, Any] = {
         "revision": None,
         "dtype": "auto",
         "max_length": 512,
+        "long_documents": "truncate",
         "max_tokens_per_batch": "auto",
     },
     "input": {"candidates": "a.jsonl", "queries": None, "instruction": "Find it", "columns": {"text": "body"}},

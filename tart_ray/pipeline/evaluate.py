@@ -216,7 +216,7 @@ def _scoring_config(config: EvaluateConfig, work: Work) -> RerankConfig:
     return with_absolute_paths(
         RerankConfig(
             input=InputConfig(candidates=work.run.url(CANDIDATES), corpus=work.run.url(CORPUS)),
-            output=OutputConfig(path=work.scoring.path, partition_by=("task", "part")),
+            output=OutputConfig(path=work.scoring.path, partition_by=["task", "part"]),
             **{name: getattr(config, name) for name in ("model", "cluster", "limits", "storage", "plan")},
         )
     )

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tart_ray.command_line import ConfigurationError
 from tart_ray.config import RerankConfig
 from tart_ray.data.hive import partitionable
-from tart_ray.data.schema import RERANKED, SCORES
+from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.sources import Source, inspect_source
 from tart_ray.data.storage import Storage, absolute
 from tart_ray.model.checkpoint import fingerprint_checkpoint
@@ -32,6 +32,7 @@ class Plan:
 
     ``query_buckets``: queries are spread over so many; a bucket is prepared, and later ranked, by one task.
     ``document_buckets``: likewise for documents, where texts are joined; 0 where they are not.
+    ``windows``: whether long documents are read in windows, of which the score store tells the best.
     """
 
     candidates: Source
@@ -39,6 +40,7 @@ class Plan:
     corpus: Source | None
     query_buckets: int
     document_buckets: int
+    windows: bool
 
     @property
     def pairs_per_chunk(self) -> int:
@@ -77,7 +79,8 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
         )
     queries = _texts(storage, candidates, "queries", "query", config.input.queries)
     corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus)
-    plan = Plan(candidates, queries, corpus, 1, 0)
+    windows = config.model.long_documents == "maxp"
+    plan = Plan(candidates, queries, corpus, 1, 0, windows)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
     available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in NO_PARTITION]))
@@ -85,7 +88,8 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
         raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
-    return Plan(candidates, queries, corpus, bucket_count(by_queries), bucket_count(by_documents) if corpus else 0)
+    document_buckets = bucket_count(by_documents) if corpus else 0
+    return Plan(candidates, queries, corpus, bucket_count(by_queries), document_buckets, windows)
 
 
 def refuse_output_within(output: str, inputs: Mapping[str, str | None]) -> None:
@@ -107,7 +111,7 @@ def refuse_output_within(output: str, inputs: Mapping[str, str | None]) -> None:
 
 def scores_schema(plan: Plan) -> pa.Schema:
     """Columns of ``scores/``."""
-    return pa.schema([*SCORES, *plan.candidates.extras])
+    return pa.schema([*SCORES, *(WINDOWS if plan.windows else ()), *plan.candidates.extras])
 
 
 def output_schema(plan: Plan) -> pa.Schema:
@@ -135,7 +139,7 @@ def model_identity(config: RerankConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not there.
     """
-    model = config.model.model_dump(include={"max_length", "truncation", "split_special_tokens"})
+    model = config.model.model_dump(include={"max_length", "long_documents", "truncation", "split_special_tokens"})
     fingerprint = fingerprint_checkpoint(
         config.model.path,
         revision=config.model.revision,

@@ -66,6 +66,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
     report = make_report(config, plan, counts, scored, clock.seconds)
     summary = "read {read:,} = scored {scored:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
     figures = {
+        "windows": report["windows"],
         "tokens": report["tokens"],
         "padding": f"{report['padding']:.1%}",
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
@@ -127,6 +128,7 @@ def make_report(
         "job": "rerank",
         "tart_ray": tart_ray.__version__,
         "counts": dict(counts),
+        "windows": sum(record["windows"] for record in scored.values()),
         "tokens": tokens,
         "padding": 1 - tokens / padded if padded else 0.0,
         "seconds": dict(seconds),
