@@ -124,7 +124,7 @@ class Run:
         self.storage.write(self.url("report.json"), json.dumps(report, indent=2).encode())
         self.storage.write(self.url("report.html"), page.encode())
         self.storage.remove_tree(self.url(WORK))
-        for folder in ("scores", "reranked", "quarantine"):
+        for folder in ("scores", "reranked", "labels", "diff", "quarantine"):
             self.storage.remove_partials(self.url(folder))
         if success:
             self.storage.write(self.url(SUCCESS), b"")

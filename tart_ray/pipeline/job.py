@@ -75,23 +75,40 @@ def execute_run(
         RunFailedError: the run began and could not end.
     """
     if run.check(identity) and run.is_complete():
-        return _nothing_to_do(run)
+        return nothing_to_do(run)
+    with at_work(run, cluster, replicas=replicas) as lease:
+        return continue_run(run, identity, config, lambda: execute(lease))
+
+
+@contextmanager
+def at_work(place: Run, cluster: ClusterConfig, *, replicas: bool = True) -> Iterator[Lease]:
+    """On the cluster, with the lease of a directory, until the block ends or this process is told to stop."""
     with (
         connected(cluster, replicas=replicas),
         chunkwise_execution(),
-        leased(run) as lease,
+        leased(place) as lease,
         stopped_by_signals(),
     ):
-        run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-        if run.is_complete():  # by another driver, meanwhile
-            return _nothing_to_do(run)
-        try:
-            return execute(lease)
-        except Exception as error:
-            known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
-            if not known:
-                raise
-            raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
+        yield lease
+
+
+def continue_run(run: Run, identity: Mapping[str, Any], config: Section, execute: Callable[[], ExitCode]) -> ExitCode:
+    """Begin the run or continue it, unless it is complete; for who is `at_work`.
+
+    Raises:
+        RunConflictError: another run is there.
+        RunFailedError: the run began and could not end.
+    """
+    run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+    if run.is_complete():  # by another driver, meanwhile
+        return nothing_to_do(run)
+    try:
+        return execute()
+    except Exception as error:
+        known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
+        if not known:
+            raise
+        raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -102,20 +119,28 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def finish(
-    run: Run, lease: Lease, report: Mapping[str, Any], summary: str, figures: Mapping[str, Any], *, allowed_bad: float
+    run: Run,
+    lease: Lease,
+    report: Mapping[str, Any],
+    summary: str,
+    figures: Mapping[str, Any],
+    *,
+    allowed_bad: float,
+    held: str | None = None,
 ) -> ExitCode:
-    """Write the report, and ``_SUCCESS`` unless more rows were quarantined than allowed.
+    """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed.
 
     Args:
         report: its ``counts`` have ``read`` and ``quarantined``.
         summary: how the counts reconcile, in a sentence.
         figures: a section of the page.
         allowed_bad: limits.max_quarantined_fraction.
+        held: why too many labels changed, if they did.
     """
     counts = report["counts"]
     allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
     lease.confirm()
-    run.finish(report, render(report, summary, figures), success=allowed)
+    run.finish(report, render(report, summary, figures), success=allowed and not held)
     log.info("%s", summary)
     if not allowed:
         log.error(
@@ -123,10 +148,15 @@ def finish(
             "not written. Raise the limit and rerun to accept the result as it is",
             counts["quarantined"], counts["read"], allowed_bad, run.url("quarantine"),
         )  # fmt: skip
-    return ExitCode.DONE if allowed else ExitCode.TOO_MANY_QUARANTINED
+        return ExitCode.TOO_MANY_QUARANTINED
+    if held:
+        log.error("%s; _SUCCESS is not written. Raise the limit and rerun to accept the result as it is", held)
+        return ExitCode.TOO_MANY_CHANGED
+    return ExitCode.DONE
 
 
-def _nothing_to_do(run: Run) -> ExitCode:
+def nothing_to_do(run: Run) -> ExitCode:
+    """Say so."""
     log.info("%s is complete already: nothing to do", run.path)
     return ExitCode.DONE
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
 from tart_ray.data.chunks import group_starts
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import MANIFEST, WORK, Record, Run, differences
+from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source
@@ -43,7 +42,7 @@ from tart_ray.derive.negatives import (
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
-from tart_ray.pipeline.plan import Plan, files_identity, identity, input_identity, make_plan, scores_schema
+from tart_ray.pipeline.plan import Plan, files_identity, identity, make_plan, scores_schema
 from tart_ray.pipeline.prepare import (
     CHUNKS,
     fragment_url,
@@ -56,6 +55,7 @@ from tart_ray.pipeline.prepare import (
 )
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
 from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
+from tart_ray.pipeline.scored import Scored, find_run
 from tart_ray.pipeline.stages import run_stage
 
 MINED = "mine"
@@ -79,16 +79,6 @@ class Settings:
     options: FormatOptions
     label_column: str | None
     min_relevance: int
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The run whose scores are mined, and the plan by which its input is prepared again."""
-
-    run: Run
-    config: RerankConfig
-    plan: Plan
-    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -269,31 +259,7 @@ def find_scores(storage: Storage, config: MineConfig) -> Scored:
         plan = make_plan(storage, scoring)
         scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
         return Scored(scoring_run, scoring, plan, identity(plan, scoring))
-    run = Run.at(storage, config.input.run, config.limits.max_attempts_per_chunk)
-    if not storage.exists(run.url(MANIFEST)):
-        raise ConfigurationError(f"input.run {run.path}: no {MANIFEST} there; expected output.path of jobs.rerank")
-    try:
-        manifest = json.loads(storage.read(run.url(MANIFEST)))
-        who = manifest["identity"]
-        if who["job"] != "rerank":
-            raise ConfigurationError(f"input.run {run.path}: got a run of jobs.{who['job']}, expected jobs.rerank")
-        found = {**manifest["config"], "storage": config.storage.model_dump()}
-        scoring = RerankConfig.model_validate(found)
-    except (ConfigurationError, ValidationError) as error:
-        raise ConfigurationError(f"input.run {run.path}: {error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"input.run {run.path}: {MANIFEST} is none of jobs.rerank") from None
-    if not run.is_complete():
-        raise ConfigurationError(f"input.run {run.path}: has no _SUCCESS: finish it first")
-    plan = make_plan(storage, scoring)
-    now = json.loads(json.dumps(input_identity(plan, scoring)))
-    changes = differences({name: who.get(name) for name in now}, now)
-    if changes:
-        raise ConfigurationError(
-            f"input.run {run.path}: its input has changed since it was scored, so texts and scores would not belong "
-            "together; score it again. Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
-        )
-    return Scored(run, scoring, plan, who)
+    return find_run(storage, config.input.run, config.storage, config.limits.max_attempts_per_chunk)
 
 
 def _execute(
