@@ -23,7 +23,9 @@ def test_platt_is_the_maximum_of_platts_likelihood() -> None:
     slope, intercept = minimize(loss, [1.0, 0.0], tol=1e-12).x
     found = fit("platt", MARGINS, RELEVANT)
     assert (found.slope, found.intercept) == (pytest.approx(slope, abs=1e-5), pytest.approx(intercept, abs=1e-5))
-    assert found.probability(np.array([0.5]))[0] == pytest.approx(1 / (1 + np.exp(-(slope * 0.5 + intercept))), abs=1e-6)
+    assert found.probability(np.array([0.5]))[0] == pytest.approx(
+        1 / (1 + np.exp(-(slope * 0.5 + intercept))), abs=1e-6
+    )
 
 
 def test_platt_of_two_points_by_hand() -> None:

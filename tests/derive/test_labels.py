@@ -68,7 +68,9 @@ def test_quantiles_by_hand() -> None:
 
 @FUZZED
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1), st.floats(0.001, 0.999), st.integers(1, 4))
-def test_fuzz_quantiles_are_order_statistics_however_rows_are_spread(numbers: list[float], q: float, parts: int) -> None:
+def test_fuzz_quantiles_are_order_statistics_however_rows_are_spread(
+    numbers: list[float], q: float, parts: int
+) -> None:
     with np.errstate(over="ignore"):
         tables = [scores(numbers[part::parts]) for part in range(parts)]
     (found,) = quantiles(tables, [q])[None]
@@ -152,9 +154,7 @@ def test_content_keys_differ_wherever_the_model_sees_a_difference() -> None:
 
 
 def test_content_keys_are_the_same_for_what_the_model_cannot_tell_apart() -> None:
-    with_null, with_empty = (
-        pairs(instruction="a", query="b", title=title, text="d") for title in (None, "")
-    )
+    with_null, with_empty = (pairs(instruction="a", query="b", title=title, text="d") for title in (None, ""))
     without = pairs(instruction="a", query="b", text="d")
     keys = {content_keys(table, b"m")[0].as_py() for table in (with_null, with_empty, without)}
     assert len(keys) == 1
