@@ -140,8 +140,23 @@ def every_module_of(part: str) -> str:
         ("import jobs.rerank", {"pydantic"}, {"torch", "ray"}),
         ("import tart_ray.pipeline.mine", {"ray"}, {"torch"}),
         ("import jobs.mine_negatives", {"pydantic"}, {"torch", "ray"}),
+        ("import tart_ray.pipeline.relabel", {"ray"}, {"torch", "sklearn"}),
+        ("import jobs.relabel", {"pydantic"}, {"torch", "ray"}),
     ],
-    ids=["tart_ray", "config", "data", "derive", "tokenizer", "scoring", "driver", "job", "miner", "mining job"],
+    ids=[
+        "tart_ray",
+        "config",
+        "data",
+        "derive",
+        "tokenizer",
+        "scoring",
+        "driver",
+        "job",
+        "miner",
+        "mining job",
+        "relabeller",
+        "relabelling job",
+    ],
 )
 def test_what_an_import_loads(statement: str, loaded: set[str], not_loaded: set[str]) -> None:
     found = loads(statement)

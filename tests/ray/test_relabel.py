@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray.command_line import ConfigurationError, ExitCode
-from tart_ray.config import RelabelConfig
+from tart_ray.config import RelabelConfig, RerankConfig
+from tart_ray.data.run import RunConflictError
+from tart_ray.data.storage import StorageError
 from tart_ray.pipeline.relabel import describe, relabel
+from tart_ray.pipeline.rerank import RunFailedError, rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -188,3 +193,202 @@ def test_three_runs_score_exactly_what_changed(tmp_path: Path, make: Make) -> No
 def switch(config: RelabelConfig, target: str) -> dict[str, Any]:
     dumped = config.model_dump()
     return {name: dumped[name] for name in ("input", "labels")} | {"output": dumped["output"] | {"switch_to": target}}
+
+
+def test_a_finished_run_is_labelled_by_quantiles_held_back_accepted_and_built_upon(
+    tmp_path: Path, make: Make, make_config: Callable[..., RerankConfig]
+) -> None:
+    """600 scored pairs under three instructions with labels of their own; nothing is ever scored again."""
+    rows = [
+        pair(q, d, instruction=["Find it", "Find all", None][q % 3], label=d % 2 if d else None)
+        for q in range(12)
+        for d in range(50)
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    scoring = make_config(input={"candidates": str(tmp_path / "candidates.jsonl")})
+    assert rerank(scoring, load=by_length) == ExitCode.DONE
+    root = tmp_path / "labelled"
+    sections: dict[str, Any] = {
+        "input": {"run": str(tmp_path / "run")},
+        "labels": {"by": "quantiles", "cuts": [0.5, 0.9], "old_column": "label"},
+    }
+    assert "scores: 600 pairs, none is scored again" in "\n".join(describe(make(**sections)))
+    held = make(**sections, limits={"max_changed_fraction": 0.1})
+    assert relabel(held, load=never) == ExitCode.TOO_MANY_CHANGED
+    (kept,) = (root / "runs").iterdir()
+    assert not (root / "current.json").exists()
+    assert not (kept / "_SUCCESS").exists()
+    assert (kept / "diff").exists()
+    assert not (kept / "_work").exists()
+    before = files_of(kept / "labels")
+    assert relabel(held, load=never) == ExitCode.TOO_MANY_CHANGED  # as long as nobody decides otherwise
+    assert relabel(make(**sections), load=never) == ExitCode.DONE
+    assert current(root) == kept
+    assert files_of(kept / "labels") == before
+
+    output: Rows = ds.dataset(kept / "labels").to_table().to_pylist()
+    assert len(output) == 600
+    for instruction in ("Find it", "Find all", None):
+        margins = sorted(row["margin"] for row in output if row["instruction"] == instruction)
+        assert len(margins) == 200
+        for row in output:
+            if row["instruction"] == instruction:  # x_101 and x_181 of 200
+                assert row["label"] == (row["margin"] >= margins[100]) + (row["margin"] >= margins[180])
+                assert row["threshold"] == [None, margins[100], margins[180]][row["label"]]
+    given = {(row["query_id"], row["doc_id"]): row["label"] for row in rows}
+    assert {(row["query_id"], row["doc_id"]): row["old_label"] for row in output} == given
+    flips = Counter((row["old_label"], row["label"]) for row in output if row["old_label"] is not None)
+    assert report_of(kept)["flips"] == sorted([a, b, n] for (a, b), n in flips.items())
+    assert counts(kept, "new", "gone", "scored", "reused") == [12, 0, 0, 600]
+    assert {row["scored_by"] for row in output} == {str(tmp_path / "run")}
+    assert pq.read_table(kept / "thresholds.parquet")["pairs"].to_pylist() == [200] * 3
+
+    # the same candidates without the run, by other labels: its scores were taken over, and are known by content
+    other = make(labels={"cuts": [40]} | {"old_column": "label"})
+    assert relabel(other, load=never) == ExitCode.DONE
+    assert counts(current(root), "scored", "reused", "new", "gone") == [0, 600, 0, 0]
+    assert report_of(current(root))["base"] == kept.name
+    # other thresholds alone, too many changes: the current labels stay, and a bad row more is no reason to score
+    write_jsonl(tmp_path / "candidates.jsonl", [*rows, "{broken"])
+    config = make(labels={"cuts": [25], "old_column": "label"}, limits={"max_changed_fraction": 0.0})
+    now = current(root)
+    assert relabel(config, load=never) == ExitCode.TOO_MANY_CHANGED
+    assert current(root) == now
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_labels_by_calibrated_probability_and_labels_that_none_can_be_fitted_to(
+    method: str, tmp_path: Path, make: Make
+) -> None:
+    rows = [pair(q, d, text=" ".join(["wing"] * (d + 1))) for q in range(40) for d in range(17)]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    root = tmp_path / "labelled"
+    qrels = tmp_path / "qrels.tsv"
+    judged = [(row["query_id"], row["doc_id"], len(row["text"].split())) for row in rows if row["doc_id"] != "d3"]
+    calibrated = {"by": "calibrated", "cuts": [0.5]}
+
+    def judge(relevant: Callable[[int], bool]) -> RelabelConfig:
+        lines = [f"{query}\t{document}\t{int(relevant(words))}\n" for query, document, words in judged]
+        qrels.write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+        labels = calibrated | {"calibration": {"method": method, "qrels": str(qrels)}}
+        return make(labels=labels, model={"max_length": 128})
+
+    with pytest.raises(RunFailedError, match=r"to fit on got 0 relevant and \d+ irrelevant ones, expected 10 or more"):
+        relabel(judge(lambda _: False), load=by_length)
+    with pytest.raises(RunFailedError, match="relevance does not rise with the margin"):
+        relabel(judge(lambda words: words < 6), load=never)  # what the refused run scored is not scored again
+    assert not (root / "current.json").exists()
+    assert relabel(judge(lambda words: words > 9), load=never) == ExitCode.DONE
+    run = current(root)
+    assert counts(run, "read", "labelled", "scored", "reused") == [680, 680, 0, 680]
+    output: Rows = ds.dataset(run / "labels").to_table().to_pylist()
+    assert {row["doc_id"] for row in output if row["label"]} == {f"d{d}" for d in range(9, 17)}
+    assert all(row["label"] == (row["probability"] >= 0.5) for row in output)
+    found = report_of(run)["calibration"]
+    assert found["calibration"]["method"] == method
+    assert found["fitted"]["pairs"] + found["held_out"]["pairs"] == 640
+    assert found["held_out"]["pairs"] % 16 == 0  # whole queries
+    assert found["held_out"]["brier"] < found["held_out_uncalibrated"]["brier"]
+    assert sum(bin_["pairs"] for bin_ in found["held_out"]["reliability"]) == found["held_out"]["pairs"]
+    assert "Brier score" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        (
+            {"labels": {"old_column": "colour"}},
+            ConfigurationError,
+            r"old_column: got 'colour', .* available: .*'grade'",
+        ),
+        ({"labels": {"old_column": "kind"}}, ConfigurationError, r"old_column: got 'kind', expected an integer"),
+        ({"output": {"partition_by": ["size"]}}, ConfigurationError, r"got \['size'\], available, once each:"),
+        ({"output": {"switch_to": "previous"}}, ConfigurationError, r"no run before the current one; finished .*\[\]"),
+        ({"input": {"run": "/nowhere"}}, ConfigurationError, r"input\.run /nowhere: no manifest\.json there"),
+        (
+            {"labels": {"by": "calibrated", "cuts": [0.5], "calibration": {"qrels": "/nowhere.tsv"}}},
+            StorageError,
+            r"/nowhere\.tsv: no file there",
+        ),
+    ],
+)
+def test_bad_configuration_is_refused_before_any_work(
+    sections: Any, error: type[Exception], message: str, tmp_path: Path, make: Make
+) -> None:
+    write_jsonl(tmp_path / "candidates.jsonl", [pair(0, 1, grade=1, kind="x")])
+    with pytest.raises(error, match=message):
+        relabel(make(**sections))
+    assert not (tmp_path / "labelled").exists()
+
+
+def test_a_column_that_the_output_has_and_another_runs_directory_are_refused(tmp_path: Path, make: Make) -> None:
+    write_jsonl(tmp_path / "candidates.jsonl", [pair(0, 1, label=1)])
+    with pytest.raises(ConfigurationError, match=r"columns \['label'\] have a name .* or name the one .* old_column"):
+        relabel(make())
+    (tmp_path / "labelled" / "reranked").mkdir(parents=True)
+    (tmp_path / "labelled" / "reranked" / "00000.parquet").write_text("precious")
+    with pytest.raises(RunConflictError, match=r"holds \['reranked'\], which jobs\.relabel does not write"):
+        relabel(make(labels={"cuts": [20], "old_column": "label"}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"cuts": []}, "expected one or more finite numbers, rising"),
+        ({"cuts": [2, 1]}, "rising"),
+        ({"cuts": [float("nan")]}, "finite"),
+        ({"by": "quantiles", "cuts": [0.5, 1.0]}, r"expected numbers in \(0, 1\) with labels.by: quantiles"),
+        ({"by": "calibrated", "cuts": [0.5]}, r"got \[\], expected one of qrels, label_column"),
+        ({"cuts": [0.5], "calibration": {"qrels": "a"}}, r"got \['qrels'\], expected neither"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused(labels: Any, message: str, make: Make) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(labels=labels)
+
+
+def test_pairs_without_a_score_are_quarantined_and_their_labels_go(tmp_path: Path, make: Make) -> None:
+    """And a run that was killed anywhere, its commits gone, gives the same again without another score."""
+    rows = [pair(q, d) for q in range(3) for d in range(30)]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    assert relabel(make(), load=by_length) == ExitCode.DONE
+    root = tmp_path / "labelled"
+    first = current(root)
+    for row in rows[:2]:
+        row["text"] = "edge"
+    rows[5]["text"] = "wing"
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    config = make(limits={"max_quarantined_fraction": 0.5})
+    assert relabel(config, load=shy_of_short_pairs) == ExitCode.DONE
+    second = current(root)
+    names = ("read", "labelled", "scored", "reused", "quarantined", "gone")
+    assert counts(second, *names) == [90, 87, 0, 87, 3, 3]
+    bad = read_output(second, "quarantine")
+    assert sorted((row["query_id"], row["doc_id"]) for row in bad) == [("q0", "d0"), ("q0", "d1"), ("q0", "d5")]
+    assert {row["status"] for row in read_output(second, "diff")} == {"gone"}
+
+    shutil.copytree(second, tmp_path / "whole")
+    (second / "_SUCCESS").unlink()  # as if killed after the labels of one bucket were written
+    shutil.rmtree(second / "labels")
+    (second / "_commits/label/00000.json").unlink()
+    for stage in ("read-candidates", "chunk", "known", "match", "collect"):
+        shutil.rmtree(second / "_commits" / stage)
+    (root / "current.json").write_text(json.dumps({"run": first.name, "left": []}))
+    assert relabel(config, load=shy_of_short_pairs) == ExitCode.DONE
+    assert current(root) == second
+    for part in ("labels", "scores", "diff"):
+        assert read_output(second, part) == read_output(tmp_path / "whole", part)
+
+
+class ShyScorer(LengthScorer):
+    """Has no number for short pairs, but for the one that a replica begins with."""
+
+    def score_encoded(self, pairs: Any) -> Any:
+        found = super().score_encoded(pairs)
+        if len(pairs) > 1 or pairs.lengths[0] > 1:
+            found.logits[pairs.lengths < 40] = np.nan
+        return found
+
+
+def shy_of_short_pairs(_: Any) -> ShyScorer:
+    return ShyScorer()
