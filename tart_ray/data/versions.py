@@ -74,8 +74,11 @@ class Versions:
         url = self.place.url(CURRENT)
         if not self.storage.exists(url):
             return None
-        found = json.loads(self.storage.read(url))
-        return Current(found["run"], tuple(found["left"]))
+        try:
+            found = json.loads(self.storage.read(url))
+            return Current(found["run"], tuple(found["left"]))
+        except (ValueError, KeyError, TypeError):
+            raise RunConflictError(f"{url}: names no run of jobs.relabel; choose another path") from None
 
     def switch(self, run: str, left: tuple[str, ...] = ()) -> None:
         """Make a run the current one."""

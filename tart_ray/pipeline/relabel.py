@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
-from tart_ray.config import CalibrationConfig, LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
+from tart_ray.config import LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
 from tart_ray.data.chunks import cut
 from tart_ray.data.hive import partition_rules, partitionable, partitions
 from tart_ray.data.lease import Lease
@@ -87,10 +87,12 @@ from tart_ray.pipeline.stopping import leased, stopped_by_signals
 log = logging.getLogger(__name__)
 
 KNOWN, MATCHED, COLLECTED, LABELS = "known", "match", "collect", "label"
-PLACED, COUNTED, THRESHOLDS, CALIBRATED = "place", "count", "thresholds", "calibrate"
+COUNTED, PLACED, RECOUNTED, THRESHOLDS = "count", "place", "recount", "thresholds"
+SAMPLED, CALIBRATED = "sample", "calibrate"
 ALL = "all"  # the one unit of a stage that looks at all buckets together
 PENDING = "pending"  # under _work: a run of its own, of the pairs that must be scored
 PREVIOUS = "previous"  # of output.switch_to
+GIVEN = "_given"  # the column of labels until now, while labels are compared
 MAX_OLD_LABELS = 100  # values; more are no grades
 
 CONTENT = pa.field("content", pa.string())
@@ -121,8 +123,9 @@ class Task:
 class Work:
     """Everything that a unit needs. Pickles into every worker."""
 
-    run: Run
+    versions: Versions
     id: str
+    base: str | None
     began: datetime
     plan: Plan
     labels: LabelsConfig
@@ -135,9 +138,14 @@ class Work:
     known: tuple[str, ...]  # units of `KNOWN`
 
     @property
+    def run(self) -> Run:
+        """This run."""
+        return self.versions.run(self.id)
+
+    @property
     def pending(self) -> Run:
         """The run of the pairs that must be scored."""
-        return dataclasses.replace(self.run, path=self.run.url(WORK, PENDING))
+        return _pending(self.run)
 
     @property
     def extras(self) -> list[pa.Field]:
@@ -363,7 +371,7 @@ def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: 
         collect = functools.partial(_collect_bucket, work, matched, scored)
         collected = run_stage(run, COLLECTED, buckets, collect)
     with clock.timed("label"):
-        fitted = _fit(work, task.config, buckets)
+        fitted = _fit(work, buckets)
         labelled = run_stage(run, LABELS, buckets, functools.partial(_label_bucket, work))
     counts = reconcile(prepared, base_rows.values(), matched.values(), collected.values(), labelled.values())
     report = _make_report(task, id_, base, counts, collected.values(), labelled.values(), fitted, clock.seconds)
@@ -403,8 +411,9 @@ def _work(task: Task, versions: Versions, id_: str, base: str | None, prepared: 
             raise ReconciliationError(f"{task.scored.run.path}: its input was prepared again, and gave other chunks")
         scored_at = _moment(json.loads(versions.storage.read(task.scored.run.url(MANIFEST)))["created"])
     return Work(
-        run=versions.run(id_),
+        versions=versions,
         id=id_,
+        base=base,
         began=_moment(versions.manifest(id_)["created"]),
         plan=task.plan,
         labels=task.config.labels,
@@ -416,6 +425,10 @@ def _work(task: Task, versions: Versions, id_: str, base: str | None, prepared: 
         chunks=chunks,
         known=tuple(_known_units(versions, id_, base)),
     )
+
+
+def _pending(run: Run) -> Run:
+    return dataclasses.replace(run, path=run.url(WORK, PENDING))
 
 
 def _moment(seconds: float) -> datetime:
@@ -432,20 +445,19 @@ def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str
         run = versions.run(other)
         if other != id_:
             yield from (f"{other}.bucket.{bucket}" for bucket in run.committed(LABELS))
-            scored = dataclasses.replace(run, path=run.url(WORK, PENDING)).committed(SCORING)
+            scored = _pending(run).committed(SCORING)
             yield from (f"{other}.chunk.{chunk}" for chunk, record in scored.items() if record["rows"])
 
 
 def _spread_known(work: Work, unit: str) -> Record:
     """Scores of an earlier run, sent to this run's buckets of queries: it may have had another number of them."""
     other, kind, name = unit.split(".")
-    run = dataclasses.replace(work.run, path=work.run.path.removesuffix(work.id) + other)
-    manifest = json.loads(run.storage.read(run.url(MANIFEST)))
-    is_base = json.loads(work.run.storage.read(work.run.url(MANIFEST)))["identity"][BASE] == other
+    run, is_base = work.versions.run(other), other == work.base
     if kind == "bucket":
         rows = _read(run, "scores", f"{name}.parquet")
     else:
-        rows = _scored_by(_read(run, WORK, PENDING, "scores", f"{name}.parquet"), other, _moment(manifest["created"]))
+        scores = _read(_pending(run), "scores", f"{name}.parquet")
+        rows = _scored_by(scores, other, _moment(work.versions.manifest(other)["created"]))
         rows = rows.append_column(LABEL, pa.nulls(len(rows), LABEL.type))
     rows = rows.append_column("is_base", pa.repeat(pa.scalar(is_base), len(rows))).select(KNOWN_SCHEMA.names)
     rows = rows.cast(KNOWN_SCHEMA)
@@ -558,73 +570,79 @@ def _collect_bucket(work: Work, matched: Mapping[str, Record], scored: Mapping[s
     }
 
 
-def _fit(work: Work, config: RelabelConfig, buckets: list[str]) -> dict[str, Any] | None:
+def _fit(work: Work, buckets: list[str]) -> dict[str, Any] | None:
     """Find what the labelling needs to know of all pairs together; what the report says of it."""
+    run = work.run
     if work.labels.by == "quantiles":
-        run_stage(work.run, PLACED, [ALL], lambda _: _place_quantiles(work, buckets))
-        run_stage(work.run, COUNTED, buckets, functools.partial(_count_bucket, work))
-        run_stage(work.run, THRESHOLDS, [ALL], lambda _: _write_thresholds(work, buckets))
+        run_stage(run, COUNTED, buckets, functools.partial(_count_bucket, work, COUNTED))
+        run_stage(run, PLACED, [ALL], lambda _: _place_quantiles(work, buckets))
+        run_stage(run, RECOUNTED, buckets, functools.partial(_count_bucket, work, RECOUNTED))
+        run_stage(run, THRESHOLDS, [ALL], lambda _: _write_thresholds(work, buckets))
     if work.labels.by == "calibrated":
-        fitted = run_stage(work.run, CALIBRATED, [ALL], lambda _: _calibrate(work, config.labels.calibration, buckets))
-        return fitted[ALL]
+        run_stage(run, SAMPLED, buckets, functools.partial(_sample_bucket, work))
+        return run_stage(run, CALIBRATED, [ALL], lambda _: _calibrate(work, buckets))[ALL]
     return None
 
 
+def _count_bucket(work: Work, stage: str, unit: str) -> Record:
+    """The numbers of one bucket, counted: their upper halves first, then the whole ones near the quantiles."""
+    places = _read(work.run, WORK, f"{PLACED}.parquet") if stage == RECOUNTED else None
+    counts = count_parts(_collected(work, unit), work.labels.score, places)
+    work.run.write_table(counts, WORK, stage, f"{unit}.parquet")
+    return {"counted": len(counts)}
+
+
 def _place_quantiles(work: Work, buckets: Sequence[str]) -> Record:
-    """Where the quantiles of each instruction lie, by a first count over all buckets."""
-    counts = add_counts(count_parts(rows, work.labels.score) for rows in _all_rows(work, buckets))
+    """Where the quantiles of each instruction lie."""
+    counts = add_counts(_read(work.run, WORK, COUNTED, f"{unit}.parquet") for unit in buckets)
     places = find_places(counts, work.labels.cuts)
     work.run.write_table(places, WORK, f"{PLACED}.parquet")
     return {"instructions": len(places)}
 
 
-def _count_bucket(work: Work, unit: str) -> Record:
-    """The second count, of the numbers near the quantiles."""
-    places = _read(work.run, WORK, f"{PLACED}.parquet")
-    for rows in _all_rows(work, [unit]):
-        work.run.write_table(count_parts(rows, work.labels.score, places), WORK, COUNTED, f"{unit}.parquet")
-        return {"counted": len(rows)}
-    return {"counted": 0}
-
-
 def _write_thresholds(work: Work, buckets: Sequence[str]) -> Record:
-    names = work.run.storage.names(work.run.url(WORK, COUNTED))
-    counts = add_counts(_read(work.run, WORK, COUNTED, name) for name in names)
+    counts = add_counts(_read(work.run, WORK, RECOUNTED, f"{unit}.parquet") for unit in buckets)
     found = thresholds_at(_read(work.run, WORK, f"{PLACED}.parquet"), counts)
     work.run.write_table(found, "thresholds.parquet")
     return {"instructions": len(found)}
 
 
-def _calibrate(work: Work, config: CalibrationConfig, buckets: Sequence[str]) -> Record:
+def _calibrate(work: Work, buckets: Sequence[str]) -> Record:
     """Fit a calibration to the labelled pairs of some queries, and assess it on those of the others."""
-    samples = [_labelled_pairs(work, config, unit, rows) for unit in buckets for rows in _all_rows(work, [unit])]
-    sample = pa.concat_tables(samples)
-    margin = np.asarray(sample["margin"].to_numpy(), np.float64)
-    relevant = np.asarray(sample["relevant"].to_numpy(zero_copy_only=False), bool)
-    held_out = np.asarray(sample["held_out"].to_numpy(zero_copy_only=False), bool)
+    config = work.labels.calibration
+    sample = pa.concat_tables([_read(work.run, WORK, SAMPLED, f"{unit}.parquet") for unit in buckets])
+    score, margin = (np.asarray(sample[name].to_numpy(), np.float64) for name in ("score", "margin"))
+    relevant, held_out = (
+        np.asarray(sample[name].to_numpy(zero_copy_only=False), bool) for name in ("relevant", "held_out")
+    )
     try:
         calibration.check_labels(relevant[~held_out], config.min_labels, "to fit on")
         calibration.check_labels(relevant[held_out], config.min_labels, "held out")
         found = calibration.fit(config.method, margin[~held_out], relevant[~held_out])
     except CalibrationError as error:
         raise InputError(str(error)) from error
-    by_model = np.asarray(sample["score"].to_numpy(), np.float64)[held_out]
+    probability = found.probability(margin)
     assessed = {
-        "fitted": (~held_out, calibration.assess(found.probability(margin[~held_out]), relevant[~held_out])),
-        "held_out": (held_out, calibration.assess(found.probability(margin[held_out]), relevant[held_out])),
-        "held_out_uncalibrated": (held_out, calibration.assess(by_model, relevant[held_out])),
+        "fitted": (probability, ~held_out),
+        "held_out": (probability, held_out),
+        "held_out_uncalibrated": (score, held_out),
     }
     return {
         "calibration": dataclasses.asdict(found),
         **{
-            name: {"pairs": int(rows.sum()), "relevant": int(relevant[rows].sum()), **figures}
-            for name, (rows, figures) in assessed.items()
+            name: {
+                "pairs": int(rows.sum()),
+                "relevant": int(relevant[rows].sum()),
+                **calibration.assess(numbers[rows], relevant[rows]),
+            }
+            for name, (numbers, rows) in assessed.items()
         },
     }
 
 
-def _labelled_pairs(work: Work, config: CalibrationConfig, unit: str, rows: pa.Table) -> pa.Table:
+def _sample_bucket(work: Work, unit: str) -> Record:
     """``margin, score, relevant, held_out`` of the pairs of one bucket whose relevance is known."""
+    config, rows = work.labels.calibration, _collected(work, unit)
     if work.qrels is None:
         assert config.label_column is not None
         relevance = rows[config.label_column].cast(pa.int64())
@@ -636,9 +654,10 @@ def _labelled_pairs(work: Work, config: CalibrationConfig, unit: str, rows: pa.T
     rows = rows.filter(pc.is_valid(rows["relevance"]))
     held_out = random_keys(config.seed, rows["query_id"], rows["query_id"]) < config.held_out_fraction
     relevant = pc.greater_equal(rows["relevance"], config.min_relevance)
-    return pa.table(
-        {"margin": rows["margin"], "score": rows["score"], "relevant": relevant, "held_out": pa.array(held_out)}
-    )
+    sample = rows.select(["margin", "score"]).append_column("relevant", relevant)
+    sample = sample.append_column("held_out", pa.array(held_out))
+    work.run.write_table(sample, WORK, SAMPLED, f"{unit}.parquet")
+    return {"labelled": len(sample)}
 
 
 def _labelling(work: Work) -> Labelling:
@@ -658,8 +677,10 @@ def _label_bucket(work: Work, unit: str) -> Record:
     """Label the pairs of one bucket, compare with the labels until now, and write all three."""
     known = _known(work, unit)
     base = known.filter(known["is_base"]).select(LABELLED.names)
-    nothing = pa.schema([*scores_schema(work.plan), CONTENT, SCORED_BY, SCORED_AT]).empty_table()
-    rows = label(next(_all_rows(work, [unit]), nothing), _labelling(work))
+    rows = _collected(work, unit)
+    if work.labels.old_column is not None:
+        rows = rows.rename_columns({work.labels.old_column: GIVEN})  # it may be called label
+    rows = label(rows, _labelling(work))
     given = _given_labels(work, rows, base)
     compared = diff(pa.concat_tables([base, given]), rows.select(LABELLED.names))
     rows = rows.append_column(OLD_LABEL, compared.old_labels)
@@ -689,26 +710,26 @@ def _given_labels(work: Work, rows: pa.Table, base: pa.Table) -> pa.Table:
         InputError: they are no grades.
     """
     name = work.labels.old_column
-    if name is None or name not in rows.schema.names:
+    if name is None:
         return LABELLED.empty_table()
-    found = rows.filter(pa.array(positions(rows, base, PAIR) < 0)).filter(pc.is_valid(pc.field(name)))
-    values = pc.unique(found[name])
+    found = rows.filter(pa.array(positions(rows, base, PAIR) < 0)).filter(pc.is_valid(pc.field(GIVEN)))
+    values = pc.unique(found[GIVEN])
     if len(values) > MAX_OLD_LABELS:
         raise InputError(f"labels.old_column {name!r}: got {len(values):,} different values, expected grades")
     try:
-        labels = found[name].cast(pa.int32())
+        labels = found[GIVEN].cast(pa.int32())
     except pa.ArrowInvalid as error:
         raise InputError(f"labels.old_column {name!r}: expected grades: {error}") from error
     columns = {"label": labels, "margin": pa.nulls(len(found)), "content": pa.nulls(len(found))}
     return pa.table({**{key: found[key] for key in PAIR}, **columns}).cast(LABELLED)
 
 
-def _all_rows(work: Work, buckets: Iterable[str]) -> Iterator[pa.Table]:
-    """The collected scores of each bucket that has any."""
-    there = {*work.run.storage.names(work.run.url(WORK, COLLECTED))}
-    for unit in buckets:
-        if f"{unit}.parquet" in there:
-            yield _read(work.run, WORK, COLLECTED, f"{unit}.parquet")
+def _collected(work: Work, unit: str) -> pa.Table:
+    """All scores of one bucket, with their content keys and provenance; a bucket may be empty."""
+    url = work.run.url(WORK, COLLECTED, f"{unit}.parquet")
+    if not work.run.storage.exists(url):
+        return pa.schema([*scores_schema(work.plan), CONTENT, SCORED_BY, SCORED_AT]).empty_table()
+    return _read(work.run, WORK, COLLECTED, f"{unit}.parquet")
 
 
 def _read(run: Run, *parts: str) -> pa.Table:

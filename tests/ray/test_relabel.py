@@ -196,9 +196,10 @@ def switch(config: RelabelConfig, target: str) -> dict[str, Any]:
 
 
 def test_a_finished_run_is_labelled_by_quantiles_held_back_accepted_and_built_upon(
-    tmp_path: Path, make: Make, make_config: Callable[..., RerankConfig]
+    tmp_path: Path, make: Make, make_config: Callable[..., RerankConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """600 scored pairs under three instructions with labels of their own; nothing is ever scored again."""
+    monkeypatch.setattr("tart_ray.pipeline.plan.PAIRS_PER_BUCKET", 150)  # several buckets, and later more of them
     rows = [
         pair(q, d, instruction=["Find it", "Find all", None][q % 3], label=d % 2 if d else None)
         for q in range(12)
@@ -248,6 +249,7 @@ def test_a_finished_run_is_labelled_by_quantiles_held_back_accepted_and_built_up
     assert relabel(other, load=never) == ExitCode.DONE
     assert counts(current(root), "scored", "reused", "new", "gone") == [0, 600, 0, 0]
     assert report_of(current(root))["base"] == kept.name
+    monkeypatch.setattr("tart_ray.pipeline.plan.PAIRS_PER_BUCKET", 75)
     # other thresholds alone, too many changes: the current labels stay, and a bad row more is no reason to score
     write_jsonl(tmp_path / "candidates.jsonl", [*rows, "{broken"])
     config = make(labels={"cuts": [25], "old_column": "label"}, limits={"max_changed_fraction": 0.0})
