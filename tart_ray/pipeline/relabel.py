@@ -306,21 +306,20 @@ def _base(versions: Versions) -> str | None:
 
 
 def _nothing_to_do(versions: Versions, task: Task) -> bool:
-    """Whether the current run is what is wanted, or a person has switched away from what would follow."""
+    """Whether the current run is what is wanted, or a person has switched away from one that is."""
     current = versions.current()
     if current is None:
         return False
     if versions.is_at(current.run, task.identity):
         nothing_to_do(versions.run(current.run))
         return True
-    follows = id_of(task.identity, current.run)
-    if follows in current.left:
+    left = next((id_ for id_ in versions.ids() if id_ in current.left and versions.is_at(id_, task.identity)), None)
+    if left is not None:
         log.warning(
-            "%s: this would be run %s, which was switched away from: nothing to do. "
-            "--output.switch_to %s makes it current", versions.path, follows, follows,
+            "%s: this would be run %s again, which was switched away from: nothing to do. "
+            "--output.switch_to %s makes it current", versions.path, left, left,
         )  # fmt: skip
-        return True
-    return False
+    return left is not None
 
 
 def _switch(versions: Versions, wanted: str) -> ExitCode:
