@@ -324,6 +324,7 @@ def _nothing_to_do(versions: Versions, task: Task) -> bool:
 
 def _switch(versions: Versions, wanted: str) -> ExitCode:
     """Make another run current, as a person wants it."""
+    _target(versions, wanted)  # or nothing is touched
     with leased(versions.place) as lease, stopped_by_signals():
         target = _target(versions, wanted)
         current = versions.current()
