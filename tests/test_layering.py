@@ -144,6 +144,8 @@ def every_module_of(part: str) -> str:
         ("import jobs.mine_negatives", {"pydantic"}, {"torch", "ray"}),
         ("import tart_ray.pipeline.evaluate", {"ray"}, {"torch"}),
         ("import jobs.evaluate", {"pydantic"}, {"torch", "ray"}),
+        ("import tart_ray.pipeline.relabel", {"ray"}, {"torch", "sklearn"}),
+        ("import jobs.relabel", {"pydantic"}, {"torch", "ray"}),
     ],
     ids=[
         "tart_ray",
@@ -159,6 +161,8 @@ def every_module_of(part: str) -> str:
         "mining job",
         "evaluator",
         "evaluation job",
+        "relabeller",
+        "relabelling job",
     ],
 )
 def test_what_an_import_loads(statement: str, loaded: set[str], not_loaded: set[str]) -> None:

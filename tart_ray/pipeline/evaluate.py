@@ -56,10 +56,11 @@ from tart_ray.evaluation.first_stage import Bm25
 from tart_ray.evaluation.measuring import SCORED, VALUES, incomplete, make_rankings, measure, trec_lines
 from tart_ray.evaluation.picture import draw
 from tart_ray.pipeline.dry_run import cost
-from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, manifest_of_scores
+from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
 from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
 from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
+from tart_ray.pipeline.scored import manifest_of_scores
 from tart_ray.pipeline.stages import run_stage
 
 RETRIEVED, COLLECTED, MEASURED, SUMMARISED = "retrieve", "collect", "measure", "summarise"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -15,7 +14,7 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import ClusterConfig, Section
 from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import MANIFEST, Run, RunConflictError
+from tart_ray.data.run import Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import StorageError
 from tart_ray.model.checkpoint import CheckpointError
@@ -84,55 +83,41 @@ def execute_run(
         RunFailedError: the run began and could not end.
     """
     if run.check(identity) and run.is_complete():
-        return _nothing_to_do(run)
+        return nothing_to_do(run)
+    with at_work(run, cluster, replicas=replicas) as lease:
+        return continue_run(run, identity, config, lambda: execute(lease))
+
+
+@contextmanager
+def at_work(place: Run, cluster: ClusterConfig, *, replicas: bool = True) -> Iterator[Lease]:
+    """On the cluster, with the lease of a directory, until the block ends or this process is told to stop."""
     with (
         connected(cluster, replicas=replicas),
         chunkwise_execution(),
-        leased(run) as lease,
+        leased(place) as lease,
         stopped_by_signals(),
     ):
-        run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-        if run.is_complete():  # by another driver, meanwhile
-            return _nothing_to_do(run)
-        try:
-            return execute(lease)
-        except Exception as error:
-            known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
-            if not known:
-                raise
-            advice = MEND if isinstance(known[-1], InputError) else CONTINUE
-            raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
+        yield lease
 
 
-def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
-    """The manifest of a finished run of jobs.rerank, whose scores are to be used.
-
-    Args:
-        key: of the configuration, that names the run.
+def continue_run(run: Run, identity: Mapping[str, Any], config: Section, execute: Callable[[], ExitCode]) -> ExitCode:
+    """Begin the run or continue it, unless it is complete; for who is `at_work`.
 
     Raises:
-        ConfigurationError: there is no such run, or it is not finished.
+        RunConflictError: another run is there.
+        RunFailedError: the run began and could not end.
     """
-    place = f"{key} {run.path}"
-    if not run.storage.exists(run.url(MANIFEST)):
-        raise ConfigurationError(f"{place}: no {MANIFEST} there; expected output.path of jobs.rerank")
+    run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+    if run.is_complete():  # by another driver, meanwhile
+        return nothing_to_do(run)
     try:
-        manifest: dict[str, Any] = json.loads(run.storage.read(run.url(MANIFEST)))
-        job = manifest["identity"]["job"]
-        manifest["config"]["model"]["path"]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"{place}: {MANIFEST} is none of jobs.rerank") from None
-    if job != "rerank":
-        raise ConfigurationError(f"{place}: got a run of jobs.{job}, expected jobs.rerank")
-    if not run.is_complete():
-        raise ConfigurationError(f"{place}: has no _SUCCESS: finish it first")
-    expected = {f"{chunk}.parquet" for chunk, record in run.committed("score").items() if record["rows"]}
-    missing = sorted(expected - set(run.storage.names(run.url("scores"))))
-    if missing:
-        raise ConfigurationError(
-            f"{place}: {len(missing)} of {len(expected)} files are gone from scores/, such as {missing[0]}"
-        )
-    return manifest
+        return execute()
+    except Exception as error:
+        known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
+        if not known:
+            raise
+        advice = MEND if isinstance(known[-1], InputError) else CONTINUE
+        raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -150,22 +135,24 @@ def finish(
     figures: Mapping[str, Any],
     *,
     allowed_bad: float,
+    held: str | None = None,
     table: Sequence[Sequence[str]] = (),
     picture: str = "",
 ) -> ExitCode:
-    """Write the report, and ``_SUCCESS`` unless more rows were quarantined than allowed.
+    """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed.
 
     Args:
         report: its ``counts`` have ``read`` and ``quarantined``.
         summary: how the counts reconcile, in a sentence.
         figures: a section of the page.
         allowed_bad: limits.max_quarantined_fraction.
+        held: why too many labels changed, if they did.
         table, picture: results to show on the page: cells, the header first, and SVG.
     """
     counts = report["counts"]
     allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
     lease.confirm()
-    run.finish(report, render(report, summary, figures, table, picture), success=allowed)
+    run.finish(report, render(report, summary, figures, table, picture), success=allowed and not held)
     log.info("%s", summary)
     if not allowed:
         log.error(
@@ -173,10 +160,15 @@ def finish(
             "not written. Raise the limit and rerun to accept the result as it is",
             counts["quarantined"], counts["read"], allowed_bad, run.url("quarantine"),
         )  # fmt: skip
-    return ExitCode.DONE if allowed else ExitCode.TOO_MANY_QUARANTINED
+        return ExitCode.TOO_MANY_QUARANTINED
+    if held:
+        log.error("%s; _SUCCESS is not written. Raise the limit and rerun to accept the result as it is", held)
+        return ExitCode.TOO_MANY_CHANGED
+    return ExitCode.DONE
 
 
-def _nothing_to_do(run: Run) -> ExitCode:
+def nothing_to_do(run: Run) -> ExitCode:
+    """Say so."""
     log.info("%s is complete already: nothing to do", run.path)
     return ExitCode.DONE
 

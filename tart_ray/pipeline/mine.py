@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import WORK, Record, Run, differences
+from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source
@@ -43,14 +42,13 @@ from tart_ray.derive.negatives import (
 )
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
 from tart_ray.pipeline import dry_run
-from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, manifest_of_scores
+from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
 from tart_ray.pipeline.plan import (
     BYTES_PER_BUCKET,
     Plan,
     bucket_count,
     files_identity,
     identity,
-    input_identity,
     make_plan,
     refuse_output_within,
     scores_schema,
@@ -67,6 +65,7 @@ from tart_ray.pipeline.prepare import (
 )
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
 from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
+from tart_ray.pipeline.scored import Scored, find_run
 from tart_ray.pipeline.stages import run_stage
 
 log = logging.getLogger(__name__)
@@ -93,16 +92,6 @@ class Settings:
     options: FormatOptions
     label_column: str | None
     min_relevance: int
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The run whose scores are mined, and the plan by which its input is prepared again."""
-
-    run: Run
-    config: RerankConfig
-    plan: Plan
-    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -305,22 +294,7 @@ def find_scores(storage: Storage, config: MineConfig) -> Scored:
         plan = make_plan(storage, scoring)
         scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
         return Scored(scoring_run, scoring, plan, identity(plan, scoring))
-    run = Run.at(storage, config.input.run, config.limits.max_attempts_per_chunk)
-    manifest = manifest_of_scores(run, "input.run")
-    who = manifest["identity"]
-    try:
-        scoring = RerankConfig.model_validate({**manifest["config"], "storage": config.storage.model_dump()})
-    except ValidationError as error:
-        raise ConfigurationError(f"input.run {run.path}: {error}") from None
-    plan = make_plan(storage, scoring)
-    now = json.loads(json.dumps(input_identity(plan, scoring)))
-    changes = differences({name: who.get(name) for name in now}, now)
-    if changes:
-        raise ConfigurationError(
-            f"input.run {run.path}: its input has changed since it was scored, so texts and scores would not belong "
-            "together; score it again. Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
-        )
-    return Scored(run, scoring, plan, who)
+    return find_run(storage, config.input.run, config.storage, config.limits.max_attempts_per_chunk)
 
 
 def _execute(

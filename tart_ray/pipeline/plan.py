@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,13 +83,21 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
     plan = Plan(candidates, queries, corpus, 1, 0, windows)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
+    check_partitions(plan, config.output.partition_by)
+    document_buckets = bucket_count(by_documents) if corpus else 0
+    return Plan(candidates, queries, corpus, bucket_count(by_queries), document_buckets, windows)
+
+
+def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:
+    """Refuse to partition the output by what cannot name a directory.
+
+    Raises:
+        ConfigurationError: a column is not there, of another type, or named twice.
+    """
     available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in NO_PARTITION]))
-    wanted = config.output.partition_by
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
         raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
-    document_buckets = bucket_count(by_documents) if corpus else 0
-    return Plan(candidates, queries, corpus, bucket_count(by_queries), document_buckets, windows)
 
 
 def refuse_output_within(output: str, inputs: Mapping[str, str | None]) -> None:

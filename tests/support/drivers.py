@@ -28,6 +28,8 @@ Predicate = Callable[[Request], bool]
 class Jobs:
     """One input and model in a bucket, and runs over it by output path."""
 
+    job = "rerank"
+
     def __init__(self, proxy: Proxy, folder: Path, checkpoint: Path, environment: dict[str, str]) -> None:
         self.proxy, self.folder = proxy, folder
         self.environment = environment | proxy.server.environment
@@ -44,7 +46,7 @@ class Jobs:
         (self.folder / "job.yaml").write_text(yaml.safe_dump(config))
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                command(str(self.folder / "job.yaml"), *options),
+                command(str(self.folder / "job.yaml"), *options, job=self.job),
                 env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
