@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults fuzz lint setup bench-data-plane bench-load clean
+.PHONY: demo test faults fuzz lint setup bench-data-plane bench-load bench-mining clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -13,7 +13,7 @@ test: setup
 
 # everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
 faults: setup
-	$(BIN)/python -m pytest tests/faults -m "matrix or not matrix" -rP --show-capture=no
+	$(BIN)/python -m pytest tests/faults -m "matrix or not matrix" -rP --show-capture=stdout
 
 fuzz: setup
 	$(BIN)/python -m pytest tests -k fuzz --hypothesis-profile=fuzz --timeout=3600
@@ -37,6 +37,9 @@ bench-data-plane: setup
 
 bench-load: setup
 	$(BIN)/python -m benchmarks.load_checkpoint
+
+bench-mining: setup
+	$(BIN)/python -m benchmarks.mining
 
 clean:
 	rm -rf demo-output build .mypy_cache .pytest_cache .ruff_cache

@@ -23,6 +23,7 @@ class ExitCode(enum.IntEnum):
     FAILED = 1  # a rerun of the same command resumes
     BAD_CONFIGURATION = 2  # nothing was done
     TOO_MANY_QUARANTINED = 3  # finished, but over limits.max_quarantined_fraction
+    TOO_MANY_CHANGED = 4  # finished, but over limits.max_changed_fraction: a person decides
 
 
 class ConfigurationError(ValueError):

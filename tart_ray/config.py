@@ -5,6 +5,7 @@ Knows no Ray, torch or storage: it is read before any of them is imported.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what files are named by
 COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
 
 
@@ -35,7 +37,9 @@ class ModelConfig(Section):
         path: Hub id, local directory, or s3://bucket/prefix/.
         revision: Hub branch, tag or commit.
         dtype: bfloat16 on GPUs and float32 on CPUs where it is auto; float32 is the reference.
-        max_length: Tokens of a pair; longer ones are cut.
+        max_length: Tokens of a pair, or of a window of it.
+        long_documents: What becomes of longer ones: truncate cuts them; maxp reads the whole document in windows, and
+            the best window's score is the pair's. See docs/long_documents.md.
         truncation: longest_first as TART was trained (it can cut the query), or only_document.
         split_special_tokens: True encodes "</s>" and the like in raw text as plain text.
         max_tokens_per_batch: Padded tokens that go through a replica at once; auto suits the device.
@@ -45,6 +49,7 @@ class ModelConfig(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: Annotated[int, Field(ge=8)] = 512
+    long_documents: Literal["truncate", "maxp"] = "truncate"
     truncation: Literal["longest_first", "only_document"] = "longest_first"
     split_special_tokens: bool = False
     max_tokens_per_batch: PositiveInt | Literal["auto"] = "auto"
@@ -85,7 +90,7 @@ class OutputConfig(Section):
     """
 
     path: str
-    partition_by: tuple[str, ...] = ()
+    partition_by: list[str] = []
     top_k: PositiveInt | None = None
 
 
@@ -190,7 +195,7 @@ class PlanConfig(Section):
     """What --dry-run reckons with.
 
     Attributes:
-        pairs_per_second: Of one replica.
+        pairs_per_second: Of one replica; a window counts as a pair.
         dollars_per_gpu_hour: Price of one GPU.
     """
 
@@ -236,11 +241,13 @@ class PositivesConfig(Section):
 
     Attributes:
         qrels: Files of TREC qrels, BEIR's TSV (query-id, corpus-id, score), or Parquet or JSONL with such columns.
+        corpus: Documents of positives that are no candidates; by default the corpus of the candidates.
         label_column: Column of the candidates: an integer or a boolean.
         min_relevance: Judgements below it are no positives.
     """
 
     qrels: str | None = None
+    corpus: str | None = None
     label_column: str | None = None
     min_relevance: int = 1
 
@@ -249,6 +256,8 @@ class PositivesConfig(Section):
         if (self.qrels is None) == (self.label_column is None):
             given = [name for name in ("qrels", "label_column") if getattr(self, name) is not None]
             raise ValueError(f"positives: got {given}, expected one of qrels, label_column")
+        if self.corpus is not None and self.qrels is None:
+            raise ValueError("positives.corpus belongs to qrels: with label_column every positive is a candidate")
         return self
 
 
@@ -260,7 +269,7 @@ class MiningConfig(Section):
         twins: Keep copies of positives under other ids from being negatives.
     """
 
-    policies: tuple[dict[str, Any], ...] = ({"name": "hard"},)
+    policies: list[dict[str, Any]] = [{"name": "hard"}]
     twins: bool = True
 
 
@@ -277,12 +286,12 @@ class TrainerConfig(Section):
         passage_prompt: Of flagembedding-reranker.
     """
 
-    formats: tuple[str, ...] = ()
+    formats: list[str] = []
     score: Literal["margin", "score"] = "margin"
     with_scores: bool = False
     num_negatives: PositiveInt | None = None
     join_instruction: bool = True
-    easy_policies: tuple[str, ...] = ()
+    easy_policies: list[str] = []
     passage_prompt: str = ""
 
 
@@ -294,6 +303,205 @@ class MineOutputConfig(Section):
     """
 
     path: str
+
+
+class TaskConfig(Section):
+    """One task of an evaluation, see docs/evaluation.md.
+
+    Attributes:
+        name: Names its files; letters, digits, dots, hyphens and underscores.
+        path: Directory of the collection.
+        kind: Format of the collection; cqadupstack is BEIR's directory of twelve forums, which are averaged.
+        split: Of the qrels of BEIR.
+        questions: Of LoTTE.
+        instructions: Texts, or {preset: name}; none scores bare queries. FollowIR has its own.
+        template: instruction_first as TART was trained, or query_first, FollowIR's reversed one.
+        first_stage: bm25, or a run with scores (TREC, Parquet, JSONL); a directory of {forum}.trec for cqadupstack.
+        pooled_first_stage: The same over the corpora of the task's pool; documents are called {task}:{doc_id}.
+        scores: output.path of finished jobs.rerank over this task, one per instruction; nothing is scored.
+        compare_with: A run that is measured beside, and tested against.
+        top_k: Documents of the first stage that are scored, per query.
+        measures: Names of ir-measures; the first is the one in the table.
+        ignore_identical_ids: Leave a document out that has its query's id, as BEIR does; by default for its kinds only.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    path: str
+    kind: Literal["beir", "lotte", "followir", "cqadupstack"] = "beir"
+    split: str = "test"
+    questions: Literal["search", "forum"] = "search"
+    instructions: tuple[str | dict[str, str], ...] = ()
+    template: Literal["instruction_first", "query_first"] = "instruction_first"
+    first_stage: str | None = None
+    pooled_first_stage: str | None = None
+    scores: tuple[str, ...] = ()
+    compare_with: str | None = None
+    top_k: PositiveInt = 100
+    measures: tuple[str, ...] = ()
+    ignore_identical_ids: bool | None = None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TaskConfig:
+        if self.instructions and (self.scores or self.kind == "followir"):
+            whose = "scores were made with theirs" if self.scores else "kind followir has those of its queries"
+            raise ValueError(f"input.tasks: {self.name}: got instructions, expected none: {whose}")
+        if self.scores and self.kind in ("followir", "cqadupstack"):
+            raise ValueError(f"input.tasks: {self.name}: got scores, which kind {self.kind} does not take")
+        return self
+
+
+class EvaluateInputConfig(Section):
+    """What is evaluated.
+
+    Attributes:
+        tasks: Evaluated with one loading of the model.
+        pools: Name: names of tasks, each of which is evaluated on the corpora of all of them, too (X2-Retrieval).
+    """
+
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    pools: dict[str, tuple[str, ...]] = {}
+
+    @model_validator(mode="after")
+    def _names(self) -> EvaluateInputConfig:
+        names = [task.name for task in self.tasks]
+        odd = [pool for pool in self.pools if not re.fullmatch(NAME, pool)]
+        if odd:
+            raise ValueError(f"input.pools: got names {odd}, expected letters, digits, dots, hyphens and underscores")
+        if len({name.lower() for name in names}) < len(names):  # names of files, also where case does not count
+            raise ValueError(f"input.tasks: got names {names}, expected each once")
+        pooled = [name for members in self.pools.values() for name in members]
+        can = [task.name for task in self.tasks if task.kind in ("beir", "lotte") and not task.scores]
+        if (
+            len(set(pooled)) < len(pooled)
+            or not set(pooled) <= set(can)
+            or any(len(m) < 2 for m in self.pools.values())
+        ):
+            raise ValueError(
+                f"input.pools: got {self.pools}, expected two tasks or more in each, each task once, available: {can}"
+            )
+        without = [task.name for task in self.tasks if task.pooled_first_stage and task.name not in pooled]
+        if without:
+            raise ValueError(f"input.tasks: {without} have a pooled_first_stage and are in none of input.pools")
+        return self
+
+
+class MetricsConfig(Section):
+    """How sure figures are.
+
+    Attributes:
+        confidence: Of the intervals.
+        resamples: Of the bootstrap over queries.
+        seed: Of the bootstrap.
+    """
+
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    resamples: PositiveInt = 1_000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class EvaluateOutputConfig(Section):
+    """Where results go.
+
+    Attributes:
+        path: Directory of this run, local or s3://; one run, one path.
+    """
+
+    path: str
+
+
+class RelabelInputConfig(MineInputConfig):
+    """What is labelled: candidates, or a finished run whose scores are taken over.
+
+    Attributes:
+        run: output.path of a finished jobs.rerank: its candidates, its scores; nothing is scored.
+        candidates: What to label, as in jobs.rerank; pairs without a score that still holds are scored.
+        queries: For candidates without query text.
+        corpus: For candidates without document text.
+        instruction: For every row; a row's own instruction column wins.
+        columns: Our name: their name, for candidates whose columns are called otherwise.
+    """
+
+
+class CalibrationConfig(Section):
+    """From margins to probabilities, on pairs whose relevance is known; either qrels or label_column.
+
+    Attributes:
+        method: platt, a sigmoid, does with few labels; isotonic, a rising step function, wants a thousand or more.
+        qrels: Files of TREC qrels, BEIR's TSV (query-id, corpus-id, score), or Parquet or JSONL with such columns.
+        label_column: Column of the candidates: an integer or a boolean; null where nothing is known.
+        min_relevance: What is judged lower is irrelevant.
+        held_out_fraction: Share of the queries that nothing is fitted to: Brier score and reliability curve are theirs.
+        min_labels: Relevant pairs, and irrelevant ones, that are needed to fit on, and as many among those held out.
+        seed: Of the choice of queries that are held out.
+    """
+
+    method: Literal["platt", "isotonic"] = "platt"
+    qrels: str | None = None
+    label_column: str | None = None
+    min_relevance: int = 1
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    min_labels: PositiveInt = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class LabelsConfig(Section):
+    """How scores become labels: the label is the number of cuts that a pair reaches, 0 to their number.
+
+    Attributes:
+        by: thresholds of score, quantiles of each instruction, or calibrated: thresholds of a calibrated probability.
+        cuts: Rising; numbers of score, quantiles in (0, 1), or probabilities in (0, 1).
+        score: What is compared: margin, or score, the probability as the model says it. calibrated has its own.
+        old_column: Column of the candidates, integer or boolean: a pair's label until now, where no run gave it one.
+        calibration: Of by: calibrated.
+    """
+
+    by: Literal["thresholds", "quantiles", "calibrated"] = "thresholds"
+    cuts: tuple[float, ...]
+    score: Literal["margin", "score"] = "margin"
+    old_column: str | None = None
+    calibration: CalibrationConfig = CalibrationConfig()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> LabelsConfig:
+        if not self.cuts or not all(a < b for a, b in zip(self.cuts, (*self.cuts[1:], float("inf")), strict=True)):
+            raise ValueError(f"labels.cuts: got {[*self.cuts]}, expected one or more finite numbers, rising")
+        if self.by != "thresholds" and not all(0 < cut < 1 for cut in self.cuts):
+            raise ValueError(
+                f"labels.cuts: got {[*self.cuts]}, expected numbers between 0 and 1 with labels.by: {self.by}"
+            )
+        given = [name for name in ("qrels", "label_column") if getattr(self.calibration, name) is not None]
+        if len(given) != (1 if self.by == "calibrated" else 0):
+            expected = "one of qrels, label_column" if self.by == "calibrated" else "neither qrels nor label_column"
+            raise ValueError(f"labels.calibration: got {given}, expected {expected} with labels.by: {self.by}")
+        return self
+
+
+class RelabelOutputConfig(Section):
+    """Where results go, and which of them is current.
+
+    Attributes:
+        path: Directory of all runs over this corpus, local or s3://.
+        partition_by: Columns that become key=value directories of labels/; by default those of the input.
+        switch_to: Label nothing, but make another finished run current: its id, or previous, the one before.
+    """
+
+    path: str
+    partition_by: list[str] | None = None
+    switch_to: str | None = None
+
+
+class RelabelLimitsConfig(LimitsConfig):
+    """When a run gives up, or waits for a person.
+
+    Attributes:
+        max_quarantined_fraction: More bad rows than this: exit code 3, and no _SUCCESS.
+        max_attempts_per_chunk: Processes that may die with a row at work before it goes to quarantine, and on any
+            other unit of work before the job fails.
+        max_changed_fraction: More of the old labels than this changed or gone: exit code 4, no _SUCCESS, and the old
+            label set stays the current one.
+    """
+
+    max_changed_fraction: Fraction = 1.0
 
 
 class GeometryConfig(Section):
@@ -476,6 +684,32 @@ class MineConfig(Section):
     model: ModelConfig = ModelConfig()
     cluster: ClusterConfig = ClusterConfig()
     limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()
+    plan: PlanConfig = PlanConfig()
+
+
+class EvaluateConfig(Section):
+    """Configuration of jobs.evaluate."""
+
+    input: EvaluateInputConfig
+    output: EvaluateOutputConfig
+    metrics: MetricsConfig = MetricsConfig()
+    model: ModelConfig = ModelConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()
+    plan: PlanConfig = PlanConfig()
+
+
+class RelabelConfig(Section):
+    """Configuration of jobs.relabel."""
+
+    input: RelabelInputConfig
+    labels: LabelsConfig
+    output: RelabelOutputConfig
+    model: ModelConfig = ModelConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    limits: RelabelLimitsConfig = RelabelLimitsConfig()
     storage: StorageConfig = StorageConfig()
     plan: PlanConfig = PlanConfig()
 

@@ -39,14 +39,14 @@ def test_later_values_win(parse: Any, tmp_path: Path) -> None:
     config, dry_run = parse(file, *more, "--input.columns", "{doc_id: pid}", "--output.top_k", "5", "--dry-run")
     assert (config.model.max_length, config.model.dtype, dry_run) == (256, "float32", True)
     assert (config.cluster.replicas.min, config.cluster.replicas.max, config.cluster.address) == (2, 3, "auto")
-    assert (config.output.partition_by, config.output.top_k, config.output.path) == (("lang", "year"), 5, "run")
+    assert (config.output.partition_by, config.output.top_k, config.output.path) == (["lang", "year"], 5, "run")
     assert config.input.columns == {"doc_id": "pid"}
     later = ["--config", str(tmp_path / "later.yaml")]
     assert parse(file, "--model.max_length", "256", *later)[0].model.max_length == 64
     assert parse(file, *later, "--model.max_length", "256")[0].model.max_length == 256
 
 
-MODEL = "available: model.path, model.revision, model.dtype, model.max_length, model.truncation,"
+MODEL = "available: model.path, model.revision, model.dtype, model.max_length, model.long_documents,"
 
 
 @pytest.mark.parametrize(

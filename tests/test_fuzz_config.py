@@ -24,6 +24,7 @@ VALID: dict[str, Any] = {
         "revision": None,
         "dtype": "auto",
         "max_length": 512,
+        "long_documents": "truncate",
         "max_tokens_per_batch": "auto",
     },
     "input": {"candidates": "a.jsonl", "queries": None, "instruction": "Find it", "columns": {"text": "body"}},
@@ -93,7 +94,7 @@ def check(text: str | bytes, *argv: str) -> None:
 def test_the_configuration_that_is_changed_is_valid(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(VALID))
     config, _ = parse_config(RerankConfig, "rerank", ["--config", str(tmp_path / "a.yaml")])
-    assert (config.output.partition_by, config.plan.dollars_per_gpu_hour) == (("language",), 2)
+    assert (config.output.partition_by, config.plan.dollars_per_gpu_hour) == (["language"], 2)
 
 
 @st.composite

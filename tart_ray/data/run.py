@@ -124,8 +124,7 @@ class Run:
         self.storage.write(self.url("report.json"), json.dumps(report, indent=2).encode())
         self.storage.write(self.url("report.html"), page.encode())
         self.storage.remove_tree(self.url(WORK))
-        for folder in ("scores", "reranked", "quarantine"):
-            self.storage.remove_partials(self.url(folder))
+        self.storage.remove_partials(self.path)
         if success:
             self.storage.write(self.url(SUCCESS), b"")
 

@@ -47,7 +47,7 @@ CORPUS_FIELDS = (
 QRELS_FIELDS = (
     Field("query_id", pa.string(), ("query-id", "qid")),
     Field("doc_id", pa.string(), ("corpus-id", "docid", "pid")),
-    Field("relevance", pa.int32(), ("score", "label")),
+    Field("relevance", pa.int64(), ("label", "score")),
 )
 FIELDS: dict[Role, tuple[Field, ...]] = {
     "candidates": CANDIDATE_FIELDS,
@@ -88,6 +88,16 @@ SCORES = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+# What follows them under model.long_documents: maxp. Of the window that the score is from: its number, from 0, and the
+# characters (Unicode code points) of ``text`` that it covers, from and up to.
+WINDOWS = pa.schema(
+    [
+        ("best_window", pa.int32()),
+        ("num_windows", pa.int32()),
+        ("window_start", pa.int64()),
+        ("window_end", pa.int64()),
+    ]
+)
 RERANKED = (
     "query_id",
     "doc_id",
@@ -98,7 +108,14 @@ RERANKED = (
     "first_stage_score",
 )
 RESERVED = frozenset(
-    {"_row", "input_ids", *SCORES.names, *RERANKED, *(field.name for field in CANDIDATE_FIELDS), *ORIGIN.names}
+    {
+        *("_row", "input_ids", "window_tokens", "window_spans"),
+        *SCORES.names,
+        *WINDOWS.names,
+        *RERANKED,
+        *(field.name for field in CANDIDATE_FIELDS),
+        *ORIGIN.names,
+    }
 )
 
 

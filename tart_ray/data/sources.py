@@ -18,6 +18,7 @@ from tart_ray.data.schema import (
     FIELDS,
     FIELDS_OF_A_CANDIDATE,
     IDS,
+    QRELS_FIELDS,
     RESERVED,
     Role,
     leaves,
@@ -108,8 +109,8 @@ def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:
     """Their text files go by any name, and TREC's and BEIR's lines tell themselves apart: both are "trec"."""
     found: dict[Format, str] = {}
     for file in files:
-        named = _format_by_name(file.url)
-        found.setdefault(named if named in ("parquet", "jsonl") else "trec", file.url)
+        kind = _format_by_name(file.url) or _content_of(storage, file)
+        found.setdefault(kind if kind in ("parquet", "jsonl") else "trec", file.url)
     if len(found) > 1:
         raise InputError(f"files of several formats: {found}; expected one format, name one of them by a glob")
     return next(iter(found))
@@ -118,7 +119,13 @@ def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:
 def _format_of(storage: Storage, files: list[FileInfo]) -> Format:
     found: dict[Format, str] = {}
     for file in files:
-        found.setdefault(_format_by_name(file.url) or _format_by_content(storage, file), file.url)
+        kind = _format_by_name(file.url) or _content_of(storage, file)
+        if kind is None:
+            raise InputError(
+                f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)}, "
+                f"the text ones also with {', '.join(text_files.COMPRESSIONS)}"
+            )
+        found.setdefault(kind, file.url)
     if len(found) > 1:
         raise InputError(f"files of several formats: {found}; expected one format, name one of them by a glob")
     return next(iter(found))
@@ -131,7 +138,7 @@ def _format_by_name(url: str) -> Format | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
-def _format_by_content(storage: Storage, file: FileInfo) -> Format:
+def _content_of(storage: Storage, file: FileInfo) -> Format | None:
     head = storage.read(file.url, 0, min(file.size, 4096)).removeprefix(text_files.BYTE_ORDER_MARK)
     line = head.split(b"\n", 1)[0]
     if head.startswith(b"PAR1"):
@@ -140,10 +147,7 @@ def _format_by_content(storage: Storage, file: FileInfo) -> Format:
         return "jsonl"
     if len(line.split()) == 6 and line.split()[1] in (b"Q0", b"q0", b"0"):
         return "trec"
-    raise InputError(
-        f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)}, "
-        f"the text ones also with {', '.join(text_files.COMPRESSIONS)}"
-    )
+    return None
 
 
 def _inspect_parquet(
@@ -251,10 +255,11 @@ def _check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[st
     needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
     missing = [name for name in needed.get(role, ("query_id", "doc_id", "relevance")) if name not in mapped]
     if missing:
-        raise InputError(
-            f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; "
-            "name theirs in input.columns (our name: their name)"
-        )
+        advice = "name theirs in input.columns (our name: their name)"
+        if role == "qrels":
+            accepted = {field.name: list(field.aliases) for field in QRELS_FIELDS}
+            advice = f"rename it; names that are understood: {accepted}"
+        raise InputError(f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; {advice}")
 
 
 def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:
@@ -271,7 +276,7 @@ def _check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) 
     elif ours in IDS:
         fits, expected = text or integer, "string or integer"
     if not fits:
-        raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it before scoring")
+        raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it first")
 
 
 def _candidate_struct(url: str, got: pa.DataType) -> pa.Schema:

@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import fsspec.utils
 import orjson
 
-from tart_ray.data.schema import Role
+from tart_ray.data.schema import QRELS_FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage, StorageError, explained
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8  # some editors put it in front of a file
@@ -99,8 +100,10 @@ def parse_line(kind: str, role: Role, line: bytes) -> dict[str, Any]:
 
 
 def is_header_of_qrels(line: bytes) -> bool:
-    """Whether the first line of a file is BEIR's ``query-id <tab> corpus-id <tab> score``."""
-    return line.split() == [b"query-id", b"corpus-id", b"score"]
+    """Whether the first line of a file is BEIR's ``query-id <tab> corpus-id <tab> score``, or names like these."""
+    names = [name.decode(errors="replace").lower() for name in line.split()]
+    known = [{field.name, *field.aliases} for field in QRELS_FIELDS]
+    return len(names) == len(known) and all(name in of for name, of in zip(names, known, strict=True))
 
 
 def _parse_qrels(text: str) -> dict[str, Any]:
@@ -111,13 +114,9 @@ def _parse_qrels(text: str) -> dict[str, Any]:
             f"undecodable line: got {len(cells)} columns, expected 4 (TREC: query_id, iteration, doc_id, relevance) "
             "or 3 with tabs between them (BEIR: query-id, corpus-id, score)"
         )
-    try:
-        relevance = int(cells[-1])
-    except ValueError:
-        raise BadLineError(f"undecodable line: got relevance {cells[-1]!r}, expected an integer") from None
-    if not -(2**31) <= relevance < 2**31:
-        raise BadLineError(f"undecodable line: got relevance {relevance}, expected an integer of 32 bits")
-    return {"query_id": cells[0], "doc_id": cells[-2], "relevance": relevance}
+    if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", cells[-1]) is None:
+        raise BadLineError(f"undecodable line: got relevance {cells[-1]!r}, expected an integer")
+    return {"query_id": cells[0], "doc_id": cells[-2], "relevance": int(cells[-1])}
 
 
 def _parse_trec(text: str) -> dict[str, Any]:

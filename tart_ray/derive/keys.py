@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ TEXTS_AT_ONCE = 65_536  # bounds the texts that are Python strings at one time
 def text_keys(documents: pa.Table) -> pa.ChunkedArray:
     """A key of each document's normalised text: equal keys, equal texts.
 
-    Normalised is NFKC, case folded, every run of white space one space. A document without text goes by its title;
-    otherwise titles do not count, so that a copy under another title is still a copy.
+    Normalised is NFKC, case folded, NFKC again, every run of white space one space. A document without text goes by
+    its title; otherwise titles do not count, so that a copy under another title is still a copy.
 
     Args:
         documents: ``text`` (string) and, if need be, ``title``.
@@ -39,10 +39,11 @@ def text_keys(documents: pa.Table) -> pa.ChunkedArray:
 
 
 def normalise(text: str) -> str:
-    """NFKC, case folded, runs of white space as one space, none at the ends."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split())
+    """NFKC, case folded, NFKC again, as folding takes some letters apart; white space as single spaces."""
+    if text.isascii():
+        return " ".join(text.casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def _keys_of(texts: pa.ChunkedArray, titles: pa.ChunkedArray | None) -> pa.Array:
@@ -54,6 +55,56 @@ def _keys_of(texts: pa.ChunkedArray, titles: pa.ChunkedArray | None) -> pa.Array
     normalised = (None if text is None else normalise(text) for text in encoded.dictionary.to_pylist())
     digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() if text else None for text in normalised]
     return pa.array(digests, TEXT_KEY).take(encoded.indices)
+
+
+def content_keys(pairs: pa.Table, scored_with: bytes) -> pa.Array:
+    """A key of everything that the score of a pair depends on: equal keys, equal scores but for rounding.
+
+    BLAKE2b in 128 bits, as hexadecimal text, of ``scored_with``, instruction, query, title and text. Each is preceded
+    by the length of its UTF-8 in 64 bits, so that no two inputs run together into the same bytes. A missing
+    instruction is not an empty one; a missing title is, as it is to the model.
+
+    Args:
+        pairs: ``instruction``, ``query``, ``text`` and, if need be, ``title``.
+        scored_with: what describes the model and how it reads a pair.
+    """
+    names = pairs.schema.names
+    found: list[str] = []
+    for start in range(0, len(pairs), TEXTS_AT_ONCE):
+        part = pairs.slice(start, TEXTS_AT_ONCE)
+        titles = part["title"].to_pylist() if "title" in names else [""] * len(part)
+        texts = zip(*(part[name].to_pylist() for name in ("instruction", "query", "text")), titles, strict=True)
+        for instruction, query, text, title in texts:
+            key = hashlib.blake2b(_prefixed(scored_with), digest_size=16)
+            key.update(_MISSING if instruction is None else _prefixed(instruction.encode()))
+            for value in (query, title or "", text):
+                key.update(_prefixed(value.encode()))
+            found.append(key.hexdigest())
+    return pa.array(found, pa.string())
+
+
+_MISSING = b"\xff" * 8  # no length that a text can have
+
+
+def _prefixed(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little") + data
+
+
+def positions(rows: pa.Table, among: pa.Table, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Where each row stands in ``among``, the first that is equal in the columns ``keys``; -1 for none.
+
+    Args:
+        rows, among: the columns ``keys``, without nulls, each of ``rows`` once.
+    """
+    right = _numbered(among, keys, "_right").group_by(list(keys), use_threads=False).aggregate([("_right", "min")])
+    left = _numbered(rows, keys, "_left")
+    joined = left.join(right, list(keys), join_type="left outer", use_threads=False).sort_by("_left")
+    found: npt.NDArray[np.int64] = pc.fill_null(joined["_right_min"], -1).to_numpy()
+    return found
+
+
+def _numbered(table: pa.Table, keys: Sequence[str], name: str) -> pa.Table:
+    return table.select(list(keys)).append_column(name, pa.array(np.arange(len(table))))
 
 
 def random_keys(seed: int, query_ids: pa.ChunkedArray, doc_ids: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 JUDGED = "judged"  # the source of a positive that the caller gave
 NO_POSITIVE = "no positive"
-POSITIVE_NOT_SCORED = "no positive is among the scored candidates, and the policy needs its score"
+POSITIVE_NOT_SCORED = "no judged positive is among the scored candidates, and the policy needs its score"
 NOTHING_PASSES = "no candidate passes"
 ADDED = ("rank", "policy", "relevance", "positive_by")  # columns of the result; the scores' own are replaced
 TOO_FEW = "fewer candidates pass than were asked for"
@@ -69,7 +69,7 @@ class MiningPolicy:
         query_task, document_task: names of the columns that ``other_task`` compares. For candidates that were
             scored under another task's instruction, the query's own instruction and ``instruction``.
         same_query: the column whose value is shared by the query ids that are one query under several instructions
-            (its text, say). All of them must be in the table: the caller's buckets must be by this column.
+            (its text, say). All of them must be in the table: the caller's buckets must be by `shared_keys`.
         contrast_low, contrast_high: low < high; ``contrast`` needs both.
         rank_by: the rank that the window applies to: ``first_stage_rank``, the retriever's (a candidate without one
             never passes a window), ``margin``, the model's among all candidates of the query, or ``remaining``, by s
@@ -143,7 +143,7 @@ class MiningPolicy:
         low, high = self.contrast_low, self.contrast_high
         below, above = self.negative_below, self.positive_above
         needed = [
-            (bool(self.name), "name", "a name"),
+            (bool(self.name) and ":" not in self.name, "name", "a name without colons"),
             (self.num_negatives >= 1, "num_negatives", "1 or more"),
             (self.range_min >= 0, "range_min", "0 or more"),
             (self.range_max is None or self.range_max > self.range_min, "range_max", "more than range_min"),
@@ -174,7 +174,7 @@ class Mined:
     Attributes:
         negatives: the columns of the scores, then ``rank`` (int32, from 1: the model's, by margin, among all
             candidates of the query) and ``policy``. Sorted by query_id, policy as given, and s from high to low.
-        positives: of the same queries, the same columns but ``policy``, then ``relevance`` (int32, null where not
+        positives: of the same queries, the same columns but ``policy``, then ``relevance`` (int64, null where not
             known) and ``positive_by`` (`JUDGED` or the policy that made it one). Where a positive is not among the
             candidates everything but its ids is null, and text and title unless the positives bring them. Sorted by
             query_id, judged first, doc_id.
@@ -202,14 +202,30 @@ def positives_from_qrels(qrels: pa.Table, min_relevance: int = 1) -> pa.Table:
     return qrels.filter(pc.greater_equal(qrels["relevance"], min_relevance))
 
 
-def positives_from_labels(scores: pa.Table, column: str, min_relevance: int = 1) -> pa.Table:
-    """The scored pairs whose ``column`` (integer or boolean) is at least ``min_relevance``; null is not a positive."""
-    _require(scores, "scores", ("query_id", "doc_id", column))
-    kind = scores.schema.field(column).type
+def judgements_from_labels(pairs: pa.Table, column: str) -> pa.Table:
+    """The pairs whose ``column`` (integer or boolean) is not null, as judgements: ``query_id, doc_id, relevance``.
+
+    Raises:
+        ValueError: the column is missing, of another type, or holds a number beyond 64 bits.
+    """
+    _require(pairs, "candidates", ("query_id", "doc_id", column))
+    kind = pairs.schema.field(column).type
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise ValueError(f"{column} of the scores is {kind}, expected an integer or a boolean")
-    table = scores.select(["query_id", "doc_id"]).append_column("relevance", scores[column].cast(pa.int32()))
-    return positives_from_qrels(table, min_relevance)
+        raise ValueError(f"{column} of the candidates is {kind}, expected an integer or a boolean")
+    known = pairs.filter(pc.is_valid(pairs[column]))
+    return known.select(["query_id", "doc_id"]).append_column("relevance", known[column].cast(pa.int64()))
+
+
+def shared_keys(pairs: pa.Table, column: str) -> pa.Table:
+    """For each query id what it shares with the others that are the same query: ``query_id, key`` (strings).
+
+    The smallest value of ``column`` in its rows; where all are null, a key of its own.
+    """
+    values = pairs.select(["query_id"]).append_column("key", pairs[column].cast(pa.large_string()))
+    smallest = values.group_by("query_id").aggregate([("key", "min")])
+    nothing, end = pa.scalar("", pa.large_string()), pa.scalar("\0", pa.large_string())
+    alone = pc.binary_join_element_wise(nothing, smallest["query_id"].cast(pa.large_string()), end)
+    return pa.table({"query_id": smallest["query_id"], "key": pc.coalesce(smallest["key_min"], alone)})
 
 
 def without_candidates(positives: pa.Table, scored_query_ids: pa.ChunkedArray) -> pa.Table:
@@ -233,8 +249,8 @@ def mine(
         scores: scored pairs (`tart_ray.data.schema.SCORES`), whole queries, in any order. ``query_id``, ``doc_id`` and
             the columns that the policies name are needed; all others are carried through.
         positives: ``query_id, doc_id``; optional ``relevance``, ``text``, ``title``. Every row is a positive: see
-            `positives_from_qrels`, `positives_from_labels`. Rows of other queries are ignored, so one table serves
-            all buckets.
+            `positives_from_qrels`. Of a pair that comes twice, the first row counts. Rows of other queries are
+            ignored, so one table serves all buckets.
         policies: one or several, of different names.
         twins: keep copies of positives from being negatives. ``scores`` must then have ``text_key``, made by
             `text_keys` of the corpus, or ``text``. A positive that is not among the candidates is compared if
@@ -420,10 +436,10 @@ class _Pairs:
                     [*known[name].cast(field.type).chunks, pa.nulls(len(made), field.type)], field.type
                 )
                 table = table.set_column(table.schema.get_field_index(name), field, pc.coalesce(table[name], brought))
-        relevance = pa.nulls(len(table), pa.int32())
+        relevance = pa.nulls(len(table), pa.int64())
         if "relevance" in known.schema.names:
-            judgements = known["relevance"].cast(pa.int32()).combine_chunks()
-            relevance = pa.concat_arrays([judgements, pa.nulls(len(made), pa.int32())])
+            judgements = known["relevance"].cast(pa.int64()).combine_chunks()
+            relevance = pa.concat_arrays([judgements, pa.nulls(len(made), pa.int64())])
         sources = pa.concat_arrays([pa.array([JUDGED] * len(judged), pa.string()), names.take(pa.array(new[made]))])
         table = table.append_column("relevance", relevance).append_column("positive_by", sources)
         query = np.concatenate([self._known_query[judged], self.query[made]])
@@ -459,7 +475,8 @@ def _filters(pairs: _Pairs, policy: MiningPolicy, free: Bools, passing: Bools) -
     yield "twin", ~pairs.twin
     yield "no number", ~np.isnan(number)
     if policy.source == "other_task":
-        differs = pc.not_equal(pairs.scores[policy.document_task], pairs.scores[policy.query_task])
+        tasks = (pairs.scores[name].cast(pa.large_string()) for name in (policy.document_task, policy.query_task))
+        differs = pc.not_equal(*tasks)
         yield "same task", np.asarray(pc.fill_null(differs, False).to_numpy(), dtype=bool)
     elif policy.source == "contrast":
         yield "no contrast", _contrasts(pairs, policy, number)
@@ -495,9 +512,9 @@ def _contrasts(pairs: _Pairs, policy: MiningPolicy, number: Floats) -> Bools:
     """Pairs with a low number, whose document has a high one for the same query under another instruction."""
     assert policy.contrast_low is not None
     assert policy.contrast_high is not None
-    empty, zero = pa.scalar("", pa.large_string()), pa.scalar("\0", pa.large_string())
-    alone = pc.binary_join_element_wise(empty, pairs.scores["query_id"].cast(pa.large_string()), zero)
-    _, (same,) = _codes(pc.coalesce(pairs.scores[policy.same_query].cast(pa.large_string()), alone))
+    shared = shared_keys(pairs.scores, policy.same_query)
+    at = pc.index_in(pairs.scores["query_id"], value_set=shared["query_id"].combine_chunks())
+    _, (same,) = _codes(shared["key"].take(at))
     instructions, (instruction,) = _codes(pc.fill_null(pairs.scores["instruction"].cast(pa.large_string()), "\0"))
     pair = np.unique(same * (int(pairs.document.max(initial=0)) + 1) + pairs.document, return_inverse=True)[1]
     under = pair * len(instructions) + instruction
@@ -539,6 +556,11 @@ def _check(scores: pa.Table, positives: pa.Table, policies: tuple[MiningPolicy, 
         if policy.rank_by == "first_stage_rank" and (policy.range_min or policy.range_max is not None):
             needed.add("first_stage_rank")
     _require(scores, "scores", sorted(needed))
+    for policy in policies:
+        texts = {"other_task": [policy.query_task, policy.document_task], "contrast": [policy.same_query]}
+        for name in texts.get(policy.source, []):
+            if pa.types.is_nested(scores.schema.field(name).type):
+                raise ValueError(f"{name} of the scores is {scores.schema.field(name).type}, expected text or a number")
     _require(positives, "positives", ("query_id", "doc_id"))
     if twins and not {"text", "text_key"} & set(scores.schema.names):
         raise ValueError(

@@ -8,7 +8,7 @@ query, as TART reads it: without the instruction, a document that breaks it is n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ GROUPS = pa.schema(
     ]
 )
 SIDES = ("positives", "negatives")
+_ENDS_OF_FIELDS = "\t\n\v\f\r\x1c-\x1e\u0085\u2028\u2029"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,13 @@ class Formatted:
     left_out: pa.Table
 
 
-def group(mined: Mined, queries: pa.Table, documents: pa.Table | None = None) -> Formatted:
+def group(
+    mined: Mined,
+    queries: pa.Table,
+    documents: pa.Table | None = None,
+    *,
+    of_other_instructions: Sequence[str] = (),
+) -> Formatted:
     """`GROUPS`, by query_id; negatives in the order that they were mined in.
 
     Args:
@@ -86,15 +93,21 @@ def group(mined: Mined, queries: pa.Table, documents: pa.Table | None = None) ->
         queries: ``query_id, query``; optional ``instruction``. Without that, a query has the instruction that its
             positives were scored under, or, where none was scored, its negatives.
         documents: ``doc_id, text``; optional ``title``. None: the mined tables have them.
+        of_other_instructions: policies whose negatives may have been scored under another instruction.
 
     Returns:
         Groups, each with at least one positive and one negative, and what is left out: documents and queries without
-        text, queries of which nothing else remains, and queries that were scored under several instructions.
+        text, queries of which nothing else remains, queries with several texts, and queries that were scored under
+        several instructions.
     """
     names, (of_positive, of_negative) = _codes(mined.positives["query_id"], mined.negatives["query_id"])
     at = pc.index_in(names, value_set=queries["query_id"].cast(pa.string()).combine_chunks())
     texts = queries["query"].cast(TEXT).take(at).combine_chunks()
-    instruction, several = _instructions(mined, of_positive, of_negative, len(names))
+    distinct = queries.select(["query_id", "query"]).group_by(["query_id", "query"]).aggregate([])
+    of_text = pc.index_in(distinct["query_id"].cast(pa.string()), value_set=names).drop_null().to_numpy()
+    several_texts = np.bincount(of_text, minlength=len(names)) > 1
+    own = ~_bools(pc.is_in(mined.negatives["policy"], value_set=pa.array(of_other_instructions, pa.string())))
+    instruction, several = _instructions(mined, of_positive, of_negative, own, len(names))
     if "instruction" in queries.schema.names:
         instruction, several = queries["instruction"].cast(TEXT).take(at).combine_chunks(), np.zeros(len(names), bool)
     flat = _Flat(
@@ -103,7 +116,8 @@ def group(mined: Mined, queries: pa.Table, documents: pa.Table | None = None) ->
         (of_positive, of_negative),
         (),
     )
-    flat = flat.keep_queries(~several, "the query was scored under several instructions")
+    flat = flat.keep_queries(~several_texts, "the query_id has several texts")
+    flat = flat.keep_queries(~several[~several_texts], "the query was scored under several instructions")
     flat = flat.keep_queries(_bools(pc.is_valid(flat.queries["query"])), "the query has no text")
     flat = flat.keep_documents([_bools(pc.is_valid(side["text"])) for side in flat.sides], "the document has no text")
     return Formatted(flat.groups(), flat.left_out())
@@ -272,25 +286,23 @@ def colbert(groups: pa.Table, options: FormatOptions) -> Formatted:
 
     For ColBERT's trainer (``nway`` = n + 1), JSON lines ``[qid, [pid, score], [pid, score], …]``, the positive first,
     or ``[qid, pid, pid, …]`` without scores: here ``query_id`` (int64), ``documents`` (list of {``pid`` int64,
-    ``score`` float, if any}). Its ids are line numbers of the collection, and integers for the queries.
-
-    Raises:
-        ValueError: an id is not an integer.
+    ``score`` float, if any}). Its ids are line numbers of the collection, and integers for the queries; queries and
+    documents with other ids are left out.
     """
-    flat = _flat(groups, options)
+    flat = _flat(groups, options).keep_ids(r"^(0|[1-9]\d{0,17})$", "is not an integer")
     if options.num_negatives is None:
         positive, single = flat.cross()
         negative = single[:, None]
     else:
         flat, positive, negative = _tuples(flat, options.num_negatives)
     documents = np.concatenate([positive[:, None], len(flat.sides[0]) + negative], axis=1)
-    ids = pa.concat_arrays([_integers(side["doc_id"]) for side in flat.sides])
+    ids = pa.concat_arrays([side["doc_id"].combine_chunks().cast(pa.int64()) for side in flat.sides])
     fields = {"pid": ids.take(documents.ravel())}
     if options.with_scores:
         fields["score"] = pa.array(flat.all_numbers(options)[documents.ravel()], pa.float32())
     of = np.repeat(np.arange(len(documents)), documents.shape[1])
     rows = {
-        "query_id": _integers(flat.queries["query_id"]).take(flat.of[0][positive]),
+        "query_id": flat.queries["query_id"].combine_chunks().cast(pa.int64()).take(flat.of[0][positive]),
         "documents": _lists(_structs(pa.table(fields)), of, len(documents)),
     }
     return Formatted(pa.table(rows), flat.left_out())
@@ -301,9 +313,10 @@ def margin_mse(groups: pa.Table, options: FormatOptions) -> Formatted:
 
     For GPL (``gpl-training-data.tsv``, no header) and MarginMSE (Hofstätter et al. 2020): ``query_id, positive_id,
     negative_id`` (string), ``margin`` (float64) = the positive's number minus the negative's. Scores are needed,
-    whatever ``with_scores`` says.
+    whatever ``with_scores`` says; ids with a tab or a line end in them are left out.
     """
     flat = _flat(groups, replace(options, with_scores=True))
+    flat = flat.keep_ids(f"^[^{_ENDS_OF_FIELDS}]*$", "has a tab or a line end in it")
     positive, negative = flat.cross()
     columns = {
         "query_id": flat.queries["query_id"].take(flat.of[0][positive]),
@@ -339,11 +352,7 @@ FORMATS: dict[str, TrainerFormat] = {
 
 
 def lines(name: str, rows: pa.Table) -> Iterator[str]:
-    """Rows of the format as lines of text, without line ends: a JSON value each, or fields between tabs.
-
-    Raises:
-        ValueError: an id has a tab or a line end in it, in a file whose fields are between tabs.
-    """
+    """Rows of the format as lines of text, without line ends: a JSON value each, or fields between tabs."""
     write = _tsv if FORMATS[name].file == "tsv" else _colbert if name == "colbert" else _json
     for batch in rows.to_batches(max_chunksize=4096):
         yield from map(write, batch.to_pylist())
@@ -362,10 +371,7 @@ def _colbert(row: dict[str, Any]) -> str:
 
 
 def _tsv(row: dict[str, Any]) -> str:
-    fields = [str(value) for value in row.values()]
-    if any(field.splitlines() != [field] or "\t" in field for field in fields):
-        raise ValueError(f"got {fields}, expected ids without tabs and line ends: this format has one row a line")
-    return "\t".join(fields)
+    return "\t".join(str(value) for value in row.values())
 
 
 @dataclass(frozen=True)
@@ -408,6 +414,13 @@ class _Flat:
             has = np.bincount(flat.of[number], minlength=len(flat.queries)) > 0
             flat = flat.keep_queries(has, f"no {name} is left: {reason}")
         return flat
+
+    def keep_ids(self, pattern: str, otherwise: str) -> _Flat:
+        """Without queries and documents whose id does not match."""
+        documents = [_bools(pc.match_substring_regex(side["doc_id"], pattern)) for side in self.sides]
+        flat = self.keep_documents(documents, f"the doc_id {otherwise}")
+        queries = _bools(pc.match_substring_regex(flat.queries["query_id"], pattern))
+        return flat.keep_queries(queries, f"the query_id {otherwise}")
 
     def groups(self) -> pa.Table:
         lists = [_lists(_structs(side), of, len(self.queries)) for side, of in zip(self.sides, self.of, strict=True)]
@@ -486,13 +499,16 @@ def _flagembedding(flat: _Flat, options: FormatOptions) -> pa.Table:
     return pa.table(columns)
 
 
-def _instructions(mined: Mined, of_positive: Ints, of_negative: Ints, count: int) -> tuple[pa.Array, Bools]:
-    """The instruction that each query was scored under, and whether there was more than one."""
+def _instructions(mined: Mined, of_positive: Ints, of_negative: Ints, own: Bools, count: int) -> tuple[pa.Array, Bools]:
+    """The instruction that each query was scored under, and whether there was more than one.
+
+    The first is that of its scored positives, or, without one, of its negatives; ``own``: negatives that must share it.
+    """
     if "instruction" not in mined.negatives.schema.names:
         return pa.nulls(count, TEXT), np.zeros(count, bool)
     scored = _bools(pc.is_valid(mined.positives["rank"]))
     without = np.bincount(of_positive[scored], minlength=count) == 0
-    wanted = without[of_negative]
+    wanted = own | without[of_negative]
     texts = pa.chunked_array(
         [
             *mined.positives["instruction"].filter(pa.array(scored)).cast(TEXT).chunks,
@@ -570,14 +586,6 @@ def _rows_of(numbers: npt.NDArray[np.float64]) -> pa.ListArray:
 
 def _structs(table: pa.Table) -> pa.StructArray:
     return pa.StructArray.from_arrays([column.combine_chunks() for column in table.columns], fields=list(table.schema))
-
-
-def _integers(ids: pa.ChunkedArray) -> pa.Array:
-    strings = ids.combine_chunks()
-    numbers = _bools(pc.match_substring_regex(strings, r"^(0|[1-9]\d{0,17})$"))
-    if not numbers.all():
-        raise ValueError(f"got the id {strings[int(np.argmin(numbers))].as_py()!r}, expected integers: ColBERT's ids")
-    return strings.cast(pa.int64())
 
 
 def _bools(mask: pa.Array | pa.ChunkedArray) -> Bools:

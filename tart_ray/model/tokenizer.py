@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,15 +28,19 @@ VOCAB_FILE = "spiece.model"
 SPACE_PIECE = "▁"  # what sentencepiece writes for a space
 DEFAULT_MAX_LENGTH = 512
 CHARACTERS_PER_TOKEN = 8  # more than most texts have
-WORD_START = re.compile(" (?=[0-9A-Za-z])")
+CHARACTERS_PER_BLOCK = (4_096, 262_144)  # a long text is tokenised in blocks: at least, and at most
+WORD_START = re.compile(r" (?=[^\W_])")
 SPECIALS_PER_TEXT = 2  # <s> A </s>
 SPECIALS_PER_PAIR = 3  # <s> A </s> B </s>
 PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
 Truncation = Literal["longest_first", "only_document"]
+LongDocuments = Literal["truncate", "maxp"]
+OVERLAP = 4  # consecutive windows share at least one part in so many of the text that a window holds
+LEAST_ROOM = 8  # windows get at least one part in so many of max_length, or the query is too long
 
 
 class QueryTooLongError(ValueError):
-    """``only_document`` truncation met queries that leave no room for a document.
+    """``only_document`` truncation met queries that leave too little room for a document.
 
     ``rows`` holds their positions in the batch.
     """
@@ -45,7 +49,7 @@ class QueryTooLongError(ValueError):
         self.rows = rows
         super().__init__(
             f"truncation='only_document': the instruction and query of {len(rows)} pairs (first: row {rows[0]}) "
-            f"leave no room for a document in max_length={max_length} tokens; shorten them, raise max_length "
+            f"leave too little room for a document in max_length={max_length} tokens; shorten them, raise max_length "
             "or use truncation='longest_first', which cuts the query too"
         )
 
@@ -88,6 +92,81 @@ class EncodedPairs:
         ids = [np.empty(0, np.int32), *(part.input_ids for part in parts)]
         truncated = [np.empty(0, np.bool_), *(part.truncated for part in parts)]
         return cls(np.concatenate(ids), offsets, np.concatenate(truncated))
+
+
+@dataclass(frozen=True)
+class BestWindows:
+    """The best window of each of n pairs.
+
+    ``index``: its number, from 0, int64 (n,). ``count``: windows of the pair, int64 (n,). ``start``, ``end``: what it
+    covers of the document, ``document[start:end]``, in characters (Unicode code points), int64 (n,).
+    """
+
+    index: npt.NDArray[np.int64]
+    count: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncodedWindows:
+    """Token ids of n pairs, each in one window or several: those of pair ``i`` are rows ``starts[i]:starts[i + 1]``.
+
+    ``rows``: the windows, what a model is given, (w,). ``starts``: int64, (n + 1,). ``spans``: the characters of the
+    document that a window covers, from and up to, int64 (w, 2); zeros where pairs were cut instead.
+    """
+
+    rows: EncodedPairs
+    starts: npt.NDArray[np.int64]
+    spans: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each pair in all its windows, int64 (n,)."""
+        return np.diff(self.rows.offsets[self.starts])
+
+    @property
+    def truncated(self) -> npt.NDArray[np.bool_]:
+        """Whether tokens of the pair are in none of its windows, bool (n,)."""
+        return self.rows.truncated[self.starts[:-1]]
+
+    @classmethod
+    def of_pairs(cls, pairs: EncodedPairs) -> EncodedWindows:
+        """Each pair, cut or not, as one window."""
+        return cls(pairs, np.arange(len(pairs) + 1), np.zeros((len(pairs), 2), np.int64))
+
+    def take(self, pairs: npt.NDArray[np.int64]) -> EncodedWindows:
+        """The pairs at these positions, in this order."""
+        counts = np.diff(self.starts)[pairs]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(starts[-1]) + np.repeat(self.starts[pairs] - starts[:-1], counts)
+        return EncodedWindows(self.rows.take(rows), starts, self.spans[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[EncodedWindows]) -> EncodedWindows:
+        """The pairs of all parts, one after the other."""
+        counts = [np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)]
+        spans = [np.zeros((0, 2), np.int64), *(part.spans for part in parts)]
+        rows = EncodedPairs.concatenate([part.rows for part in parts])
+        return cls(rows, np.concatenate(counts).cumsum(), np.concatenate(spans))
+
+    def best(self, margin: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """The row of each pair's best window, int64 (n,): the highest margin, the first of equal ones.
+
+        A window whose margin is NaN or infinite is taken before all others, so that it is not hidden.
+        """
+        key = np.where(np.isfinite(margin), margin, np.inf)
+        highest = np.maximum.reduceat(key, self.starts[:-1]) if len(self) else key
+        candidates = np.flatnonzero(key == np.repeat(highest, np.diff(self.starts)))
+        return candidates[np.searchsorted(candidates, self.starts[:-1])]
+
+    def describe(self, rows: npt.NDArray[np.int64]) -> BestWindows:
+        """What there is to say of one window of each pair, given by its row, int64 (n,)."""
+        start, end = self.spans[rows].T
+        return BestWindows(rows - self.starts[:-1], np.diff(self.starts), start, end)
 
 
 class EncT5Tokenizer:
@@ -320,26 +399,16 @@ class EncT5Tokenizer:
             ValueError: lists of unequal length, or a ``max_length`` with room for the special tokens alone.
             QueryTooLongError: ``only_document``, and no room is left for a document.
         """
-        if len(queries) != len(documents):
-            raise ValueError(f"got {len(queries)} queries and {len(documents)} documents, expected as many of each")
-        if max_length is not None and max_length <= SPECIALS_PER_PAIR:
-            raise ValueError(f"max_length: got {max_length}, expected more than the {SPECIALS_PER_PAIR} special tokens")
+        _check_pairs(queries, documents, max_length)
         enough = None  # tokens of a text: truncation cuts it then, whatever follows
         if max_length is not None and truncation is not None:
             enough = max_length - SPECIALS_PER_PAIR + 1
         query_ids, query_of = self._encode_distinct(queries, enough)
         document_ids, document_of = self._encode_distinct(documents, enough)
-        query_lengths = np.array([len(ids) for ids in query_ids], dtype=np.int64)[query_of]
-        document_lengths = np.array([len(ids) for ids in document_ids], dtype=np.int64)[document_of]
+        query_lengths, document_lengths = _lengths(query_ids)[query_of], _lengths(document_ids)[document_of]
         kept_query, kept_document = query_lengths, document_lengths
-        if max_length is not None and truncation == "only_document":
-            room = max_length - SPECIALS_PER_PAIR - query_lengths
-            too_long = np.flatnonzero((room < 1) & (room < document_lengths))
-            if len(too_long):
-                raise QueryTooLongError(too_long.tolist(), max_length)
-            kept_document = np.minimum(document_lengths, room)
-        elif max_length is not None and truncation == "longest_first":
-            kept_query, kept_document = longest_first(query_lengths, document_lengths, max_length - SPECIALS_PER_PAIR)
+        if max_length is not None and truncation is not None:
+            kept_query, kept_document = fit(query_lengths, document_lengths, max_length, truncation)
 
         flat = array("i")
         offsets = np.zeros(len(queries) + 1, dtype=np.int64)
@@ -352,7 +421,69 @@ class EncT5Tokenizer:
             flat.extend(document_ids[document][:document_end])
             flat.append(self.eos_token_id)
         truncated = (kept_query < query_lengths) | (kept_document < document_lengths)
-        return EncodedPairs(np.frombuffer(flat, dtype=np.int32) if flat else np.zeros(0, np.int32), offsets, truncated)
+        return EncodedPairs(_int32(flat), offsets, truncated)
+
+    def encode_windows(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        heads: Sequence[int] | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        truncation: Truncation = "longest_first",
+    ) -> EncodedWindows:
+        """Ids as `encode_pairs` gives them, but a document that it would cut is read whole, in several windows.
+
+        Each is ``<s> query </s> head part </s>``; the first is what `encode_pairs` gives. Parts are as few, and lie as
+        evenly, as they can while all have one length, cover the document, and share a quarter with the next.
+
+        Args:
+            heads: characters at the beginning of each document, its title, that every window repeats, unless their
+                tokens take more than half of the room for a document; 0 by default.
+
+        Raises:
+            ValueError: lists of unequal length, or a ``max_length`` without room for a token of each text.
+            QueryTooLongError: ``only_document``, and a query leaves less than an eighth of ``max_length`` for a
+                document that does not fit.
+        """
+        _check_pairs(queries, documents, max_length)
+        if max_length < SPECIALS_PER_PAIR + 2:
+            raise ValueError(f"max_length: got {max_length}, expected room for a token of query and document each")
+        query_ids, query_of = self._encode_distinct(queries, max_length - SPECIALS_PER_PAIR + 1)
+        texts, document_of = _distinct(documents)
+        document_ids = [self._encode_in_blocks(text) for text in texts]
+        query_lengths, document_lengths = _lengths(query_ids)[query_of], _lengths(document_ids)[document_of]
+        least = max(max_length // LEAST_ROOM, 1)
+        kept_query, kept_document = fit(query_lengths, document_lengths, max_length, truncation, least_room=least)
+
+        cuts = {}
+        longer = np.flatnonzero(kept_document < document_lengths)
+        spans_of, spans = -1, np.zeros((0, 2), np.int64)
+        for i in longer[np.argsort(document_of[longer], kind="stable")].tolist():
+            if spans_of != document_of[i]:  # a document's are large, and held for as long as they are needed
+                spans_of, spans = document_of[i], self._spans(documents[i])
+            cuts[i] = cut_windows(spans, heads[i] if heads else 0, int(kept_document[i]))
+
+        flat = array("i")
+        counts = np.ones(len(queries), np.int64)
+        covered = [np.zeros((0, 2), np.int64)]
+        columns = (query_of.tolist(), document_of.tolist(), kept_query.tolist(), kept_document.tolist())
+        for i, (query, document, query_end, room) in enumerate(zip(*columns, strict=True)):
+            whole = (0, np.zeros(1, np.int64), np.array([[0, len(documents[i])]]))
+            repeated, begins, spans = cuts.pop(i, whole)
+            for begin in begins.tolist():
+                flat.append(self.bos_token_id)
+                flat.extend(query_ids[query][:query_end])
+                flat.append(self.eos_token_id)
+                flat.extend(document_ids[document][:repeated])
+                flat.extend(document_ids[document][begin : begin + room - repeated])
+                flat.append(self.eos_token_id)
+            counts[i] = len(begins)
+            covered.append(spans)
+        offsets = np.repeat(kept_query + kept_document + SPECIALS_PER_PAIR, counts).cumsum()
+        truncated = np.repeat(kept_query < query_lengths, counts)
+        rows = EncodedPairs(_int32(flat), np.concatenate([[0], offsets]), truncated)
+        return EncodedWindows(rows, np.concatenate([[0], counts.cumsum()]), np.concatenate(covered))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Text of ``ids``; special tokens stand as they are written, or are left out."""
@@ -380,11 +511,10 @@ class EncT5Tokenizer:
 
         Of a text with more than ``enough`` tokens that many may be returned, or some more.
         """
-        position: dict[str, int] = {}
-        of = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, len(texts))
+        distinct, of = _distinct(texts)
         if enough is None or not self._words_are_independent:
-            return [array("i", ids) for ids in self.encode_texts(list(position))], of
-        return self._encode_beginnings(list(position), enough), of
+            return [array("i", ids) for ids in self.encode_texts(distinct)], of
+        return self._encode_beginnings(distinct, enough), of
 
     def _encode_beginnings(self, texts: list[str], enough: int) -> list[array[int]]:
         """The first ids of each text: ``enough`` of them or more, or all."""
@@ -403,36 +533,81 @@ class EncT5Tokenizer:
             size *= 2
         return found
 
+    def _encode_in_blocks(self, text: str) -> array[int]:
+        """Ids of a text of any length, in memory that depends on little else than their number."""
+        ids = array("i")
+        for _, block, special in self._blocks(text):
+            ids.extend(self._pieces.encode(block, out_type=int) if special is None else [special])
+        return ids
+
+    def _spans(self, text: str) -> npt.NDArray[np.int64]:
+        """The characters that each token of `_encode_in_blocks` was made from, from and up to, int64 (t, 2)."""
+        found = [np.zeros((0, 2), np.int64)]
+        for begin, block, special in self._blocks(text):
+            spans = [(0, len(block))]
+            if special is None:
+                spans = self._pieces.encode(block, return_type="offset_mapping")["offsets"]
+            found.append(np.array(spans, np.int64).reshape(-1, 2) + begin)
+        return np.concatenate(found)
+
+    def _blocks(self, text: str) -> Iterator[tuple[int, str, int | None]]:
+        """`_parts`, the long ones cut at words' starts, so that they have the ids of the whole.
+
+        The space there is in neither block, since a text is encoded as if it began with one. Where no word starts in
+        a very long text, it is cut all the same.
+        """
+        least, most = CHARACTERS_PER_BLOCK
+        for place, part, special in self._parts(text):
+            begin = 0
+            while self._words_are_independent and len(part) - begin > least:
+                cut = WORD_START.search(part, begin + least, begin + most)
+                if cut is None and len(part) - begin <= most:
+                    break
+                end, after = cut.span() if cut else (begin + most, begin + most)
+                yield place + begin, part[begin:end], None
+                begin = after
+            yield place + begin, part[begin:], special
+
     def _encode_plain(self, texts: list[str]) -> list[list[int]]:
         return self._pieces.encode(texts, out_type=int, num_threads=self.num_threads) if texts else []
 
     def _encode_with_specials(self, text: str) -> list[int]:
-        """The original cuts the text at special tokens, strips what stands beside them, and encodes each part."""
-        parts = self._special_pattern.split(text)  # text, special, text, special, …, text
-        last = len(parts) - 1
         ids: list[int] = []
+        for _, part, special in self._parts(text):
+            ids += self._pieces.encode(part, out_type=int) if special is None else [special]
+        return ids
+
+    def _parts(self, text: str) -> Iterator[tuple[int, str, int | None]]:
+        """What is encoded apart: where it begins, the text, its id if it is a special token.
+
+        The original cuts a text at special tokens and strips what stands beside them.
+        """
+        parts = [text] if self.split_special_tokens else self._special_pattern.split(text)
+        last = len(parts) - 1  # text, special, text, special, …, text
+        begin = 0
         for i, part in enumerate(parts):
             if i % 2:
-                ids.append(self._special_ids[part])
-                continue
-            strip: Callable[[str], str] = str.strip if 0 < i < last else str.lstrip if i else str.rstrip
-            ids += self._pieces.encode(strip(part), out_type=int)
-        return ids
+                yield begin, part, self._special_ids[part]
+            else:
+                left = part.lstrip() if i else part
+                yield begin + len(part) - len(left), left.rstrip() if i < last else left, None
+            begin += len(part)
 
 
 def words_are_independent(pieces: sentencepiece.SentencePieceProcessor) -> bool:
-    """Whether the ids of a text that is cut before a space and a letter are the first ids of the whole text.
+    """Whether a text that is cut at a space before a letter has the ids of its two parts, one behind the other.
 
     So it is where no piece has a space behind its first character, and no rule of the normalizer replaces a text that
     has a space in it. Then the space stays one, pieces end before it, and no decision on what stands before it depends
     on what follows: rules are applied from left to right, and the best path to the space, through which every path
-    goes, is found from what is before it.
+    goes, is found from what is before it. The other part is encoded as if the space stood before it, as every text is.
     """
     texts = pieces.id_to_piece(list(range(pieces.get_piece_size())))
     if any(space in text[1:] for text in texts for space in (SPACE_PIECE, " ")):
         return False
     model = sentencepiece_model_pb2.ModelProto.FromString(pieces.serialized_model_proto())  # type: ignore[attr-defined]
-    return not _rules_replace_spaces(model.normalizer_spec.precompiled_charsmap)
+    rules = model.normalizer_spec
+    return rules.add_dummy_prefix and not _rules_replace_spaces(rules.precompiled_charsmap)
 
 
 def _rules_replace_spaces(charsmap: bytes) -> bool:
@@ -456,12 +631,59 @@ def _beginning(text: str, size: int) -> str:
     return text[: cut.start()] if cut else text
 
 
+def cut_windows(
+    spans: npt.NDArray[np.int64], head: int, room: int
+) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Cut a document into windows of ``room`` tokens, which it is longer than.
+
+    Args:
+        spans: the characters of each token, from and up to, int64 (t, 2).
+        head: characters at the beginning that every window repeats.
+
+    Returns:
+        The number of tokens that are repeated; the token that the rest of each window begins with, int64 (w,); the
+        characters that this rest covers, from and up to, int64 (w, 2).
+    """
+    repeated = int(np.searchsorted(spans[:, 1], head, side="right")) if head else 0
+    if repeated > room // 2:
+        repeated = 0
+    size = room - repeated
+    last = len(spans) - size
+    steps = -(-(last - repeated) // (size - size // OVERLAP))
+    begins = repeated + (last - repeated) * np.arange(steps + 1) // steps
+    return repeated, begins, np.stack([spans[begins, 0], spans[begins + size - 1, 1]], axis=1)
+
+
 def join_instruction(instruction: str | None, query: str) -> str:
     """``"{instruction} [SEP] {query}"``; ``[SEP]`` is plain text to T5.
 
     Where there is no instruction (None) it is the bare query. An empty one keeps its ``[SEP]``, as in the original.
     """
     return query if instruction is None else f"{instruction} [SEP] {query}"
+
+
+def fit(
+    query: npt.NDArray[np.int64],
+    document: npt.NDArray[np.int64],
+    max_length: int,
+    truncation: Truncation,
+    *,
+    least_room: int = 1,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Lengths kept of queries and documents, int64 (n,) each, so that pairs have ``max_length`` tokens at most.
+
+    Raises:
+        QueryTooLongError: ``only_document``, and a query leaves less than ``least_room`` tokens for a document that
+            does not fit.
+    """
+    room = max_length - SPECIALS_PER_PAIR
+    if truncation == "longest_first":
+        return longest_first(query, document, room)
+    left = room - query
+    too_long = np.flatnonzero((left < least_room) & (left < document))
+    if len(too_long):
+        raise QueryTooLongError(too_long.tolist(), max_length)
+    return query, np.minimum(document, left)
 
 
 def longest_first(
@@ -478,6 +700,28 @@ def longest_first(
     kept_second = np.minimum(second, room - kept_first)
     fits = first + second <= room
     return np.where(fits, first, kept_first), np.where(fits, second, kept_second)
+
+
+def _check_pairs(queries: Sequence[str], documents: Sequence[str], max_length: int | None) -> None:
+    if len(queries) != len(documents):
+        raise ValueError(f"got {len(queries)} queries and {len(documents)} documents, expected as many of each")
+    if max_length is not None and max_length <= SPECIALS_PER_PAIR:
+        raise ValueError(f"max_length: got {max_length}, expected more than the {SPECIALS_PER_PAIR} special tokens")
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The distinct texts, and for each text its position among them."""
+    position: dict[str, int] = {}
+    of = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, len(texts))
+    return list(position), of
+
+
+def _lengths(ids: Sequence[array[int]]) -> npt.NDArray[np.int64]:
+    return np.array([len(found) for found in ids], dtype=np.int64)
+
+
+def _int32(flat: array[int]) -> npt.NDArray[np.int32]:
+    return np.frombuffer(flat, dtype=np.int32) if flat else np.zeros(0, np.int32)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

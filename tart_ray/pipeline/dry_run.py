@@ -64,26 +64,30 @@ def describe(config: RerankConfig) -> Iterator[str]:
     )
     encoded, _ = encode(tokenizer, sample, config)
     lengths = encoded.lengths
+    windows = len(encoded.rows) / max(len(encoded), 1) * pairs
     device = "cuda" if config.cluster.gpus_per_replica else "cpu"
     budget = config.model.max_tokens_per_batch
     tokens = default_max_tokens(device) if budget == "auto" else budget
-    padding = 1 - lengths.sum() / max(padded_tokens(lengths, tokens), 1)
+    padding = 1 - lengths.sum() / max(padded_tokens(encoded.rows.lengths, tokens), 1)
     yield (
         f"tokens: {lengths.mean():,.0f} a pair, {np.percentile(lengths, 95):,.0f} at the 95th percentile "
         f"(sample of {len(sample):,} pairs); {encoded.truncated.mean():.1%} truncated at {config.model.max_length}; "
         f"about {lengths.mean() * pairs:,.0f} in all, {padding:.1%} padding"
     )
+    if plan.windows:
+        yield f"windows: {windows / pairs:,.2f} a pair, about {windows:,.0f} in all"
     replicas = config.cluster.replicas
     yield f"replicas: {replicas.min} to {replicas.max}, {replica_dtype(config)}, on {device}"
-    yield from _cost(config, pairs)
+    yield from cost(config, windows)
 
 
-def _cost(config: RerankConfig, pairs: int) -> Iterator[str]:
+def cost(config: RerankConfig, windows: float) -> Iterator[str]:
+    """Time and price of scoring so many windows, as far as ``plan`` tells; under truncate a pair is one window."""
     speed, price = config.plan.pairs_per_second, config.plan.dollars_per_gpu_hour
     if speed is None:
         yield "time: not known without plan.pairs_per_second (of one replica)"
         return
-    seconds = pairs / speed
+    seconds = windows / speed
     replicas = config.cluster.replicas.max
     yield f"time: {duration(seconds / replicas)} with {replicas} replicas at {speed:,.0f} pairs/s each"
     if price is None:

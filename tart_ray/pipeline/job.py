@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,20 @@ log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
 EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
+CONTINUE = "run the same command again to continue where it stopped"
+MEND = "what is done stays; mend the input or the configuration, and give another output.path"
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
 class RunFailedError(RuntimeError):
-    """A run that began and could not end, for a reason that the message gives; what is committed stays."""
+    """A run that began and could not end, for a reason that the message gives; what is committed stays.
+
+    ``advice``: what to do about it.
+    """
+
+    def __init__(self, message: str, advice: str = CONTINUE) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class ReconciliationError(RuntimeError):
@@ -45,11 +54,10 @@ def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
         print(f"configuration error: {error}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     except RunFailedError as error:
-        advice = "run the same command again to continue where it stopped"
-        print(f"the job failed: {error}\n{advice}", file=sys.stderr)  # noqa: T201
+        print(f"the job failed: {error}\n{error.advice}", file=sys.stderr)  # noqa: T201
         return ExitCode.FAILED
     except Exception:
-        log.exception("the job failed; run the same command again to continue where it stopped")
+        log.exception("the job failed; %s", CONTINUE)
         return ExitCode.FAILED
 
 
@@ -75,23 +83,41 @@ def execute_run(
         RunFailedError: the run began and could not end.
     """
     if run.check(identity) and run.is_complete():
-        return _nothing_to_do(run)
+        return nothing_to_do(run)
+    with at_work(run, cluster, replicas=replicas) as lease:
+        return continue_run(run, identity, config, lambda: execute(lease))
+
+
+@contextmanager
+def at_work(place: Run, cluster: ClusterConfig, *, replicas: bool = True) -> Iterator[Lease]:
+    """On the cluster, with the lease of a directory, until the block ends or this process is told to stop."""
     with (
         connected(cluster, replicas=replicas),
         chunkwise_execution(),
-        leased(run) as lease,
+        leased(place) as lease,
         stopped_by_signals(),
     ):
-        run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-        if run.is_complete():  # by another driver, meanwhile
-            return _nothing_to_do(run)
-        try:
-            return execute(lease)
-        except Exception as error:
-            known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
-            if not known:
-                raise
-            raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0]) from error
+        yield lease
+
+
+def continue_run(run: Run, identity: Mapping[str, Any], config: Section, execute: Callable[[], ExitCode]) -> ExitCode:
+    """Begin the run or continue it, unless it is complete; for who is `at_work`.
+
+    Raises:
+        RunConflictError: another run is there.
+        RunFailedError: the run began and could not end.
+    """
+    run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+    if run.is_complete():  # by another driver, meanwhile
+        return nothing_to_do(run)
+    try:
+        return execute()
+    except Exception as error:
+        known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
+        if not known:
+            raise
+        advice = MEND if isinstance(known[-1], InputError) else CONTINUE
+        raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -102,20 +128,31 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def finish(
-    run: Run, lease: Lease, report: Mapping[str, Any], summary: str, figures: Mapping[str, Any], *, allowed_bad: float
+    run: Run,
+    lease: Lease,
+    report: Mapping[str, Any],
+    summary: str,
+    figures: Mapping[str, Any],
+    *,
+    allowed_bad: float,
+    held: str | None = None,
+    table: Sequence[Sequence[str]] = (),
+    picture: str = "",
 ) -> ExitCode:
-    """Write the report, and ``_SUCCESS`` unless more rows were quarantined than allowed.
+    """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed.
 
     Args:
         report: its ``counts`` have ``read`` and ``quarantined``.
         summary: how the counts reconcile, in a sentence.
         figures: a section of the page.
         allowed_bad: limits.max_quarantined_fraction.
+        held: why too many labels changed, if they did.
+        table, picture: results to show on the page: cells, the header first, and SVG.
     """
     counts = report["counts"]
     allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
     lease.confirm()
-    run.finish(report, render(report, summary, figures), success=allowed)
+    run.finish(report, render(report, summary, figures, table, picture), success=allowed and not held)
     log.info("%s", summary)
     if not allowed:
         log.error(
@@ -123,10 +160,15 @@ def finish(
             "not written. Raise the limit and rerun to accept the result as it is",
             counts["quarantined"], counts["read"], allowed_bad, run.url("quarantine"),
         )  # fmt: skip
-    return ExitCode.DONE if allowed else ExitCode.TOO_MANY_QUARANTINED
+        return ExitCode.TOO_MANY_QUARANTINED
+    if held:
+        log.error("%s; _SUCCESS is not written. Raise the limit and rerun to accept the result as it is", held)
+        return ExitCode.TOO_MANY_CHANGED
+    return ExitCode.DONE
 
 
-def _nothing_to_do(run: Run) -> ExitCode:
+def nothing_to_do(run: Run) -> ExitCode:
+    """Say so."""
     log.info("%s is complete already: nothing to do", run.path)
     return ExitCode.DONE
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
-from tart_ray.data.chunks import group_starts
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import MANIFEST, WORK, Record, Run, differences
+from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source
@@ -35,15 +34,25 @@ from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.derive.negatives import (
     LEFT_OUT,
     MiningPolicy,
+    judgements_from_labels,
     mine,
-    positives_from_labels,
     positives_from_qrels,
+    shared_keys,
     without_candidates,
 )
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
-from tart_ray.pipeline.plan import Plan, files_identity, identity, input_identity, make_plan, scores_schema
+from tart_ray.pipeline.plan import (
+    BYTES_PER_BUCKET,
+    Plan,
+    bucket_count,
+    files_identity,
+    identity,
+    make_plan,
+    refuse_output_within,
+    scores_schema,
+)
 from tart_ray.pipeline.prepare import (
     CHUNKS,
     fragment_url,
@@ -56,7 +65,10 @@ from tart_ray.pipeline.prepare import (
 )
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
 from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
+from tart_ray.pipeline.scored import Scored, find_run
 from tart_ray.pipeline.stages import run_stage
+
+log = logging.getLogger(__name__)
 
 MINED = "mine"
 POSITIVES = "join-positives"
@@ -64,7 +76,8 @@ REGROUPED, REGROUPED_POSITIVES = "regroup", "regroup-positives"  # a stage; the 
 SCORING = "scoring"  # under output.path: the run that scores first
 TEXTS = "texts"  # under _work: the input of the scored run, prepared again
 TEXT_COLUMNS = ("query", "text", "title")
-JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int32())])
+PAIR = ["query_id", "doc_id"]
+JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int64())])
 JUDGED_TEXTS = pa.schema([*JUDGEMENTS, ("text", pa.large_string()), ("title", pa.large_string())])
 LEFT_OUT_OF = pa.field("left_out_of", pa.string())  # negatives, trainer (all formats) or the name of a format
 
@@ -82,16 +95,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The run whose scores are mined, and the plan by which its input is prepared again."""
-
-    run: Run
-    config: RerankConfig
-    plan: Plan
-    identity: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Work:
     """Everything that a unit needs. Pickles into every worker."""
 
@@ -101,13 +104,20 @@ class Work:
     plan: Plan
     settings: Settings
     qrels: Source | None
-    chunks: Mapping[str, list[str]]  # of each bucket of queries, those that have scores
+    corpus: Source | None  # of positives that are no candidates, where candidates come with their texts
+    document_buckets: int  # 0 without a corpus
+    chunks: Mapping[str, Mapping[str, int]]  # of each bucket of queries: the rows of each chunk that have scores
 
     @property
     def regroup_by(self) -> str | None:
         """The column whose equal values must be in one bucket, where that is not given: see `_regroup`."""
         shared = (policy.same_query for policy in self.settings.policies if policy.source == "contrast")
         return next(shared, None) if self.plan.query_buckets > 1 else None
+
+    @property
+    def has_corpus(self) -> bool:
+        """Whether judgements are joined with documents."""
+        return self.document_buckets > 0
 
 
 def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
@@ -120,15 +130,17 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
     config = _with_absolute_paths(config)
     storage = Storage(config.storage.fsspec_options("s3://"))
     settings = check_settings(config)
+    refuse_output_within(config.output.path, _inputs(config))
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
-    qrels = _inspect_qrels(storage, config)
+    qrels, corpus = _inspect_positives(storage, config, scored)
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     who = {
         "job": "mine_negatives",
         "scored": scored.identity,
         "positives": {
             "files": files_identity(qrels) if qrels else None,
+            "corpus": files_identity(corpus) if corpus else None,
             "label_column": settings.label_column,
             "min_relevance": settings.min_relevance,
         },
@@ -140,7 +152,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
         who,
         config,
         config.cluster,
-        lambda lease: _execute(run, scored, qrels, settings, config, load, lease),
+        lambda lease: _execute(run, scored, qrels, corpus, settings, config, load, lease),
         replicas=config.input.run is None,
     )
 
@@ -161,9 +173,10 @@ def describe(config: MineConfig) -> Iterator[str]:
     config = _with_absolute_paths(config)
     storage = Storage(config.storage.fsspec_options("s3://"))
     settings = check_settings(config)
+    refuse_output_within(config.output.path, _inputs(config))
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
-    qrels = _inspect_qrels(storage, config)
+    qrels, _ = _inspect_positives(storage, config, scored)
     if config.input.run is None:
         yield f"scores first, into {scored.run.path}:"
         yield from dry_run.describe(scored.config)
@@ -217,11 +230,13 @@ def check_settings(config: MineConfig) -> Settings:
         raise ConfigurationError(
             f"trainer.easy_policies: got {[*config.trainer.easy_policies]}, available: {sorted(names)}"
         )
+    options = config.trainer.model_dump(exclude={"formats"})
+    options["easy_policies"] = tuple(options["easy_policies"])
     return Settings(
         tuple(policies),
         config.mining.twins,
-        config.trainer.formats,
-        FormatOptions(**config.trainer.model_dump(exclude={"formats"})),
+        tuple(config.trainer.formats),
+        FormatOptions(**options),
         config.positives.label_column,
         config.positives.min_relevance,
     )
@@ -235,17 +250,27 @@ def check_columns(plan: Plan, settings: Settings) -> None:
     """
     rows = _rows_schema(plan).empty_table()
     try:
-        positives = JUDGED_TEXTS.empty_table()
         if settings.label_column is not None:
-            positives = positives_from_labels(rows, settings.label_column, settings.min_relevance)
-        mined = mine(rows, positives, settings.policies, twins=settings.twins)
+            judgements_from_labels(rows, settings.label_column)
+        mined = mine(rows, JUDGED_TEXTS.empty_table(), settings.policies, twins=settings.twins)
     except ValueError as error:
         raise ConfigurationError(f"mining.policies or positives: {error}") from None
     for name in settings.formats:
         try:
             FORMATS[name].rows(group(mined, rows.select(["query_id", "query"])).rows, settings.options)
         except ValueError as error:
-            raise ConfigurationError(f"trainer.formats: {error} (trainer.num_negatives)") from None
+            raise ConfigurationError(f"trainer.formats: {error}") from None
+    ranked = plan.candidates.shape == "lists" or "score" in plan.candidates.columns
+    windows = [
+        policy.name
+        for policy in settings.policies
+        if policy.rank_by == "first_stage_rank" and (policy.range_min or policy.range_max is not None)
+    ]
+    if windows and not ranked:
+        raise ConfigurationError(
+            f"mining.policies: {windows} have a window of retrieval ranks, and the candidates have no score of a first "
+            "stage (column score; input.columns maps other names): give one, or set rank_by to margin or remaining"
+        )
     shared = {policy.same_query for policy in settings.policies if policy.source == "contrast"}
     if len(shared) > 1:
         raise ConfigurationError(
@@ -269,37 +294,14 @@ def find_scores(storage: Storage, config: MineConfig) -> Scored:
         plan = make_plan(storage, scoring)
         scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
         return Scored(scoring_run, scoring, plan, identity(plan, scoring))
-    run = Run.at(storage, config.input.run, config.limits.max_attempts_per_chunk)
-    if not storage.exists(run.url(MANIFEST)):
-        raise ConfigurationError(f"input.run {run.path}: no {MANIFEST} there; expected output.path of jobs.rerank")
-    try:
-        manifest = json.loads(storage.read(run.url(MANIFEST)))
-        who = manifest["identity"]
-        if who["job"] != "rerank":
-            raise ConfigurationError(f"input.run {run.path}: got a run of jobs.{who['job']}, expected jobs.rerank")
-        found = {**manifest["config"], "storage": config.storage.model_dump()}
-        scoring = RerankConfig.model_validate(found)
-    except (ConfigurationError, ValidationError) as error:
-        raise ConfigurationError(f"input.run {run.path}: {error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"input.run {run.path}: {MANIFEST} is none of jobs.rerank") from None
-    if not run.is_complete():
-        raise ConfigurationError(f"input.run {run.path}: has no _SUCCESS: finish it first")
-    plan = make_plan(storage, scoring)
-    now = json.loads(json.dumps(input_identity(plan, scoring)))
-    changes = differences({name: who.get(name) for name in now}, now)
-    if changes:
-        raise ConfigurationError(
-            f"input.run {run.path}: its input has changed since it was scored, so texts and scores would not belong "
-            "together; score it again. Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
-        )
-    return Scored(run, scoring, plan, who)
+    return find_run(storage, config.input.run, config.storage, config.limits.max_attempts_per_chunk)
 
 
 def _execute(
     run: Run,
     scored: Scored,
     qrels: Source | None,
+    corpus: Source | None,
     settings: Settings,
     config: MineConfig,
     load: LoadScorer,
@@ -311,24 +313,30 @@ def _execute(
         with clock.timed("score"):
             code = rerank(scored.config, load=load)
         if code != ExitCode.DONE:
+            log.error("scoring ended with exit code %d: nothing is mined", code)
             return code
-    chunks = {bucket: [id_ for id_, _ in record["chunks"]] for bucket, record in scored.run.committed(CHUNKS).items()}
     rows = {chunk: record["rows"] for chunk, record in scored.run.committed(SCORES).items()}
-    with_scores = {bucket: [chunk for chunk in found if rows[chunk]] for bucket, found in chunks.items()}
+    chunks = {
+        bucket: {chunk: rows[chunk] for chunk, _ in record["chunks"]}
+        for bucket, record in scored.run.committed(CHUNKS).items()
+    }
     texts = dataclasses.replace(run, path=run.url(WORK, TEXTS))
-    work = Work(run, texts, scored.run, scored.plan, settings, qrels, with_scores)
+    document_buckets = bucket_count(corpus.nbytes / BYTES_PER_BUCKET) if corpus else scored.plan.document_buckets
+    work = Work(run, texts, scored.run, scored.plan, settings, qrels, corpus, document_buckets, chunks)
     with clock.timed("prepare"):
         if set(chunks) - set(run.committed(MINED)):
-            _prepare(work, scored, chunks)
+            _prepare(work, scored)
         read = run.committed(read_stage("qrels")) if qrels else {}
     with clock.timed("mine"):
         mined = run_stage(run, MINED, list(chunks), functools.partial(_mine_bucket, work))
     counts = reconcile(read.values(), mined.values(), sum(rows.values()), from_qrels=qrels is not None)
+    if not counts["queries with negatives"]:
+        raise InputError(_nothing_mined(mined.values()))
     report = _make_report(config, counts, mined.values(), settings, clock.seconds)
     summary = (
         "{queries with candidates:,} queries with candidates = {queries with negatives:,} with negatives "
         "+ {queries left out:,} left out; {read:,} judgements read = {positives:,} positives "
-        "+ {judged lower:,} judged lower + {quarantined:,} quarantined"
+        "+ {judged lower:,} judged lower + {repeated:,} repeated + {quarantined:,} quarantined"
     )
     figures = {
         **{
@@ -344,21 +352,23 @@ def _execute(
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
 
 
-def _prepare(work: Work, scored: Scored, chunks: Mapping[str, list[str]]) -> None:
+def _prepare(work: Work, scored: Scored) -> None:
     """Texts of the scored run, and positives with theirs, by bucket of queries."""
     plan = work.plan
     prepared = prepare(work.texts, plan, scored.config.input.instruction, scored.config.output.partition_by)
     again = {bucket: [chunk.id for chunk in found] for bucket, found in prepared.buckets.items()}
-    if again != chunks:
+    if again != {bucket: [*found] for bucket, found in work.chunks.items()}:
         raise ReconciliationError(f"{scored.run.path}: its input was prepared again, and gave other chunks")
-    if work.qrels is not None and plan.corpus is None:
+    if work.qrels is not None and not work.has_corpus:
         shuffle(work.run, work.qrels, "query_id", plan.query_buckets)
     elif work.qrels is not None:
-        shuffle(work.run, work.qrels, "doc_id", plan.document_buckets)
-        units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
+        shuffle(work.run, work.qrels, "doc_id", work.document_buckets)
+        if work.corpus is not None:
+            shuffle(work.run, work.corpus, "doc_id", work.document_buckets)
+        units = [unit_name(bucket) for bucket in range(work.document_buckets)]
         run_stage(work.run, POSITIVES, units, functools.partial(_join_positives, work))
     if work.regroup_by is not None:
-        run_stage(work.run, REGROUPED, list(chunks), functools.partial(_regroup, work, work.regroup_by))
+        run_stage(work.run, REGROUPED, list(work.chunks), functools.partial(_regroup, work, work.regroup_by))
 
 
 def _join_positives(work: Work, unit: str) -> Record:
@@ -366,10 +376,11 @@ def _join_positives(work: Work, unit: str) -> Record:
 
     Positives that are no candidates have their text from here.
     """
+    source = work.corpus or work.plan.corpus
     assert work.qrels is not None
-    assert work.plan.corpus is not None
+    assert source is not None
     judged = read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
-    corpus = in_input_order(read_shuffled(work.texts, work.plan.corpus, int(unit)))
+    corpus = in_input_order(read_shuffled(work.run if work.corpus else work.texts, source, int(unit)))
     at = pc.index_in(judged["doc_id"], value_set=corpus["doc_id"].combine_chunks())
     for field in list(JUDGED_TEXTS)[len(JUDGEMENTS) :]:
         known = field.name in corpus.schema.names
@@ -383,52 +394,41 @@ def _join_positives(work: Work, unit: str) -> Record:
 
 
 def _regroup(work: Work, column: str, unit: str) -> Record:
-    """Rows and judgements of one bucket of query ids, sent on by the column that several query ids share.
-
-    A query goes where its first row does, and so do its judgements.
-    """
-    rows, buckets = _scored_rows(work, unit), work.plan.query_buckets
-    starts = group_starts(rows, "query_id")
-    first = rows.select(["query_id", column]).take(pa.array(starts[:-1]))
-    keys = pc.coalesce(first[column].cast(pa.large_string()), first["query_id"].cast(pa.large_string()))
-    of_query = bucket_of(keys, buckets)
-    fragment = encode_fragment(rows, np.repeat(of_query, np.diff(starts)), buckets)
-    work.run.storage.write(fragment_url(work.run, REGROUPED, unit), fragment)
-    if work.qrels is not None:
-        judged = _judgements(work, unit)
-        at = pc.index_in(judged["query_id"], value_set=first["query_id"].combine_chunks())
-        known = pc.fill_null(at, -1).to_numpy()
-        other = bucket_of(judged["query_id"], buckets)
-        of_judgement = np.where(known < 0, other, np.append(of_query, 0)[known])
-        fragment = encode_fragment(judged, of_judgement, buckets)
-        work.run.storage.write(fragment_url(work.run, REGROUPED_POSITIVES, unit), fragment)
+    """Rows and judgements of one bucket of query ids, sent on by the column that several query ids share."""
+    rows, judged = _scored_and_judged(work, unit)
+    shared, buckets = shared_keys(rows, column), work.plan.query_buckets
+    queries = shared["query_id"].combine_chunks()
+    for stage, table in ((REGROUPED, rows), (REGROUPED_POSITIVES, judged)):
+        at = pc.index_in(table["query_id"], value_set=queries)
+        keys = pc.coalesce(shared["key"].take(at), table["query_id"].cast(pa.large_string()))
+        fragment = encode_fragment(table, bucket_of(keys, buckets), buckets)
+        work.run.storage.write(fragment_url(work.run, stage, unit), fragment)
     return {"rows": len(rows)}
 
 
-def _regrouped(work: Work, stage: str, unit: str, schema: pa.Schema) -> pa.Table:
-    fragments = [fragment_url(work.run, stage, bucket) for bucket in work.chunks]
-    return read_bucket(work.run.storage, fragments, int(unit), schema)
+def _regrouped(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
+    """What `_regroup` sent to one bucket: scored rows and judgements."""
+    rows, judged = (
+        read_bucket(
+            work.run.storage, [fragment_url(work.run, stage, bucket) for bucket in work.chunks], int(unit), schema
+        )
+        for stage, schema in ((REGROUPED, _rows_schema(work.plan)), (REGROUPED_POSITIVES, JUDGED_TEXTS))
+    )
+    return rows, judged
 
 
 def _mine_bucket(work: Work, unit: str) -> Record:
     """Mine the queries of one bucket and write all that came out."""
     settings, run = work.settings, work.run
-    regrouped = work.regroup_by is not None
-    rows = _regrouped(work, REGROUPED, unit, _rows_schema(work.plan)) if regrouped else _scored_rows(work, unit)
-    if settings.label_column is not None:
-        judged = rows
-        positives = positives_from_labels(rows, settings.label_column, settings.min_relevance)
-    else:
-        schema = _judgements_schema(work.plan)
-        judged = _regrouped(work, REGROUPED_POSITIVES, unit, schema) if regrouped else _judgements(work, unit)
-        positives = positives_from_qrels(judged, settings.min_relevance)
-    try:
-        mined = mine(rows, positives, settings.policies, twins=settings.twins)
-    except ValueError as error:
-        raise InputError(f"bucket {unit} of queries: {error}") from error
+    rows, judged = _regrouped(work, unit) if work.regroup_by is not None else _scored_and_judged(work, unit)
+    highest = judged.sort_by([("relevance", "descending")]).group_by(PAIR, use_threads=False)
+    distinct = highest.aggregate([(name, "first") for name in judged.schema.names if name not in PAIR])
+    distinct = distinct.rename_columns([name.removesuffix("_first") for name in distinct.schema.names])
+    positives = positives_from_qrels(distinct, settings.min_relevance)
+    mined = mine(rows, positives, settings.policies, twins=settings.twins)
     absent = without_candidates(positives, rows["query_id"])
-    starts = pa.array(group_starts(rows, "query_id")[:-1])
-    groups = group(mined, rows.select(["query_id", "query"]).take(starts))
+    of_others = [policy.name for policy in settings.policies if policy.source == "other_task"]
+    groups = group(mined, rows.select(["query_id", "query"]), of_other_instructions=of_others)
     left_out = [("negatives", mined.left_out), ("negatives", absent)]
     run.write_table(mined.negatives, "negatives", f"{unit}.parquet")
     run.write_table(mined.positives, "positives", f"{unit}.parquet")
@@ -437,72 +437,104 @@ def _mine_bucket(work: Work, unit: str) -> Record:
     if settings.formats:
         left_out.append(("trainer", groups.left_out))
     for name in settings.formats:
-        try:
-            formatted = FORMATS[name].rows(groups.rows, settings.options)
-            _write_trainer_file(run, name, formatted, unit)
-        except ValueError as error:
-            raise InputError(f"trainer.formats: {name}: {error}") from error
+        formatted = FORMATS[name].rows(groups.rows, settings.options)
+        _write_trainer_file(run, name, formatted, unit)
         left_out.append((name, formatted.left_out))
         written[name] = len(formatted.rows)
     named = [table.append_column(LEFT_OUT_OF, pa.array([of] * len(table), pa.string())) for of, table in left_out]
     run.write_table(
         pa.concat_tables([LEFT_OUT.append(LEFT_OUT_OF).empty_table(), *named]), "left_out", f"{unit}.parquet"
     )
-    reasons = Counter(reason for _, table in left_out[:2] for reason in table["reason"].to_pylist())
     return {
         "rows": len(rows),
         "judgements": len(judged),
+        "repeated": len(judged) - len(distinct),
         "judged_positive": len(positives),
         "without_candidates": len(absent),
         "counts": mined.counts,
-        "left_out": reasons,
+        "left_out": Counter(f"{of}: {reason}" for of, table in left_out for reason in table["reason"].to_pylist()),
         "short_queries": Counter(mined.shortfalls["policy"].to_pylist()),
         "trainer_rows": written,
+        "examples": [column[:1].to_pylist() for column in (rows["query_id"], positives["query_id"])],
     }
 
 
-def _scored_rows(work: Work, unit: str) -> pa.Table:
-    """Every scored pair of one bucket of queries, with its texts, sorted by query.
+def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
+    """Every scored pair of one bucket of queries with its texts, and the judgements of that bucket with theirs.
+
+    A candidate that was quarantined while it was scored is no row, but its label counts, and its text stands for it.
 
     Raises:
         ReconciliationError: a pair that has a score has no text.
     """
-    names = work.chunks[unit]
-    files = work.scored.storage.read_many([work.scored.url("scores", f"{chunk}.parquet") for chunk in names])
     schema = _rows_schema(work.plan)
-    tables = [schema.empty_table()]
-    for chunk, file in zip(names, files, strict=True):
-        scores, texts = pq.read_table(io.BytesIO(file)), read_chunk(work.texts, chunk)
-        joined = _numbered(scores, "_score").join(
-            _numbered(texts, "_text"), ["query_id", "doc_id"], join_type="inner", use_threads=False
-        )
-        joined = joined.sort_by("_score")
-        if joined["_score"].to_pylist() != list(range(len(scores))):
-            raise ReconciliationError(f"{work.scored.path}: {chunk}: {len(scores)} scores, {len(joined)} texts of them")
-        there = [name for name in TEXT_COLUMNS if name in texts.schema.names]
-        found = texts.select(there).take(joined["_text"])
-        for name in there:
-            scores = scores.append_column(schema.field(name), found[name])
-        tables.append(scores.select(schema.names).cast(schema))
-    return pa.concat_tables(tables)
+    texts = [name for name in TEXT_COLUMNS if name in schema.names]
+    scored, candidates = [schema.empty_table()], [JUDGED_TEXTS.empty_table().drop_columns(["relevance"])]
+    labels = [JUDGEMENTS.empty_table()]
+    files = [work.scored.url("scores", f"{chunk}.parquet") for chunk, rows in work.chunks[unit].items() if rows]
+    contents = iter(work.scored.storage.read_many(files))
+    for chunk, count in work.chunks[unit].items():
+        prepared = read_chunk(work.texts, chunk)
+        at = pa.array([], pa.int64())
+        if count:
+            scores = pq.read_table(io.BytesIO(next(contents)))
+            joined = _numbered(scores, "_score").join(
+                _numbered(prepared, "_text"), PAIR, join_type="inner", use_threads=False
+            )
+            joined = joined.sort_by("_score")
+            if not joined["_score"].combine_chunks().equals(pa.array(np.arange(len(scores)))):
+                raise ReconciliationError(
+                    f"{work.scored.path}: {chunk}: {len(scores)} scores, {len(joined)} texts of them"
+                )
+            at = joined["_text"].combine_chunks()
+            found = prepared.select([name for name in texts if name in prepared.schema.names]).take(at)
+            for name in found.schema.names:
+                scores = scores.append_column(schema.field(name), found[name])
+            scored.append(scores.select(schema.names).cast(schema))
+        unscored = np.ones(len(prepared), bool)
+        unscored[at.to_numpy(zero_copy_only=False)] = False
+        candidates.append(_texts_of(prepared.filter(pa.array(unscored))))
+        if work.settings.label_column is not None:
+            labels.append(judgements_from_labels(prepared, work.settings.label_column).cast(JUDGEMENTS))
+    judged = pa.concat_tables(labels) if work.qrels is None else _judgements(work, unit)
+    return pa.concat_tables(scored), _with_texts(judged, pa.concat_tables(candidates))
 
 
 def _numbered(table: pa.Table, name: str) -> pa.Table:
-    return table.select(["query_id", "doc_id"]).append_column(name, pa.array(range(len(table)), pa.int64()))
+    return table.select(PAIR).append_column(name, pa.array(np.arange(len(table))))
+
+
+def _texts_of(candidates: pa.Table) -> pa.Table:
+    """``query_id, doc_id, text, title``."""
+    columns = {name: candidates[name] for name in PAIR}
+    for field in list(JUDGED_TEXTS)[len(JUDGEMENTS) :]:
+        known = field.name in candidates.schema.names
+        columns[field.name] = (
+            candidates[field.name].cast(field.type) if known else pa.nulls(len(candidates), field.type)
+        )
+    return pa.table(columns)
+
+
+def _with_texts(judged: pa.Table, candidates: pa.Table) -> pa.Table:
+    """Judgements with the texts of the candidates that they are about, else with those that they have: JUDGED_TEXTS."""
+    judged = pa.concat_tables([JUDGED_TEXTS.empty_table(), judged], promote_options="default")
+    found = _numbered(judged, "_judged").join(
+        candidates, PAIR, join_type="left outer", right_suffix="_", use_threads=False
+    )
+    found = found.sort_by("_judged")
+    for name in ("text", "title"):
+        place = judged.schema.get_field_index(name)
+        judged = judged.set_column(place, judged.schema.field(name), pc.coalesce(found[name], judged[name]))
+    return judged
 
 
 def _judgements(work: Work, unit: str) -> pa.Table:
-    """The judgements of one bucket of queries: `_judgements_schema`."""
+    """The judgements of one bucket of queries: JUDGEMENTS, or JUDGED_TEXTS where there is a corpus."""
     assert work.qrels is not None
-    if work.plan.corpus is None:
+    if not work.has_corpus:
         return read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
-    fragments = [fragment_url(work.run, POSITIVES, unit_name(i)) for i in range(work.plan.document_buckets)]
+    fragments = [fragment_url(work.run, POSITIVES, unit_name(i)) for i in range(work.document_buckets)]
     return read_bucket(work.run.storage, fragments, int(unit), JUDGED_TEXTS)
-
-
-def _judgements_schema(plan: Plan) -> pa.Schema:
-    """Columns of judgements, with texts where there is a corpus."""
-    return JUDGEMENTS if plan.corpus is None else JUDGED_TEXTS
 
 
 def _write_trainer_file(run: Run, name: str, formatted: Formatted, unit: str) -> None:
@@ -535,12 +567,13 @@ def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, f
     counts = {
         "read": sum(record["rows"] for record in read) if from_qrels else judgements,
         "positives": sum(record["judged_positive"] for record in mined),
-        "judged lower": judgements - sum(record["judged_positive"] for record in mined),
+        "judged lower": sum(record["judgements"] - record["repeated"] - record["judged_positive"] for record in mined),
+        "repeated": sum(record["repeated"] for record in mined),
         "quarantined": quarantined,
         "pairs": sum(record["rows"] for record in mined),
         "queries with candidates": total["queries"],
         "queries with negatives": total["kept"],
-        "queries left out": sum(sum(record["left_out"].values()) - record["without_candidates"] for record in mined),
+        "queries left out": total["queries"] - total["kept"],
         "queries without candidates": sum(record["without_candidates"] for record in mined),
         "positives of queries with candidates": total["positives"],
         **{name: total[name] for name in ("positives not scored", "new positives", "twins", "negatives")},
@@ -549,9 +582,20 @@ def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, f
         raise ReconciliationError(f"mined {counts['pairs']} pairs of {scored} scored ones")
     if counts["read"] != judgements + quarantined:
         raise ReconciliationError(f"judgements read ≠ used + quarantined: {counts}")
-    if counts["queries with candidates"] != counts["queries with negatives"] + counts["queries left out"]:
-        raise ReconciliationError(f"queries with candidates ≠ with negatives + left out: {counts}")
     return counts
+
+
+def _nothing_mined(mined: Iterable[Record]) -> str:
+    """Why no query has a negative."""
+    reasons: Counter[str] = Counter()
+    examples: list[list[str]] = [[], []]
+    for record in mined:
+        reasons.update(record["left_out"])
+        examples = [old or new for old, new in zip(examples, record["examples"], strict=True)]
+    return (
+        f"no query has a negative: {dict(reasons)}. A query of the candidates: {examples[0]}, of the positives: "
+        f"{examples[1]}; expected query ids that both have, and policies that some candidates pass"
+    )
 
 
 def _make_report(
@@ -593,18 +637,31 @@ def _rows_schema(plan: Plan) -> pa.Schema:
     titled = "title" in plan.candidates.columns or (plan.corpus is not None and "title" in plan.corpus.columns)
     kinds = {field.name: field.type for field in (*CANDIDATE_FIELDS, *CORPUS_FIELDS)}
     names = TEXT_COLUMNS if titled else TEXT_COLUMNS[:2]
-    return pa.schema([*scores_schema(plan), *((name, kinds[name]) for name in names)])
+    scores = [field for field in scores_schema(plan) if field.name != "text_key"]  # which `mine` would take for its own
+    return pa.schema([*scores, *((name, kinds[name]) for name in names)])
 
 
-def _inspect_qrels(storage: Storage, config: MineConfig) -> Source | None:
-    return inspect_source(storage, config.positives.qrels, "qrels") if config.positives.qrels else None
+def _inspect_positives(storage: Storage, config: MineConfig, scored: Scored) -> tuple[Source | None, Source | None]:
+    """The qrels, and the corpus of positives that are no candidates, where the scored run did not read one."""
+    if config.positives.qrels is None:
+        return None, None
+    unused = scored.config.input.corpus if scored.plan.corpus is None else None
+    url = config.positives.corpus or unused
+    corpus = inspect_source(storage, url, "corpus") if url is not None else None
+    return inspect_source(storage, config.positives.qrels, "qrels"), corpus
+
+
+def _inputs(config: MineConfig) -> dict[str, str | None]:
+    """Paths that are read, by the keys of the configuration."""
+    read = {f"input.{name}": getattr(config.input, name) for name in ("run", "candidates", "queries", "corpus")}
+    return {**read, **{f"positives.{name}": getattr(config.positives, name) for name in ("qrels", "corpus")}}
 
 
 def _with_absolute_paths(config: MineConfig) -> MineConfig:
     """Local paths made absolute: workers have working directories of their own."""
     run = config.input.model_copy(update={"run": absolute(config.input.run)} if config.input.run else {})
-    qrels = config.positives.qrels
-    positives = config.positives.model_copy(update={"qrels": absolute(qrels)} if qrels else {})
+    given = {"qrels": config.positives.qrels, "corpus": config.positives.corpus}
+    positives = config.positives.model_copy(update={name: absolute(path) for name, path in given.items() if path})
     output = config.output.model_copy(update={"path": absolute(config.output.path)})
     return config.model_copy(update={"input": run, "positives": positives, "output": output})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ import pyarrow as pa
 from tart_ray.command_line import ConfigurationError
 from tart_ray.config import RerankConfig
 from tart_ray.data.hive import partitionable
-from tart_ray.data.schema import RERANKED, SCORES
+from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.sources import Source, inspect_source
-from tart_ray.data.storage import Storage
+from tart_ray.data.storage import Storage, absolute
 from tart_ray.model.checkpoint import fingerprint_checkpoint
 
 PAIRS_PER_BUCKET = 32_768
@@ -31,6 +32,7 @@ class Plan:
 
     ``query_buckets``: queries are spread over so many; a bucket is prepared, and later ranked, by one task.
     ``document_buckets``: likewise for documents, where texts are joined; 0 where they are not.
+    ``windows``: whether long documents are read in windows, of which the score store tells the best.
     """
 
     candidates: Source
@@ -38,6 +40,7 @@ class Plan:
     corpus: Source | None
     query_buckets: int
     document_buckets: int
+    windows: bool
 
     @property
     def pairs_per_chunk(self) -> int:
@@ -64,8 +67,11 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
 
     Raises:
         StorageError, InputError: it is not there, or not as configured.
-        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, or a column to partition by is not there.
+        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, a column to partition by is not there, or
+            the output would be among the input's files.
     """
+    read = {f"input.{name}": getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
+    refuse_output_within(config.output.path, read)
     candidates = inspect_source(storage, config.input.candidates, "candidates", config.input.columns)
     if not candidates.rows:
         raise ConfigurationError(
@@ -73,20 +79,47 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
         )
     queries = _texts(storage, candidates, "queries", "query", config.input.queries)
     corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus)
-    plan = Plan(candidates, queries, corpus, 1, 0)
+    windows = config.model.long_documents == "maxp"
+    plan = Plan(candidates, queries, corpus, 1, 0, windows)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
+    check_partitions(plan, config.output.partition_by)
+    document_buckets = bucket_count(by_documents) if corpus else 0
+    return Plan(candidates, queries, corpus, bucket_count(by_queries), document_buckets, windows)
+
+
+def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:
+    """Refuse to partition the output by what cannot name a directory.
+
+    Raises:
+        ConfigurationError: a column is not there, of another type, or named twice.
+    """
     available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in NO_PARTITION]))
-    wanted = config.output.partition_by
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
         raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
-    return Plan(candidates, queries, corpus, _buckets(by_queries), _buckets(by_documents) if corpus else 0)
+
+
+def refuse_output_within(output: str, inputs: Mapping[str, str | None]) -> None:
+    """Raise where the output would be among the files that are read.
+
+    Args:
+        inputs: paths, by the keys of the configuration.
+
+    Raises:
+        ConfigurationError: it would.
+    """
+    for name, path in inputs.items():
+        if path is not None and f"{absolute(output)}/".startswith(f"{absolute(path).rstrip('/')}/"):
+            raise ConfigurationError(
+                f"output.path: got {output}, which is in {name} {path}: whoever reads that directory would find this "
+                "run's files; expected a directory beside it"
+            )
 
 
 def scores_schema(plan: Plan) -> pa.Schema:
     """Columns of ``scores/``."""
-    return pa.schema([*SCORES, *plan.candidates.extras])
+    return pa.schema([*SCORES, *(WINDOWS if plan.windows else ()), *plan.candidates.extras])
 
 
 def output_schema(plan: Plan) -> pa.Schema:
@@ -100,18 +133,27 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
 
     Replicas, endpoints, limits and batch sizes may change in between.
     """
-    model = config.model.model_dump(include={"max_length", "truncation", "split_special_tokens"})
+    return {
+        "job": "rerank",
+        "model": model_identity(config),
+        "output": config.output.model_dump(include={"partition_by", "top_k"}),
+        **input_identity(plan, config),
+    }
+
+
+def model_identity(config: RerankConfig) -> dict[str, Any]:
+    """The part of `identity` that is the model, and how it reads a pair.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    model = config.model.model_dump(include={"max_length", "long_documents", "truncation", "split_special_tokens"})
     fingerprint = fingerprint_checkpoint(
         config.model.path,
         revision=config.model.revision,
         storage_options=config.storage.fsspec_options(config.model.path),
     )
-    return {
-        "job": "rerank",
-        "model": {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint},
-        "output": config.output.model_dump(include={"partition_by", "top_k"}),
-        **input_identity(plan, config),
-    }
+    return {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint}
 
 
 def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
@@ -156,5 +198,6 @@ def _texts(storage: Storage, candidates: Source, role: Any, column: str, url: st
     return inspect_source(storage, url, role)
 
 
-def _buckets(wanted: float) -> int:
+def bucket_count(wanted: float) -> int:
+    """How many buckets there are where so many would each have the size that is wanted."""
     return min(max(math.ceil(wanted), 1), MAX_BUCKETS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -20,6 +20,14 @@ td:last-child { text-align: right; font-variant-numeric: tabular-nums; overflow-
 </style>
 <h1>{{ report.job }}</h1>
 <p>Every row: {{ summary }}.</p>
+{% if table %}
+<h2>Results</h2>
+{{ picture | safe }}
+<table class="results">
+<tr>{% for cell in table[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for line in table[1:] %}<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</table>
+{% endif %}
 {% for title, rows in sections %}
 <h2>{{ title }}</h2>
 <table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
@@ -28,14 +36,20 @@ td:last-child { text-align: right; font-variant-numeric: tabular-nums; overflow-
 )
 
 
-def render(report: Mapping[str, Any], summary: str, figures: Mapping[str, Any]) -> str:
-    """The page for a report: how its ``counts`` reconcile, these, some figures, the configuration."""
+def render(
+    report: Mapping[str, Any],
+    summary: str,
+    figures: Mapping[str, Any],
+    table: Sequence[Sequence[str]] = (),
+    picture: str = "",
+) -> str:
+    """The page for a report: how its ``counts`` reconcile, results, counts, some figures, the configuration."""
     sections = [
         ("Rows", list(_shown(report["counts"]))),
         ("Figures", list(_shown(figures))),
         ("Configuration", list(_shown(_flat(report["config"])))),
     ]
-    return _PAGE.render(report=report, summary=summary, sections=sections)
+    return _PAGE.render(report=report, summary=summary, sections=sections, table=table, picture=picture)
 
 
 def _shown(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,13 @@ from tart_ray.config import RerankConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Record, Run
 from tart_ray.data.storage import Storage, absolute
-from tart_ray.pipeline.job import Clock, ReconciliationError, RunFailedError, execute_run, finish
+from tart_ray.pipeline.job import (
+    Clock,
+    ReconciliationError,
+    RunFailedError,
+    execute_run,
+    finish,
+)
 from tart_ray.pipeline.plan import Plan, identity, make_plan
 from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
@@ -60,6 +66,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
     report = make_report(config, plan, counts, scored, clock.seconds)
     summary = "read {read:,} = scored {scored:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
     figures = {
+        "windows": report["windows"],
         "tokens": report["tokens"],
         "padding": f"{report['padding']:.1%}",
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
@@ -121,6 +128,7 @@ def make_report(
         "job": "rerank",
         "tart_ray": tart_ray.__version__,
         "counts": dict(counts),
+        "windows": sum(record["windows"] for record in scored.values()),
         "tokens": tokens,
         "padding": 1 - tokens / padded if padded else 0.0,
         "seconds": dict(seconds),

@@ -23,8 +23,15 @@ from tart_ray.config import RerankConfig
 from tart_ray.data.attempts import Attempt
 from tart_ray.data.quarantine import SCORE, Quarantine, find_reasons
 from tart_ray.data.run import Record, Run
+from tart_ray.data.schema import WINDOWS
 from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.model.tokenizer import EncodedPairs, EncT5Tokenizer, QueryTooLongError, join_instruction
+from tart_ray.model.tokenizer import (
+    EncodedPairs,
+    EncodedWindows,
+    EncT5Tokenizer,
+    QueryTooLongError,
+    join_instruction,
+)
 from tart_ray.pipeline.isolate import PARTS, Rows, isolate
 from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
@@ -37,9 +44,11 @@ if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
 SCORES = "score"
 ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk; it also keeps Ray from fusing it into the replica
 WRITE_CPUS = 0.5  # a task that writes a chunk mostly waits for storage
-NO_ROOM = "instruction and query leave no room for a document in model.max_length"
+NO_ROOM = "instruction and query leave too little room for a document in model.max_length"
 
 ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
+
+WINDOW_COLUMNS = ("input_ids", "window_tokens", "window_spans")
 
 Floats = npt.NDArray[np.float32]
 LoadScorer = Callable[[RerankConfig], "Scorer"]
@@ -63,6 +72,7 @@ def load_scorer(config: RerankConfig) -> Scorer:
         device="cuda" if config.cluster.gpus_per_replica else "cpu",
         dtype=replica_dtype(config),
         max_length=config.model.max_length,
+        long_documents=config.model.long_documents,
         truncation=config.model.truncation,
         split_special_tokens=config.model.split_special_tokens,
         max_tokens_per_batch=None if budget == "auto" else budget,
@@ -91,7 +101,7 @@ def score(
 
 
 def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
-    """Read and tokenise: the chunk's columns without its texts, and ``input_ids`` (list<int32>)."""
+    """Read and tokenise: the chunk's columns without its texts, and those of `window_columns`."""
     with Attempt.begin(run, "encode", chunk) as attempt:
         table = read_chunk(run, chunk)
         pairs, kept, reasons = _encode_rows(attempt, table, config)
@@ -100,7 +110,7 @@ def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
             "_row": pa.array(kept),
             "tokens": pa.array(pairs.lengths, pa.int32()),
             "truncated": pa.array(pairs.truncated),
-            "input_ids": pa.ListArray.from_arrays(pa.array(pairs.offsets, pa.int32()), pa.array(pairs.input_ids)),
+            **window_columns(pairs),
         }
         rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
         for name, column in added.items():
@@ -108,10 +118,12 @@ def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
         return {"unit": chunk, "reasons": json.dumps(reasons), "table": _to_bytes(rest)}
 
 
-def _encode_rows(attempt: Attempt, table: pa.Table, config: RerankConfig) -> tuple[EncodedPairs, Rows, dict[int, str]]:
+def _encode_rows(
+    attempt: Attempt, table: pa.Table, config: RerankConfig
+) -> tuple[EncodedWindows, Rows, dict[int, str]]:
     """Token ids, the rows that they belong to, in order, and for each other row why it has none."""
     tokenizer = _tokenizer(config)
-    found: list[tuple[EncodedPairs, Rows]] = []
+    found: list[tuple[EncodedWindows, Rows]] = []
     no_room: dict[int, str] = {}
 
     def work(rows: Rows) -> None:
@@ -122,34 +134,66 @@ def _encode_rows(attempt: Attempt, table: pa.Table, config: RerankConfig) -> tup
     parts = np.array_split(np.arange(len(table)), PARTS)
     raised = isolate(attempt, parts, work, max_attempts=config.limits.max_attempts_per_chunk)
     rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
-    pairs = EncodedPairs.concatenate([pairs for pairs, _ in found])
+    pairs = EncodedWindows.concatenate([pairs for pairs, _ in found])
     return pairs.take(np.argsort(rows)), np.sort(rows), no_room | raised
 
 
-def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedPairs, Any]:
-    """Token ids of a chunk's rows, and the positions (int64) of the rows that they belong to.
+def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedWindows, Rows]:
+    """Token ids of a chunk's rows, and the positions of the rows that they belong to.
 
-    Rows are left out whose query leaves no room for a document, which only ``only_document`` truncation can meet.
+    Rows are left out whose query leaves too little room for a document, which only ``only_document`` truncation can
+    meet.
     """
     kept = np.arange(len(table))
-    encode_pairs = functools.partial(
-        tokenizer.encode_pairs, max_length=config.model.max_length, truncation=config.model.truncation
-    )
-    queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
-    documents = document_texts(table)
     try:
-        return encode_pairs(queries, documents), kept
+        return _encode(tokenizer, table, config), kept
     except QueryTooLongError as error:
         kept = np.setdiff1d(kept, error.rows)
-        return encode_pairs([queries[i] for i in kept], [documents[i] for i in kept]), kept
+        return _encode(tokenizer, table.take(pa.array(kept)), config), kept
 
 
-def document_texts(table: pa.Table) -> list[str]:
-    """``(title + " " + text).strip()`` of each row."""
-    texts = table["text"].to_pylist()
-    if "title" not in table.schema.names:
-        return [text.strip() for text in texts]
-    return [f"{title or ''} {text}".strip() for title, text in zip(table["title"].to_pylist(), texts, strict=True)]
+def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> EncodedWindows:
+    queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
+    documents, begins = document_texts(table)
+    limits: Any = {"max_length": config.model.max_length, "truncation": config.model.truncation}
+    if config.model.long_documents == "truncate":
+        return EncodedWindows.of_pairs(tokenizer.encode_pairs(queries, documents, **limits))
+    titles = [max(begin - 1, 0) for begin in begins]  # characters, without the space
+    windows = tokenizer.encode_windows(queries, documents, heads=titles, **limits)
+    spans = windows.spans - np.repeat(np.array(begins, np.int64), np.diff(windows.starts))[:, None]
+    return EncodedWindows(windows.rows, windows.starts, np.maximum(spans, 0))
+
+
+def document_texts(table: pa.Table) -> tuple[list[str], list[int]]:
+    """``(title + " " + text).strip()`` of each row, and where ``text`` begins in it: below 0 if it lost white space."""
+    fronts = [""] * len(table)
+    if "title" in table.schema.names:
+        fronts = [f"{title or ''} " for title in table["title"].to_pylist()]
+    whole = [front + text for front, text in zip(fronts, table["text"].to_pylist(), strict=True)]
+    stripped = [len(text) - len(text.lstrip()) for text in whole]
+    begins = [len(front) - lost for front, lost in zip(fronts, stripped, strict=True)]
+    return [text.strip() for text in whole], begins
+
+
+def window_columns(windows: EncodedWindows) -> dict[str, pa.Array]:
+    """Columns of a chunk, one row per pair: the ids of all its windows, the tokens of each, what each covers."""
+    starts = pa.array(windows.starts, pa.int32())
+    ids = pa.array(windows.rows.offsets[windows.starts], pa.int32())
+    spans = pa.FixedSizeListArray.from_arrays(pa.array(windows.spans.ravel()), 2)
+    return {
+        "input_ids": pa.ListArray.from_arrays(ids, pa.array(windows.rows.input_ids)),
+        "window_tokens": pa.ListArray.from_arrays(starts, pa.array(windows.rows.lengths, pa.int32())),
+        "window_spans": pa.ListArray.from_arrays(starts, spans),
+    }
+
+
+def _windows_of(chunk: pa.Table) -> EncodedWindows:
+    """What `window_columns` was made from, but for what it says of truncation."""
+    ids, tokens, spans = (chunk[name].combine_chunks() for name in WINDOW_COLUMNS)
+    offsets = np.concatenate([[0], np.cumsum(tokens.values.to_numpy(), dtype=np.int64)])
+    rows = EncodedPairs(ids.values.to_numpy(), offsets, np.zeros(len(offsets) - 1, dtype=bool))
+    starts = tokens.offsets.to_numpy().astype(np.int64)
+    return EncodedWindows(rows, starts, spans.values.flatten().to_numpy().reshape(-1, 2))
 
 
 class Replica:
@@ -173,38 +217,44 @@ class Replica:
             raise self._failure
         with Attempt.begin(self._run, SCORES, batch["unit"][0].as_py()) as attempt:
             table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
-            ids = table["input_ids"].combine_chunks()
-            pairs = EncodedPairs(
-                ids.values.to_numpy(), ids.offsets.to_numpy().astype(np.int64), np.zeros(len(ids), dtype=bool)
-            )
+            pairs = _windows_of(table)
             started = time.perf_counter()
-            score, margin, failed = self._score(attempt, pairs)
+            score, margin, best, failed = self._score(attempt, pairs)
             statistics = {
-                "tokens": int(pairs.lengths.sum()),
-                "padded_tokens": padded_tokens(pairs.lengths, self._scorer.max_tokens_per_batch),
+                "tokens": len(pairs.rows.input_ids),
+                "padded_tokens": padded_tokens(pairs.rows.lengths, self._scorer.max_tokens_per_batch),
+                "windows": len(pairs.rows),
                 "seconds": time.perf_counter() - started,
             }
-            result = table.drop_columns(["input_ids"])
-            result = result.append_column("score", pa.array(score)).append_column("margin", pa.array(margin))
+            told = pairs.describe(best)
+            added = (score, margin, told.index, told.count, told.start, told.end)
+            result = table.drop_columns([*WINDOW_COLUMNS])
+            for name, column in zip(("score", "margin", *WINDOWS.names), added, strict=True):
+                result = result.append_column(name, pa.array(column))
             origin = table["_row"].to_pylist()
             reasons = json.loads(batch["reasons"][0].as_py())
             reasons |= {str(origin[row]): reason for row, reason in failed.items()}
             payload = pa.array([_to_bytes(result)], pa.large_binary())
-            told = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
-            return pa.table({"unit": batch["unit"], "table": payload, **told})
+            notes = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
+            return pa.table({"unit": batch["unit"], "table": payload, **notes})
 
-    def _score(self, attempt: Attempt, pairs: EncodedPairs) -> tuple[Floats, Floats, dict[int, str]]:
-        """Score and margin of each pair, NaN where there is none, and why."""
+    def _score(self, attempt: Attempt, pairs: EncodedWindows) -> tuple[Floats, Floats, Rows, dict[int, str]]:
+        """Score, margin and best window's row of each pair; NaN and the first where there is no score, and why."""
         score = np.full(len(pairs), np.nan, dtype=np.float32)
         margin = score.copy()
+        best = pairs.starts[:-1].copy()
 
         def work(rows: Rows) -> None:
-            scores = self._scorer.score_encoded(pairs.take(rows))
-            score[rows], margin[rows] = scores.score, scores.margin
+            taken = pairs.take(rows)
+            scores = self._scorer.score_encoded(taken.rows)
+            found = taken.best(scores.margin)
+            score[rows], margin[rows] = scores.score[found], scores.margin[found]
+            best[rows] = pairs.starts[rows] + found - taken.starts[:-1]
 
         batches = plan_batches(pairs.lengths, self._scorer.max_tokens_per_batch)
         limit = self._max_attempts
-        return score, margin, isolate(attempt, batches, work, max_attempts=limit, is_usable=self._is_usable)
+        failed = isolate(attempt, batches, work, max_attempts=limit, is_usable=self._is_usable)
+        return score, margin, best, failed
 
     def _is_usable(self) -> bool:
         try:

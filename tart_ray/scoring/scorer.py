@@ -13,7 +13,15 @@ import numpy.typing as npt
 import torch
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncodedPairs, EncT5Tokenizer, Truncation, join_instruction
+from tart_ray.model.tokenizer import (
+    DEFAULT_MAX_LENGTH,
+    BestWindows,
+    EncodedPairs,
+    EncT5Tokenizer,
+    LongDocuments,
+    Truncation,
+    join_instruction,
+)
 from tart_ray.scoring.batching import default_max_tokens, plan_batches
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 
@@ -26,10 +34,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Scores:
     """Scores of n pairs, in the order of the input.
 
-    ``logits``: float32 (n, 2), or (n, 1) for a one-label model.
+    ``logits``: float32 (n, 2), or (n, 1) for a one-label model. ``windows``: under ``long_documents="maxp"`` which
+    window of each pair they are of.
     """
 
     logits: npt.NDArray[np.float32]
+    windows: BestWindows | None = None
 
     @property
     def margin(self) -> npt.NDArray[np.float32]:
@@ -57,7 +67,9 @@ class Scorer:
     Args:
         model: the checkpoint, on its device, in evaluation mode.
         tokenizer: its tokenizer.
-        max_length: tokens of a pair, longer ones are cut.
+        max_length: tokens of a pair, or of a window of it.
+        long_documents: ``truncate`` cuts longer pairs; ``maxp`` reads the whole document in windows, and the best
+            window's score is the pair's.
         truncation: ``longest_first`` (as the original) or ``only_document``.
         max_tokens_per_batch: padded tokens that go through the encoder at once. Running out of CUDA memory
             halves it and goes on.
@@ -70,6 +82,7 @@ class Scorer:
         tokenizer: EncT5Tokenizer,
         *,
         max_length: int = DEFAULT_MAX_LENGTH,
+        long_documents: LongDocuments = "truncate",
         truncation: Truncation = "longest_first",
         max_tokens_per_batch: int | None = None,
         encoder: Encoder | None = None,
@@ -77,6 +90,7 @@ class Scorer:
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.long_documents = long_documents
         self.truncation = truncation
         self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens(model.device.type)
         self._encoder = encoder or ReferenceEncoder(model)
@@ -91,6 +105,7 @@ class Scorer:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         max_length: int = DEFAULT_MAX_LENGTH,
+        long_documents: LongDocuments = "truncate",
         truncation: Truncation = "longest_first",
         split_special_tokens: bool = False,
         max_tokens_per_batch: int | None = None,
@@ -113,6 +128,7 @@ class Scorer:
             model.to(device).eval(),
             tokenizer,
             max_length=max_length,
+            long_documents=long_documents,
             truncation=truncation,
             max_tokens_per_batch=max_tokens_per_batch,
         )
@@ -125,16 +141,6 @@ class Scorer:
         Raises:
             ValueError: lists of unequal length.
         """
-        return self.score_encoded(self.encode(queries, documents, instructions))
-
-    def encode(
-        self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None = None
-    ) -> EncodedPairs:
-        """Token ids of the pairs that `score` would score.
-
-        Raises:
-            ValueError: lists of unequal length.
-        """
         if instructions is None or isinstance(instructions, str):
             instructions = [instructions] * len(queries)
         if not len(queries) == len(documents) == len(instructions):
@@ -142,12 +148,14 @@ class Scorer:
                 f"got {len(queries)} queries, {len(documents)} documents and {len(instructions)} instructions; "
                 "expected as many of each"
             )
-        return self.tokenizer.encode_pairs(
-            list(map(join_instruction, instructions, queries)),
-            documents,
-            max_length=self.max_length,
-            truncation=self.truncation,
-        )
+        joined = list(map(join_instruction, instructions, queries))
+        limits: Any = {"max_length": self.max_length, "truncation": self.truncation}
+        if self.long_documents == "truncate":
+            return self.score_encoded(self.tokenizer.encode_pairs(joined, documents, **limits))
+        windows = self.tokenizer.encode_windows(joined, documents, **limits)
+        scores = self.score_encoded(windows.rows)
+        best = windows.best(scores.margin)
+        return Scores(scores.logits[best], windows.describe(best))
 
     def score_encoded(self, pairs: EncodedPairs) -> Scores:
         """Score pairs that are token ids already.

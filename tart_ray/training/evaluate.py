@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import ir_measures
 
+from tart_ray.model.tokenizer import join_instruction
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.examples import Query
 
@@ -23,7 +24,7 @@ class Evaluation:
         self._scorer = scorer
         self.qrels: dict[str, dict[str, int]] = {}
         self._pairs: list[tuple[str, str]] = []
-        texts, documents, instructions = [], [], []
+        texts, documents = [], []
         for number, query in enumerate(queries):
             of_query = [*query.negatives, *query.unfollowing]
             ids = [f"{POSITIVE}{i}" for i in range(len(query.positives))]
@@ -31,9 +32,11 @@ class Evaluation:
             ids += [f"{NEGATIVE}{i}" for i in range(len(of_query))]
             self._pairs += [(f"{number}", doc_id) for doc_id in ids]
             documents += [*query.positives, *of_query]
-            texts += [query.text] * len(ids)
-            instructions += [query.instructions[0] if query.instructions else None] * len(ids)
-        self._encoded = scorer.encode(texts, documents, instructions)
+            instruction = query.instructions[0] if query.instructions else None
+            texts += [join_instruction(instruction, query.text)] * len(ids)
+        self._encoded = scorer.tokenizer.encode_pairs(
+            texts, documents, max_length=scorer.max_length, truncation=scorer.truncation
+        )
 
     def ndcg_at_10(self) -> float:
         """Mean nDCG@10 over the queries, as trec_eval computes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import random
@@ -27,8 +28,8 @@ from tart_ray.derive.negatives import (
     TOO_FEW,
     Mined,
     MiningPolicy,
+    judgements_from_labels,
     mine,
-    positives_from_labels,
     positives_from_qrels,
     without_candidates,
 )
@@ -209,7 +210,8 @@ def test_every_negative_carries_ids_ranks_numbers_policy_and_the_other_columns()
             "relevance": 2, "positive_by": JUDGED,
         },
     ]  # fmt: skip
-    assert mined.negatives.schema.field("rank").type == mined.positives.schema.field("relevance").type == pa.int32()
+    assert mined.negatives.schema.field("rank").type == pa.int32()
+    assert mined.positives.schema.field("relevance").type == pa.int64()
 
 
 def test_a_positive_and_its_copies_are_never_negatives_not_even_as_filler() -> None:
@@ -265,6 +267,7 @@ def test_text_keys() -> None:
     assert text_keys(table.slice(3, 2)).to_pylist() == values[3:5]
     assert len(text_keys(table.slice(0, 0))) == 0
     assert normalise(" ﬁve\u3000\uff33\uff29\uff38\tStraße ") == "five six strasse"
+    assert normalise("\u0390x") == normalise("\u0390x".upper())  # folding takes this letter apart
     with pytest.raises(ValueError, match=r"got columns \['title'\]"):
         text_keys(table.select(["title"]))
 
@@ -433,6 +436,15 @@ def test_the_same_pair_under_two_instructions() -> None:
     assert mine(same, judged(**{"q-a": "d1", "q-b": "d2"}), policy).negatives.num_rows == 0
     unknown = table.set_column(table.schema.get_field_index("query"), "query", pa.nulls(14, pa.string()))
     assert mine(unknown, judged(**{"q-a": "d1", "q-b": "d2"}), policy).negatives.num_rows == 0
+    # a query is what it shares, wherever in its rows that stands: null beside a value is the value
+    topics = [None, *["t"] * 5, *["t"] * 7, None]
+    for order in (range(14), reversed(range(14))):
+        by_topic = table.append_column("topic", pa.array(topics)).take([*order])
+        shared = dataclasses.replace(policy, same_query="topic")
+        assert chosen(mine(by_topic, judged(**{"q-a": "d1", "q-b": "d2 d6"}), shared), "q-b") == "d1"
+    lists = table.append_column("topics", pa.array([["t"]] * 14))
+    with pytest.raises(ValueError, match=r"topics of the scores is list.*, expected text or a number"):
+        mine(lists, judged(**{"q-a": "d1"}), dataclasses.replace(policy, same_query="topics"))
     # no instruction is an instruction of its own
     bare = table.set_column(
         table.schema.get_field_index("instruction"), "instruction", pa.array([None] * 6 + ["B"] * 8)
@@ -445,13 +457,17 @@ def test_positives_of_qrels_and_of_labels() -> None:
     assert positives_from_qrels(qrels)["doc_id"].to_pylist() == ["b", "c"]
     assert positives_from_qrels(qrels, 2)["doc_id"].to_pylist() == ["c"]
     table = scored({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, label=[2, None, 0], clicked=[False, True, None])
-    assert positives_from_labels(table, "label").to_pylist() == [{"query_id": "q", "doc_id": "a", "relevance": 2}]
-    assert positives_from_labels(table, "clicked")["doc_id"].to_pylist() == ["b"]
-    assert chosen(mine(table, positives_from_labels(table, "clicked"), MiningPolicy())) == "a c"
+    assert judgements_from_labels(table, "label").to_pylist() == [
+        {"query_id": "q", "doc_id": "a", "relevance": 2},
+        {"query_id": "q", "doc_id": "c", "relevance": 0},
+    ]
+    clicked = positives_from_qrels(judgements_from_labels(table, "clicked"))
+    assert clicked["doc_id"].to_pylist() == ["b"]
+    assert chosen(mine(table, clicked, MiningPolicy())) == "a c"
     with pytest.raises(ValueError, match="is missing"):
-        positives_from_labels(table, "relevance")
-    with pytest.raises(ValueError, match="margin of the scores is float, expected an integer or a boolean"):
-        positives_from_labels(table, "margin")
+        judgements_from_labels(table, "relevance")
+    with pytest.raises(ValueError, match="margin of the candidates is float, expected an integer or a boolean"):
+        judgements_from_labels(table, "margin")
     with pytest.raises(ValueError, match="relevance of the qrels is double"):
         positives_from_qrels(qrels.set_column(2, "relevance", pa.array([0.0, 1.0, 2.0])))
 
@@ -494,6 +510,7 @@ def test_a_null_number_is_no_negative() -> None:
     ("parameters", "message"),
     [
         ({"name": ""}, "name: got ''"),
+        ({"name": "a: b"}, "name: got 'a: b', expected a name without colons"),
         ({"num_negatives": 0}, "num_negatives: got 0, expected 1 or more"),
         ({"range_min": -1}, "range_min: got -1"),
         ({"range_min": 5, "range_max": 5}, "range_max: got 5, expected more than range_min"),

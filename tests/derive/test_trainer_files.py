@@ -186,8 +186,17 @@ def test_colbert() -> None:
     assert left_out("colbert", FormatOptions(num_negatives=2))[0]["reason"] == "fewer than 2 negatives"
     for wrong in ("d1", "01", "-1", "", "1" * 19):
         named = pa.Table.from_pylist([GROUP_ROWS[0] | {"query_id": wrong}], GROUPS)
-        with pytest.raises(ValueError, match=f"got the id '{wrong}', expected integers"):
-            written("colbert", groups=named)
+        assert written("colbert", groups=named) == []
+        assert left_out("colbert", groups=named) == [
+            {"query_id": wrong, "doc_id": None, "reason": "the query_id is not an integer"}
+        ]
+    others = [document | {"doc_id": "d"} for document in GROUP_ROWS[0]["negatives"]]
+    named = pa.Table.from_pylist([GROUP_ROWS[0] | {"negatives": others}], GROUPS)
+    assert sorted(row["reason"] for row in left_out("colbert", groups=named)) == [
+        "no negative is left: the doc_id is not an integer",
+        "the doc_id is not an integer",
+        "the doc_id is not an integer",
+    ]
 
 
 def test_margin_mse() -> None:
@@ -201,10 +210,11 @@ def test_margin_mse() -> None:
     assert left_out("margin-mse") == NO_MARGIN
     rows = FORMATS["margin-mse"].rows(TWO, PLAIN).rows
     assert list(lines("margin-mse", rows))[1] == "1\t10\t21\t3.0"
-    for wrong in ("a\tb", "a\nb", "a\r"):
+    for wrong in ("a\tb", "a\nb", "a\r", "a\u2028b"):
         named = pa.Table.from_pylist([GROUP_ROWS[0] | {"query_id": wrong}], GROUPS)
-        with pytest.raises(ValueError, match="expected ids without tabs and line ends"):
-            list(lines("margin-mse", FORMATS["margin-mse"].rows(named, PLAIN).rows))
+        assert written("margin-mse", groups=named) == []
+        (row,) = left_out("margin-mse", groups=named)
+        assert row["reason"] == "the query_id has a tab or a line end in it"
 
 
 def test_json_lines_are_one_object_a_line_in_the_order_of_the_columns() -> None:
@@ -316,8 +326,15 @@ def test_documents_and_queries_without_text_are_listed() -> None:
 def test_the_instruction_is_that_of_the_positives() -> None:
     rows = [pair("q", "a", 1.0, "own"), pair("q", "b", 0.0, "other"), pair("r", "b", 0.0, "of r")]
     rows += [pair("r", "c", 0.0, "of r")]
-    grouped = group(mined(rows, [("q", "a"), ("r", "a")]), QUERIES, DOCUMENTS)
+    known = [("q", "a"), ("r", "a")]
+    grouped = group(mined(rows, known), QUERIES, DOCUMENTS, of_other_instructions=["hard"])
     assert grouped.rows["instruction"].to_pylist() == ["own", "of r"]  # of r no positive was scored
+    grouped = group(mined(rows, known), QUERIES, DOCUMENTS)  # b was no candidate of q under q's instruction
+    assert grouped.rows["query_id"].to_pylist() == ["r"]
+    assert grouped.left_out["reason"].to_pylist() == ["the query was scored under several instructions"]
+    texts = pa.concat_tables([QUERIES, QUERIES, pa.table({"query_id": ["r"], "query": ["other r"]})])
+    grouped = group(mined(rows[2:], known), texts, DOCUMENTS)
+    assert grouped.left_out["reason"].to_pylist() == ["the query_id has several texts"]
     given = QUERIES.append_column("instruction", pa.array(["given r", None, "s"]))
     grouped = group(mined(rows, [("q", "a"), ("r", "a")]), given, DOCUMENTS)
     assert grouped.rows["instruction"].to_pylist() == [None, "given r"]

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from support.drivers import CHUNKS, Jobs, changes, puts
+from support.drivers import CHUNKS, IN_FLIGHT, Jobs, changes, puts
 
 BEFORE, AFTER = True, False
 POINTS = [
@@ -32,7 +32,6 @@ POINTS = [
     ("_SUCCESS", puts("/_SUCCESS"), AFTER),
 ]
 QUICK = [POINTS[index] for index in (10, 14, 17)]
-IN_FLIGHT = 3  # of one replica: at work, waiting for it, written and not committed
 
 
 @pytest.mark.parametrize("points", [QUICK, pytest.param(POINTS, marks=pytest.mark.matrix)], ids=["some", "all"])

@@ -51,6 +51,9 @@ def test_rows_that_the_tokenizer_refuses_are_found(
     write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)
     assert rerank(make_config(model={"truncation": "only_document"})) == ExitCode.DONE
     assert quarantined(tmp_path / "run") == {
-        ("word " * 200, rows[700]["doc_id"]): "instruction and query leave no room for a document in model.max_length"
+        (
+            "word " * 200,
+            rows[700]["doc_id"],
+        ): "instruction and query leave too little room for a document in model.max_length"
     }
     assert_same(read_output(tmp_path / "run"), undisturbed, without={("q1", rows[700]["doc_id"])})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
 from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.pipeline.score import Replica
+from tart_ray.pipeline.score import Replica, window_columns
 
 TEXTS = [" ".join(["wing"] * count) for count in (3, 9, 1, 7, 5, 2, 8)]
 
@@ -37,11 +38,10 @@ def config(checkpoint: Path) -> RerankConfig:
     )
 
 
-def chunk_of(scorer: Scorer) -> pa.Table:
+def chunk_of(scorer: Scorer, texts: Sequence[str] = TEXTS, *, max_length: int = 512) -> pa.Table:
     """The row that reaches a replica, of a chunk whose row 1 the tokenizer refused."""
-    pairs = scorer.tokenizer.encode_pairs(["flow"] * len(TEXTS), TEXTS)
-    ids = pa.ListArray.from_arrays(pa.array(pairs.offsets, pa.int32()), pa.array(pairs.input_ids))
-    table = pa.table({"_row": [0, *range(2, len(TEXTS) + 1)], "input_ids": ids})
+    pairs = scorer.tokenizer.encode_windows(["flow"] * len(texts), texts, max_length=max_length)
+    table = pa.table({"_row": [0, *range(2, len(TEXTS) + 1)], **window_columns(pairs)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -95,3 +95,41 @@ def test_a_model_whose_output_is_never_a_number_is_refused(scorer: Scorer, run: 
     replica = Replica(run, config(tiny_checkpoint), lambda _: scorer)
     with pytest.raises(CheckpointError, match="logits for the shortest pair are"):
         replica(chunk_of(scorer))
+
+
+WINDOW = 20  # tokens: texts of 1 to 9 words are read in one to five windows
+
+
+def window_results(answer: pa.Table) -> list[tuple[Any, ...]]:
+    table = pa.ipc.open_stream(answer["table"][0].as_buffer()).read_all()
+    return list(zip(*(table[name].to_pylist() for name in ("margin", "best_window", "num_windows")), strict=True))
+
+
+@pytest.mark.parametrize("died", [0, 1], ids=["first", "after a death"])
+def test_the_best_window_belongs_to_its_pair(died: int, scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    windows = scorer.tokenizer.encode_windows(["flow"] * len(TEXTS), TEXTS, max_length=WINDOW)
+    margin = scorer.score_encoded(windows.rows).margin
+    for _ in range(died):
+        Attempt.begin(run, "score", "00000-00000")
+    answer = Replica(run, config(tiny_checkpoint), lambda _: scorer)(chunk_of(scorer, max_length=WINDOW))
+    for pair, (found, index, count) in enumerate(window_results(answer)):
+        own = margin[windows.starts[pair] : windows.starts[pair + 1]]
+        assert (index, count) == (np.argmax(own), len(own))
+        assert found == pytest.approx(own.max(), abs=1e-5)
+    statistics = json.loads(answer["statistics"][0].as_py())
+    assert statistics["windows"] == len(windows.rows) > len(TEXTS)
+    assert statistics["tokens"] == windows.lengths.sum() <= statistics["padded_tokens"]
+
+
+def test_a_pair_is_given_up_for_one_window_that_raises(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    texts = [*TEXTS[:3], TEXTS[3] + " <extra_id_9>", *TEXTS[4:]]
+    windows = scorer.tokenizer.encode_windows(["flow"] * len(texts), texts, max_length=WINDOW)
+    expected = windows.best(scorer.score_encoded(windows.rows).margin) - windows.starts[:-1]
+    bad = windows.rows.row(windows.starts[4] - 1).tolist()  # the last of pair 3
+    assert windows.starts[4] - windows.starts[3] > 2
+    replica = Replica(run, config(tiny_checkpoint), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
+    answer = replica(chunk_of(scorer, texts, max_length=WINDOW))
+    assert results(answer)[1] == {"1": "no room", "4": "raised ValueError: not now"}
+    found = window_results(answer)
+    assert np.isnan(found[3][0])
+    assert [index for _, index, _ in np.delete(found, 3, axis=0).tolist()] == np.delete(expected, 3).tolist()

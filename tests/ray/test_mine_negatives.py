@@ -21,6 +21,7 @@ from tart_ray.config import MineConfig, RerankConfig
 from tart_ray.data.run import RunConflictError
 from tart_ray.data.storage import StorageError
 from tart_ray.derive.negatives import NO_POSITIVE, NOTHING_PASSES, POSITIVE_NOT_SCORED, TOO_FEW, MiningPolicy, mine
+from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.pipeline.mine import describe, mine_negatives
 from tart_ray.pipeline.rerank import RunFailedError, rerank
 
@@ -171,7 +172,12 @@ def test_negatives_of_a_finished_run_by_hand(
         "below": 2,
         "window": 2,
     }
-    assert report["left_out"] == {NO_POSITIVE: 2, "no scored candidate": 1}
+    assert report["left_out"] == {
+        f"negatives: {NO_POSITIVE}": 2,
+        "negatives: no scored candidate": 1,
+        "trainer: the document has no text": 1,
+        "trainer: no positive is left: the document has no text": 1,
+    }
     assert "4 queries with candidates" in (mined / "report.html").read_text()
     assert not (mined / "_work").exists()
 
@@ -214,7 +220,7 @@ def test_candidates_are_scored_first_and_a_killed_run_resumes(tmp_path: Path, ma
     (row,) = pq.read_table(mined / "trainer/n-tuple").to_pylist()
     assert [len(row[name].split()) for name in ("positive", "negative_1", "negative_2")] == [5, 8, 7]
     counts = report_of(mined)["counts"]
-    assert (counts["read"], counts["positives"], counts["judged lower"]) == (10, 1, 9)
+    assert (counts["read"], counts["positives"], counts["judged lower"]) == (2, 1, 1)
 
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in mined.rglob("*") if path.is_file()}
@@ -283,9 +289,14 @@ def test_candidates_are_scored_first_and_a_killed_run_resumes(tmp_path: Path, ma
         ({"trainer": {"formats": ["triple"]}}, ConfigurationError, r"got \['triple'\], available.*'triplet'"),
         ({"trainer": {"formats": ["n-tuple"]}}, ConfigurationError, r"give num_negatives"),
         ({"trainer": {"easy_policies": ["easy"]}}, ConfigurationError, r"got \['easy'\], available: \['hard'\]"),
-        ({"positives": {"label_column": "clicked"}}, ConfigurationError, r"scores have columns .*clicked is missing"),
+        (
+            {"positives": {"label_column": "clicked"}},
+            ConfigurationError,
+            r"candidates have columns .*clicked is missing",
+        ),
         ({"positives": {"qrels": "/nowhere.tsv"}}, StorageError, r"/nowhere\.tsv: no file there"),
         ({"input": {"run": "/nowhere"}}, ConfigurationError, r"input\.run /nowhere: no manifest\.json there"),
+        ({"positives": {"qrels": "/"}}, ConfigurationError, r"output\.path: got .*, which is in positives\.qrels /:"),
     ],
 )
 def test_bad_configuration_is_refused_before_any_work(
@@ -345,7 +356,7 @@ def test_many_buckets_give_the_negatives_of_one_pass(
 
     scores = ds.dataset(tmp_path / "run/scores").to_table()
     scores = scores.append_column("text", pa.array([text[int(d[1:])] for d in scores["doc_id"].to_pylist()]))
-    positive = [j for j in judged if j[2]]
+    positive = sorted((j for j in judged if j[2]), key=lambda j: -j[2])  # the highest of repeated ones counts
     positives = pa.table(
         {
             "query_id": [j[0] for j in positive],
@@ -410,20 +421,99 @@ def test_a_query_under_two_instructions_is_mined_as_one_over_all_buckets(
     assert {(r["query_id"], r["doc_id"], r["rank"]) for r in found} == {
         (r["query_id"], r["doc_id"], r["rank"]) for r in expected
     }
-    assert report_of(mined)["left_out"]["no scored candidate"] == 20
+    assert report_of(mined)["left_out"]["negatives: no scored candidate"] == 20
 
 
-def test_ids_that_a_format_cannot_hold_end_the_run_with_the_reason(tmp_path: Path, make: Make) -> None:
+def test_too_many_bad_judgements_and_ids_that_a_format_cannot_hold(tmp_path: Path, make: Make) -> None:
     write_small_collection(tmp_path)
     config = make(trainer={"formats": ["colbert"]}, limits={"max_quarantined_fraction": 0.1})
-    with pytest.raises(RunFailedError, match=r"trainer\.formats: colbert: got the id '.*', expected integers"):
-        mine_negatives(config, load=by_length)
-    config = make(
-        limits={"max_quarantined_fraction": 0.1},
-        output={"path": str(tmp_path / "again")},
-        input={"run": str(tmp_path / "mined/scoring")},
-    )
-    assert mine_negatives(config, load=never) == ExitCode.TOO_MANY_QUARANTINED  # one of five judgements
-    assert not (tmp_path / "again/_SUCCESS").exists()
+    assert mine_negatives(config, load=by_length) == ExitCode.TOO_MANY_QUARANTINED  # one of five judgements
+    assert not (tmp_path / "mined/_SUCCESS").exists()
     config = config.model_copy(update={"limits": config.limits.model_copy(update={"max_quarantined_fraction": 0.3})})
     assert mine_negatives(config, load=never) == ExitCode.DONE
+    report = report_of(tmp_path / "mined")
+    assert report["trainer_rows"] == {"colbert": 0}
+    assert report["left_out"]["colbert: no positive is left: the doc_id is not an integer"] == 1
+
+
+class FailingScorer(LengthScorer):
+    """As LengthScorer, but without a number for pairs of one length."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def score_encoded(self, pairs: Any) -> Any:
+        scores = super().score_encoded(pairs)
+        scores.logits[pairs.lengths == self.length] = np.nan
+        return scores
+
+
+def test_what_was_quarantined_while_it_was_scored_is_still_a_positive_and_has_a_twin(
+    tmp_path: Path, make: Make, tiny_checkpoint: Path
+) -> None:
+    rows = [
+        *({**row, "clicked": int(row["doc_id"] in ("d9", "d1"))} for row in candidates("q", "d9", "t9", "d1", "d2")),
+        *({**row, "clicked": int(row["doc_id"] == "d9")} for row in candidates("r", "d9", "d2")),
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    config = make(
+        positives={"label_column": "clicked"},
+        trainer={"formats": ["labeled-pair"]},
+        limits={"max_quarantined_fraction": 0.5},
+    )
+    tokenizer = EncT5Tokenizer.from_pretrained(str(tiny_checkpoint))
+    length = len(tokenizer("flow q", rows[0]["text"])["input_ids"])
+    assert length not in [len(tokenizer("flow q", row["text"])["input_ids"]) for row in rows[1:4]]
+    assert mine_negatives(config, load=lambda _: FailingScorer(length)) == ExitCode.DONE
+    mined = tmp_path / "mined"
+    scored = {(row["query_id"], row["doc_id"]) for row in read_output(mined / "scoring", "scores")}
+    assert ("q", "d9") not in scored
+    assert ("r", "d9") not in scored
+    assert chosen(mined) == {("q", "hard"): "d2", ("r", "hard"): "d2"}
+    positives = {(row["query_id"], row["doc_id"], row["text"]) for row in read_output(mined, "positives")}
+    assert positives == {("q", "d9", "wing " * 8 + "wing"), ("q", "d1", "wing"), ("r", "d9", "wing " * 8 + "wing")}
+    counts = report_of(mined)["counts"]
+    assert (counts["read"], counts["positives"], counts["judged lower"]) == (6, 3, 3)
+
+
+def test_a_corpus_beside_candidates_with_texts_is_that_of_positives_that_are_no_candidates(
+    tmp_path: Path, make: Make
+) -> None:
+    write_jsonl(tmp_path / "candidates.jsonl", candidates("q", "t5", "d1", "d2"))
+    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d5", "text": "wing wing wing wing wing"}])
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td5\t1\nq\td5\t0\nq\td5\t2\n")
+    config = make(
+        input={"candidates": str(tmp_path / "candidates.jsonl"), "corpus": str(tmp_path / "corpus.jsonl")},
+        trainer={"formats": ["triplet"]},
+    )
+    assert mine_negatives(config, load=by_length) == ExitCode.DONE
+    assert chosen(tmp_path / "mined") == {("q", "hard"): "d2 d1"}  # t5 is a copy of d5
+    (positive,) = read_output(tmp_path / "mined", "positives")
+    assert (positive["text"], positive["relevance"]) == ("wing wing wing wing wing", 2)  # the highest of its judgements
+    report = report_of(tmp_path / "mined")
+    assert (report["counts"]["read"], report["counts"]["positives"], report["counts"]["repeated"]) == (3, 1, 2)
+    assert report["trainer_rows"] == {"triplet": 2}
+
+
+def test_qrels_of_another_collection_end_the_run_with_the_reason(tmp_path: Path, make: Make) -> None:
+    write_jsonl(tmp_path / "candidates.jsonl", candidates("q", "d1", "d2"))
+    (tmp_path / "qrels.tsv").write_text("Q1 0 x5 1\n")
+    with pytest.raises(
+        RunFailedError, match=r"no query has a negative.*'negatives: no positive': 1.*\['q'\].*\['Q1'\]"
+    ):
+        mine_negatives(make(), load=by_length)
+    assert not (tmp_path / "mined/_SUCCESS").exists()
+
+
+def test_a_window_of_retrieval_ranks_needs_retrieval_ranks(tmp_path: Path, make: Make) -> None:
+    rows = [
+        {name: row[name] for name in ("query_id", "query", "doc_id", "text")} for row in candidates("q", "d1", "d2")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "candidates.parquet")
+    (tmp_path / "qrels.tsv").write_text("q 0 d1 1\n")
+    config = make(
+        input={"candidates": str(tmp_path / "candidates.parquet")},
+        mining={"policies": [{"name": "window", "range_min": 1}]},
+    )
+    with pytest.raises(ConfigurationError, match=r"\['window'\] have a window .* no score of a first stage"):
+        mine_negatives(config)

@@ -264,3 +264,66 @@ def test_rows_that_only_fit_alone(tiny: Scorer) -> None:
     scores = scorer_with(tiny, encoder, 128).score_encoded(encoded([17, 17, 17]))
     assert scores.margin.tolist() == [17, 17, 17]
     assert encoder.costs == [17, 17, 17]
+
+
+# Long documents
+
+
+class NeedleEncoder:
+    """Obviously fake: the margin of a row is how often one token is in it; memory for four rows of 512."""
+
+    def __init__(self, needle: int) -> None:
+        self._needle = needle
+
+    def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError("not really")
+        found = torch.tensor([float((pairs.row(int(row)) == self._needle).sum()) for row in rows])
+        return torch.stack([torch.zeros(len(rows)), found], dim=1)
+
+
+def test_the_window_that_holds_the_answer_gives_the_score(tiny: Scorer) -> None:
+    """A special token is one token: 512 less 3 and 1 of the query are 508, so 1,200 tokens are read in three windows,
+    from 0, 346 and 692 (see tests/model/test_windows.py). Token 600 is in the second alone, 800 in the last two,
+    token 100 in the first, and 1,199 in the last.
+    """
+    filler, needle = "<extra_id_5>", "<extra_id_7>"
+    width = len(filler)
+    places = [[600], [800], [100], [1_199, 1_190, 700, 100], []]
+    documents = ["".join(needle if i in found else filler for i in range(1_200)) for found in places]
+    encoder = NeedleEncoder(tiny.tokenizer.encode_texts([needle])[0][0])
+    options: Any = {"encoder": encoder, "max_tokens_per_batch": 10 * 512}
+    scorer = Scorer(tiny.model, tiny.tokenizer, long_documents="maxp", **options)
+    scores = scorer.score(["<pad>"] * 6, [*documents, needle])
+    assert scores.margin.tolist() == [1, 1, 1, 3, 0, 1]
+    assert scores.windows is not None
+    assert scores.windows.index.tolist() == [1, 1, 0, 2, 0, 0]
+    assert scores.windows.count.tolist() == [3, 3, 3, 3, 3, 1]
+    assert scores.windows.start.tolist() == [346 * width, 346 * width, 0, 692 * width, 0, 0]
+    assert scores.windows.end.tolist() == [854 * width, 854 * width, 508 * width, 1_200 * width, 508 * width, width]
+    assert scorer.max_tokens_per_batch == 1_280  # 5,120 and 2,560 let 10 and 5 rows through
+    truncating = Scorer(tiny.model, tiny.tokenizer, **options)
+    cut = truncating.score(["<pad>"] * 6, [*documents, needle])
+    assert cut.margin.tolist() == [0, 0, 1, 1, 0, 1]
+    assert cut.windows is None
+
+
+def test_the_best_of_windows_scored_one_by_one_by_a_real_model(tiny_checkpoint: Path, sentences: list[str]) -> None:
+    reading = Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_length=64, long_documents="maxp")
+    documents = [" ".join(sentences[i : i + 9]) for i in range(0, 72, 9)]
+    scores = reading.score(["wing flow"] * len(documents), documents, "Find it")
+    assert scores.windows is not None
+    windows = reading.tokenizer.encode_windows(["Find it [SEP] wing flow"] * len(documents), documents, max_length=64)
+    for i in range(len(documents)):
+        rows = range(windows.starts[i], windows.starts[i + 1])
+        alone = [reading.score_encoded(windows.rows.take(np.array([row]))).margin[0] for row in rows]
+        assert scores.margin[i] == pytest.approx(max(alone), abs=1e-5)
+        assert scores.windows.index[i] == np.argmax(alone)
+    assert len({*scores.windows.index.tolist()}) > 2
+
+
+def test_documents_that_fit_score_exactly_as_when_others_are_cut(
+    tiny: Scorer, tiny_checkpoint: Path, pairs: tuple[list[str], list[str], list[str | None]]
+) -> None:
+    scores = Scorer.from_pretrained(tiny_checkpoint, device="cpu", long_documents="maxp").score(*pairs)
+    np.testing.assert_array_equal(scores.logits, tiny.score(*pairs).logits)

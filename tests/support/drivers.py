@@ -20,12 +20,15 @@ from support.faulty_s3 import Action, Proxy, Request, call
 from support.s3_jobs import ROOT, command, small_job
 
 QUERIES, DOCUMENTS, CHUNKS = 12, 200, 6  # of every job: chunks hold about 512 pairs
+IN_FLIGHT = 3  # chunks of one replica: at work, waiting for it, written and not committed
 
 Predicate = Callable[[Request], bool]
 
 
 class Jobs:
     """One input and model in a bucket, and runs over it by output path."""
+
+    job = "rerank"
 
     def __init__(self, proxy: Proxy, folder: Path, checkpoint: Path, environment: dict[str, str]) -> None:
         self.proxy, self.folder = proxy, folder
@@ -43,7 +46,7 @@ class Jobs:
         (self.folder / "job.yaml").write_text(yaml.safe_dump(config))
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                command(str(self.folder / "job.yaml"), *options),
+                command(str(self.folder / "job.yaml"), *options, job=self.job),
                 env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

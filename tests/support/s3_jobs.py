@@ -17,8 +17,8 @@ from support.s3_server import S3Server
 ROOT = Path(__file__).parents[2]
 
 
-def command(config: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", "jobs.rerank", "--config", config, *options]
+def command(config: str, *options: str, job: str = "rerank") -> list[str]:
+    return [sys.executable, "-m", f"jobs.{job}", "--config", config, *options]
 
 
 def put(s3: S3Server, url: str, data: bytes | str | dict[str, Any]) -> None:

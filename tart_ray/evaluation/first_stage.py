@@ -1,0 +1,77 @@
+"""What is reranked: the best documents of a run, or of BM25."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import bm25s
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tart_ray.data.chunks import group_starts
+from tart_ray.data.sources import InputError
+from tart_ray.evaluation.datasets import RUN
+
+STOPWORDS = "en"
+
+
+def in_trec_order(run: pa.Table) -> pa.Table:
+    """Rows by query and then as trec_eval ranks them, with ``rank`` (int32, from 1) as their last column.
+
+    The score decides, as a number of 32 bits; equal scores are ordered by ``doc_id``, the greatest first.
+    """
+    single = run.append_column("_score", run["score"].cast(pa.float32()))
+    keys = [("query_id", "ascending"), ("_score", "descending"), ("doc_id", "descending")]
+    ordered = single.take(pc.sort_indices(single, sort_keys=keys)).drop_columns(["_score"])
+    starts = group_starts(ordered, "query_id")
+    ranks = np.arange(len(ordered)) - np.repeat(starts[:-1], np.diff(starts)) + 1
+    return ordered.append_column("rank", pa.array(ranks, pa.int32()))
+
+
+def best(run: pa.Table, top_k: int) -> pa.Table:
+    """The first ``top_k`` rows of each query, in trec_eval's order."""
+    ranked = in_trec_order(run)
+    return ranked.filter(pc.less_equal(ranked["rank"], top_k)).drop_columns(["rank"])
+
+
+class Bm25:
+    """BM25 over title and text, by bm25s with its defaults: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
+
+    Holds the corpus' tokens in memory: about 1 KB a passage while it is built.
+
+    Args:
+        documents: parts of a corpus: ``doc_id, title, text``.
+
+    Raises:
+        InputError: there are no documents.
+    """
+
+    def __init__(self, documents: Iterable[pa.Table]) -> None:
+        self._doc_ids: list[str] = []
+        texts: list[str] = []
+        for part in documents:
+            self._doc_ids += part["doc_id"].to_pylist()
+            pairs = zip(part["title"].to_pylist(), part["text"].to_pylist(), strict=True)
+            texts += [f"{title or ''} {text or ''}".strip() for title, text in pairs]
+        if not texts:
+            raise InputError("BM25: got a corpus without documents")
+        self._index = bm25s.BM25()
+        self._index.index(bm25s.tokenize(texts, stopwords=STOPWORDS, show_progress=False), show_progress=False)
+
+    def search(self, queries: pa.Table, top_k: int) -> pa.Table:
+        """The best documents of each query: `RUN`. Documents without a word of the query are in no ranking."""
+        if not len(queries):
+            return RUN.empty_table()
+        tokens = bm25s.tokenize(queries["query"].to_pylist(), stopwords=STOPWORDS, show_progress=False)
+        found, scores = self._index.retrieve(tokens, k=min(top_k, len(self._doc_ids)), show_progress=False)
+        hits = np.asarray(scores) > 0
+        ids = pa.array(self._doc_ids, pa.string())
+        return pa.table(
+            {
+                "query_id": queries["query_id"].take(pa.array(np.nonzero(hits)[0])),
+                "doc_id": ids.take(pa.array(np.asarray(found)[hits])),
+                "score": pa.array(np.asarray(scores, np.float64)[hits]),
+            },
+            schema=RUN,
+        )
