@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,22 @@ import numpy.typing as npt
 import torch
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncodedPairs, EncT5Tokenizer, Truncation, join_instruction
+from tart_ray.model.tokenizer import (
+    DEFAULT_MAX_LENGTH,
+    EncodedPairs,
+    EncT5Tokenizer,
+    QueryTooLongError,
+    Truncation,
+    join_instruction,
+)
 from tart_ray.scoring.batching import default_max_tokens, plan_batches
+from tart_ray.scoring.encoder import PackedEncoder, has_gated_gelu
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PAIRS_AHEAD = 4_096  # tokenised together, while those before them are encoded
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Scorer:
         truncation: ``longest_first`` (as the original) or ``only_document``.
         max_tokens_per_batch: padded tokens that go through the encoder at once. Running out of CUDA memory
             halves it and goes on.
-        encoder: in place of the reference encoder.
+        encoder: in place of the fastest one for the model and its device.
     """
 
     def __init__(
@@ -79,7 +90,7 @@ class Scorer:
         self.max_length = max_length
         self.truncation = truncation
         self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens(model.device.type)
-        self._encoder = encoder or ReferenceEncoder(model)
+        self._encoder = encoder or fastest_encoder(model)
 
     @classmethod
     def from_pretrained(
@@ -109,12 +120,14 @@ class Scorer:
         where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
         tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
         model = EncT5ForSequenceClassification.from_pretrained(path, dtype=resolve_dtype(dtype, device), **where)
+        model = model.to(device).eval()
         return cls(
-            model.to(device).eval(),
+            model,
             tokenizer,
             max_length=max_length,
             truncation=truncation,
             max_tokens_per_batch=max_tokens_per_batch,
+            encoder=fastest_encoder(model, consume=True),
         )
 
     def score(
@@ -132,13 +145,31 @@ class Scorer:
                 f"got {len(queries)} queries, {len(documents)} documents and {len(instructions)} instructions; "
                 "expected as many of each"
             )
-        pairs = self.tokenizer.encode_pairs(
-            list(map(join_instruction, instructions, queries)),
-            documents,
-            max_length=self.max_length,
-            truncation=self.truncation,
-        )
-        return self.score_encoded(pairs)
+        texts = list(map(join_instruction, instructions, queries))
+        logits = [self.score_encoded(pairs).logits for pairs in self._tokenise(texts, documents)]
+        return Scores(np.concatenate(logits))
+
+    def _tokenise(self, texts: list[str], documents: Sequence[str]) -> Iterator[EncodedPairs]:
+        """Pairs in the order of the input, tokenised in a thread ahead of who takes them."""
+
+        def encode(start: int) -> EncodedPairs:
+            end = start + PAIRS_AHEAD
+            options: dict[str, Any] = {"max_length": self.max_length, "truncation": self.truncation}
+            try:
+                return self.tokenizer.encode_pairs(texts[start:end], documents[start:end], **options)
+            except QueryTooLongError as error:
+                raise QueryTooLongError([start + row for row in error.rows], self.max_length) from None
+
+        if len(texts) <= PAIRS_AHEAD:
+            yield encode(0)
+            return
+        with ThreadPoolExecutor(1, "tokenise") as thread:
+            starts = range(0, len(texts), PAIRS_AHEAD)
+            following = thread.submit(encode, 0)
+            for start in itertools.islice(starts, 1, None):
+                ready, following = following, thread.submit(encode, start)
+                yield ready.result()
+            yield following.result()
 
     def score_encoded(self, pairs: EncodedPairs) -> Scores:
         """Score pairs that are token ids already.
@@ -148,10 +179,14 @@ class Scorer:
         """
         logits = np.zeros((len(pairs), self.model.config.num_labels), dtype=np.float32)
         waiting = plan_batches(pairs.lengths, self.max_tokens_per_batch)[::-1]
+        on_its_way: tuple[npt.NDArray[np.int64], Callable[[], npt.NDArray[np.float32]]] | None = None
         while waiting:
             rows = waiting.pop()
             try:
-                logits[rows] = self._encoder(pairs, rows).cpu().numpy()
+                started = rows, _start_fetching(self._encoder(pairs, rows))
+                if on_its_way:
+                    logits[on_its_way[0]] = on_its_way[1]()
+                on_its_way = started
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
@@ -164,7 +199,35 @@ class Scorer:
                 left = np.concatenate([rows, *waiting[::-1]])
                 plan = plan_batches(pairs.lengths[left], self.max_tokens_per_batch)
                 waiting = [left[batch] for batch in plan][::-1]
+        if on_its_way:
+            logits[on_its_way[0]] = on_its_way[1]()
         return Scores(logits)
+
+
+def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
+    """Begin to copy results to the host; the function returned waits for them, and for nothing that came later."""
+    if logits.device.type != "cuda":
+        return logits.cpu().numpy
+    host = logits.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def wait() -> npt.NDArray[np.float32]:
+        arrived.synchronize()
+        return host.numpy()
+
+    return wait
+
+
+def fastest_encoder(model: EncT5ForSequenceClassification, *, consume: bool = False) -> Encoder:
+    """The fastest encoder for the model and its device.
+
+    Args:
+        consume: the model's own forward pass is not needed any more; see `PackedEncoder`.
+    """
+    if model.device.type == "cpu" and has_gated_gelu(model):
+        return PackedEncoder(model, consume=consume)
+    return ReferenceEncoder(model)
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
