@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.models.t5.modeling_t5 import T5Block, T5LayerFF
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncodedPairs
@@ -37,7 +38,7 @@ class Group:
 
     def of(self, x_NX: torch.Tensor) -> torch.Tensor:
         """Its part of a tensor over tokens, (count, length, …), a view."""
-        return x_NX[self.start : self.start + self.count * self.length].unflatten(0, (self.count, self.length))
+        return x_NX[self.start : self.start + self.count * self.length].view(self.count, self.length, *x_NX.shape[1:])
 
 
 def equal_lengths(lengths: npt.NDArray[np.int64], largest: int) -> list[Group]:
@@ -101,7 +102,7 @@ class PackedEncoder:
 class _Layer:
     """One layer for every token."""
 
-    def __init__(self, block: nn.Module, heads: int, epsilon: float, consume: bool) -> None:
+    def __init__(self, block: T5Block, heads: int, epsilon: float, consume: bool) -> None:
         attention, forward = block.layer[0], block.layer[1]
         own = attention.SelfAttention
         self._heads, self._epsilon = heads, epsilon
@@ -114,11 +115,12 @@ class _Layer:
         qkv_NI = self._qkv(rms_norm(hidden_ND, self._norm, self._epsilon))
         context_NI = hidden_ND.new_empty(len(qkv_NI), qkv_NI.shape[1] // 3)
         for group in groups:
-            qkv_nT3HK = group.of(qkv_NI).unflatten(-1, (3, self._heads, -1))
+            qkv_nT3HK = group.of(qkv_NI).view(group.count, group.length, 3, self._heads, -1)
             q_nHTK, k_nHTK, v_nHTK = qkv_nT3HK.permute(2, 0, 3, 1, 4)
             bias = bias_HTT[:, : group.length, : group.length]
             context_nHTK = attend(q_nHTK, k_nHTK, v_nHTK, bias)
-            group.of(context_NI).unflatten(-1, (self._heads, -1)).copy_(context_nHTK.transpose(1, 2))
+            context_nTHK = context_nHTK.transpose(1, 2)
+            group.of(context_NI).view(context_nTHK.shape).copy_(context_nTHK)
         return self._feed_forward(self._out.plus(context_NI, hidden_ND))
 
 
@@ -129,14 +131,14 @@ class _LastLayer:
     ``sum p (W x) = W (sum p x)``, for each head.
     """
 
-    def __init__(self, block: nn.Module, heads: int, epsilon: float, consume: bool) -> None:
+    def __init__(self, block: T5Block, heads: int, epsilon: float, consume: bool) -> None:
         attention, forward = block.layer[0], block.layer[1]
         own = attention.SelfAttention
         self._epsilon = epsilon
         self._norm = attention.layer_norm.weight
         self._q = project(own.q, consume=consume)
-        self._k_HKD = own.k.weight.detach().unflatten(0, (heads, -1))
-        self._v_HKD = own.v.weight.detach().unflatten(0, (heads, -1))
+        self._k_HKD = own.k.weight.detach().view(heads, -1, own.q.in_features)
+        self._v_HKD = own.v.weight.detach().view(heads, -1, own.q.in_features)
         self._out = project(own.o, consume=consume)
         self._feed_forward = _FeedForward(forward, epsilon, consume)
 
@@ -146,7 +148,7 @@ class _LastLayer:
         """Hidden states of position 0, (B, D)."""
         heads = len(self._k_HKD)
         normed_ND = rms_norm(hidden_ND, self._norm, self._epsilon)
-        q_HBK = self._q(normed_ND[first_B]).unflatten(-1, (heads, -1)).transpose(0, 1)
+        q_HBK = self._q(normed_ND[first_B]).view(len(first_B), heads, -1).transpose(0, 1)
         key_BHD = torch.bmm(q_HBK, self._k_HKD).transpose(0, 1)
         pooled = []
         pair = 0
@@ -164,7 +166,7 @@ class _LastLayer:
 class _FeedForward:
     """``x + wo(gelu(wi_0(norm(x))) * wi_1(norm(x)))``."""
 
-    def __init__(self, layer: nn.Module, epsilon: float, consume: bool) -> None:
+    def __init__(self, layer: T5LayerFF, epsilon: float, consume: bool) -> None:
         dense = layer.DenseReluDense
         self._norm, self._epsilon = layer.layer_norm.weight, epsilon
         self._gate = project(dense.wi_0, consume=consume)

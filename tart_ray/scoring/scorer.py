@@ -209,7 +209,7 @@ def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32
     if logits.device.type != "cuda":
         return logits.cpu().numpy
     host = logits.to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
 
     def wait() -> npt.NDArray[np.float32]:
