@@ -47,7 +47,7 @@ from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer, join_instructio
 from tart_ray.scoring.batching import default_max_tokens
 from tart_ray.scoring.projections import TorchProjection, make_projection
 from tart_ray.scoring.reference import ReferenceEncoder
-from tart_ray.scoring.scorer import DTYPES, Scorer, Scores, fastest_encoder
+from tart_ray.scoring.scorer import DTYPES, Scorer, Scores
 
 GEOMETRIES = {
     "tiny": {"num_layers": 2, "d_model": 64, "num_heads": 4, "d_kv": 16, "d_ff": 128},
@@ -175,9 +175,9 @@ def make_methods(
             methods[f"st {dtype}, default"] = predict
             best = min(BATCH_SIZES, key=lambda size: _seconds(partial(predict, size)))
             methods[f"st {dtype}, {best} a batch"] = partial(predict, best)
-        for name, encoder in (("reference", ReferenceEncoder), ("fast", fastest_encoder)):
+        for name, encoder in (("reference", ReferenceEncoder(model)), ("fast", None)):
             if name in arguments.methods:
-                scorer = Scorer(model, tokenizer, max_tokens_per_batch=arguments.max_tokens, encoder=encoder(model))
+                scorer = Scorer(model, tokenizer, max_tokens_per_batch=arguments.max_tokens, encoder=encoder)
                 methods[f"{name} {dtype}"] = partial(score_by_scorer, scorer, queries)
     return methods
 
@@ -314,8 +314,7 @@ def report(
         print(f"{name:28} {' '.join(f'{value:9.2f}' for value in speeds[name].values())}")
     ratios = {}
     for mine, other in itertools.product([name for name in wall if name.startswith("fast")], wall):
-        dtype = mine.split()[1]
-        if dtype in other or other.startswith("loop"):
+        if mine != other and (mine.split()[1] in other or other.startswith("loop")):
             both = [ratio(clock[other], clock[mine]) for clock in (wall, cpu)]
             ratios[f"{mine} / {other}"] = dict(zip(("wall", "cpu"), both, strict=True))
             print(f"{mine} / {other}: {both[0]:.2f} ({both[1]:.2f} by CPU time)")

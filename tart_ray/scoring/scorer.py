@@ -23,7 +23,8 @@ from tart_ray.model.tokenizer import (
     Truncation,
     join_instruction,
 )
-from tart_ray.scoring.batching import default_max_tokens, plan_batches
+from tart_ray.scoring.batching import default_max_tokens, fitting_max_tokens, plan_batches
+from tart_ray.scoring.cuda import CompiledEncoder, bytes_per_token
 from tart_ray.scoring.encoder import PackedEncoder, has_gated_gelu
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 
@@ -70,8 +71,8 @@ class Scorer:
         tokenizer: its tokenizer.
         max_length: tokens of a pair, longer ones are cut.
         truncation: ``longest_first`` (as the original) or ``only_document``.
-        max_tokens_per_batch: padded tokens that go through the encoder at once. Running out of CUDA memory
-            halves it and goes on.
+        max_tokens_per_batch: padded tokens that go through the encoder at once; by default what suits the device and
+            its free memory. Running out of CUDA memory halves it and goes on.
         encoder: in place of the fastest one for the model and its device.
     """
 
@@ -89,8 +90,8 @@ class Scorer:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens(model.device.type)
-        self._encoder = encoder or fastest_encoder(model)
+        self.max_tokens_per_batch = max_tokens_per_batch or suitable_max_tokens(model)
+        self._encoder = encoder or fastest_encoder(model, max_length, self.max_tokens_per_batch)
 
     @classmethod
     def from_pretrained(
@@ -121,14 +122,25 @@ class Scorer:
         tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
         model = EncT5ForSequenceClassification.from_pretrained(path, dtype=resolve_dtype(dtype, device), **where)
         model = model.to(device).eval()
-        return cls(
+        budget = max_tokens_per_batch or suitable_max_tokens(model)
+        scorer = cls(
             model,
             tokenizer,
             max_length=max_length,
             truncation=truncation,
-            max_tokens_per_batch=max_tokens_per_batch,
-            encoder=fastest_encoder(model, consume=True),
+            max_tokens_per_batch=budget,
+            encoder=fastest_encoder(model, max_length, budget, consume=True),
         )
+        if device.type == "cuda":
+            scorer.calibrate()
+        return scorer
+
+    def calibrate(self) -> None:
+        """Score one batch as large as they come, which compiles the encoder and halves a budget that does not fit."""
+        count = max(self.max_tokens_per_batch // self.max_length, 1)
+        ids = np.full(count * self.max_length, self.tokenizer.eos_token_id, np.int32)
+        offsets = np.arange(count + 1, dtype=np.int64) * self.max_length
+        self.score_encoded(EncodedPairs(ids, offsets, np.zeros(count, np.bool_)))
 
     def score(
         self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None = None
@@ -219,15 +231,29 @@ def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32
     return wait
 
 
-def fastest_encoder(model: EncT5ForSequenceClassification, *, consume: bool = False) -> Encoder:
+def fastest_encoder(
+    model: EncT5ForSequenceClassification, max_length: int, max_tokens: int, *, consume: bool = False
+) -> Encoder:
     """The fastest encoder for the model and its device.
 
     Args:
+        max_length: tokens of the longest pair there can be.
+        max_tokens: of a batch.
         consume: the model's own forward pass is not needed any more; see `PackedEncoder`.
     """
-    if model.device.type == "cpu" and has_gated_gelu(model):
-        return PackedEncoder(model, consume=consume)
-    return ReferenceEncoder(model)
+    if not has_gated_gelu(model) or model.device.type not in ("cpu", "cuda"):
+        return ReferenceEncoder(model)
+    if model.device.type == "cuda":
+        return CompiledEncoder(model, max_length=max_length, max_tokens=max_tokens)
+    return PackedEncoder(model, consume=consume)
+
+
+def suitable_max_tokens(model: EncT5ForSequenceClassification) -> int:
+    """Tokens of a batch for the model's device; on CUDA as many as go into half of the memory that is free."""
+    most = default_max_tokens(model.device.type)
+    if model.device.type != "cuda":
+        return most
+    return fitting_max_tokens(most, torch.cuda.mem_get_info(model.device)[0], bytes_per_token(model))
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -6,47 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from transformers import T5Config
+from support.random_models import LENGTHS, all_rows, make_model, make_pairs
 
 from tart_ray import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncodedPairs
 from tart_ray.scoring.encoder import Group, PackedEncoder, equal_lengths
 from tart_ray.scoring.projections import OneDnnProjection, TorchProjection, make_projection
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import fastest_encoder
 
-TINY = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}
 SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}  # flan-t5-small
 BASE = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}  # flan-t5-base
-VOCABULARY = 128
-
-LENGTHS = [3, 90, 17, 17, 1, 90, 128, 17, 200, 5]
-
-
-def make_model(**options: Any) -> EncT5ForSequenceClassification:
-    config = T5Config(**{"vocab_size": VOCABULARY, "feed_forward_proj": "gated-gelu", **TINY, **options})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = EncT5ForSequenceClassification(config).eval()
-        for name, weight in model.named_parameters():
-            if "layer_norm" in name:
-                torch.nn.init.uniform_(weight, 0.5, 1.5)  # they are all 1 otherwise
-        torch.nn.init.normal_(model.classifier.weight, std=config.d_model**-0.5)
-        torch.nn.init.normal_(model.classifier.bias)
-    return model
-
-
-def make_pairs(lengths: list[int]) -> EncodedPairs:
-    draw = np.random.default_rng(0)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return EncodedPairs(draw.integers(3, VOCABULARY, offsets[-1], np.int32), offsets, np.zeros(len(lengths), bool))
-
-
-def all_rows(pairs: EncodedPairs) -> npt.NDArray[np.int64]:
-    return np.arange(len(pairs))
 
 
 def assert_like_reference(model: EncT5ForSequenceClassification, lengths: list[int]) -> None:
@@ -121,8 +92,8 @@ def test_other_feed_forwards_go_through_the_reference(proj: str) -> None:
     model = make_model(feed_forward_proj=proj)
     with pytest.raises(ValueError, match=f"feed_forward_proj='{proj}', expected 'gated-gelu'"):
         PackedEncoder(model)
-    assert isinstance(fastest_encoder(model), ReferenceEncoder)
-    assert isinstance(fastest_encoder(make_model()), PackedEncoder)
+    assert isinstance(fastest_encoder(model, 64, 512), ReferenceEncoder)
+    assert isinstance(fastest_encoder(make_model(), 64, 512), PackedEncoder)
 
 
 def test_groups_by_hand() -> None:
