@@ -288,7 +288,7 @@ def fuse(block: T5Block) -> tuple[torch.Tensor, ...]:
 
 def _side_by_side(*linears: nn.Linear) -> torch.Tensor:
     fused = torch.cat([linear.weight.detach() for linear in linears])
-    parts = fused.split([linear.out_features for linear in linears])
+    parts = torch.split(fused, [linear.out_features for linear in linears])
     for linear, part in zip(linears, parts, strict=True):
         linear.weight = nn.Parameter(part, requires_grad=False)
     return fused
