@@ -11,7 +11,8 @@ shown are the median, the lowest and the highest of the repetitions, and medians
   longest, eager attention, float32, tokenised call by call.
 - st: sentence-transformers' CrossEncoder.predict with this EncT5 and its tokenizer, at its default batch size and at
   the best of some others.
-- reference: the Scorer with transformers' own layers on padded, length-sorted batches. fast: the Scorer as it is.
+- reference: the Scorer with transformers' own layers on padded, length-sorted batches. fast: the Scorer as it is; on
+  CUDA fast-packed and fast-padded, its two attentions.
 - limit: what the matrix products of these pairs alone would take, attention included, padding and the last layer not,
   at the rate of the faster of torch's and oneDNN's product (on CUDA: of an 8192 x 8192 x 8192 product).
 
@@ -45,8 +46,9 @@ from tart_ray.demo.corpus import build_collection, first_stage
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer, join_instruction
 from tart_ray.scoring.batching import default_max_tokens
+from tart_ray.scoring.cuda import CompiledEncoder, PackedAttention, PaddedAttention
 from tart_ray.scoring.projections import TorchProjection, make_projection
-from tart_ray.scoring.reference import ReferenceEncoder
+from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 from tart_ray.scoring.scorer import DTYPES, Scorer, Scores
 
 GEOMETRIES = {
@@ -175,8 +177,14 @@ def make_methods(
             methods[f"st {dtype}, default"] = predict
             best = min(BATCH_SIZES, key=lambda size: _seconds(partial(predict, size)))
             methods[f"st {dtype}, {best} a batch"] = partial(predict, best)
-        for name, encoder in (("reference", ReferenceEncoder(model)), ("fast", None)):
-            if name in arguments.methods:
+        encoders: dict[str, Encoder | None] = {"reference": ReferenceEncoder(model), "fast": None}
+        if arguments.device != "cpu" and "fast" in arguments.methods:
+            del encoders["fast"]
+            options = {"max_length": MAX_LENGTH, "max_tokens": arguments.max_tokens or default_max_tokens("cuda")}
+            encoders["fast-packed"] = CompiledEncoder(model, attention=PackedAttention, **options)
+            encoders["fast-padded"] = CompiledEncoder(model, attention=PaddedAttention, **options)
+        for name, encoder in encoders.items():
+            if name.partition("-")[0] in arguments.methods:
                 scorer = Scorer(model, tokenizer, max_tokens_per_batch=arguments.max_tokens, encoder=encoder)
                 methods[f"{name} {dtype}"] = partial(score_by_scorer, scorer, queries)
     return methods
