@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults fuzz lint setup bench-data-plane bench-load bench-mining clean
+.PHONY: demo test faults fuzz lint setup bench bench-pipeline bench-data-plane bench-load bench-mining clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -31,6 +31,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# side by side with TART's loop, sentence-transformers, the reference and the matrix products; half an hour on two cores
+bench: setup
+	$(BIN)/python -m benchmarks.scorer --geometry small
+	$(BIN)/python -m benchmarks.scorer --geometry base --pairs 100
+
+bench-pipeline: setup
+	$(BIN)/python -m benchmarks.pipeline
 
 bench-data-plane: setup
 	$(BIN)/python -m benchmarks.data_plane

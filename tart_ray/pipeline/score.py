@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -91,7 +93,11 @@ def score(
             batch_size=1,  # one row is one chunk
             batch_format="pyarrow",
             fn_constructor_args=(run, config, load),
-            compute=ActorPoolStrategy(min_size=config.cluster.replicas.min, max_size=config.cluster.replicas.max),
+            compute=ActorPoolStrategy(
+                min_size=config.cluster.replicas.min,
+                max_size=config.cluster.replicas.max,
+                max_tasks_in_flight_per_actor=1,  # no chunk waits for one replica while another idles
+            ),
             num_cpus=config.cluster.cpus_per_replica,
             num_gpus=config.cluster.gpus_per_replica or None,
         )
@@ -201,6 +207,7 @@ class Replica:
 
     def __init__(self, run: Run, config: RerankConfig, load: LoadScorer) -> None:
         self._run, self._max_attempts = run, config.limits.max_attempts_per_chunk
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
         try:
             with Attempt.begin(run, "load", "model") as attempt:
@@ -218,13 +225,15 @@ class Replica:
         with Attempt.begin(self._run, SCORES, batch["unit"][0].as_py()) as attempt:
             table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
             pairs = _windows_of(table)
-            started = time.perf_counter()
+            began, started = time.time(), time.perf_counter()
             score, margin, best, failed = self._score(attempt, pairs)
             statistics = {
                 "tokens": len(pairs.rows.input_ids),
                 "padded_tokens": padded_tokens(pairs.rows.lengths, self._scorer.max_tokens_per_batch),
                 "windows": len(pairs.rows),
                 "seconds": time.perf_counter() - started,
+                "began": began,  # seconds since 1970
+                "replica": self._name,
             }
             told = pairs.describe(best)
             added = (score, margin, told.index, told.count, told.start, told.end)

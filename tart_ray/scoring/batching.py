@@ -6,11 +6,29 @@ import numpy as np
 import numpy.typing as npt
 
 DEFAULT_MAX_TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 32_768}
+HALVINGS = 4
 
 
 def default_max_tokens(device_type: str) -> int:
     """Padded tokens per batch where none are given."""
     return DEFAULT_MAX_TOKENS_PER_BATCH.get(device_type, DEFAULT_MAX_TOKENS_PER_BATCH["cpu"])
+
+
+def fitting_max_tokens(most: int, free_bytes: int, bytes_per_token: int) -> int:
+    """``most``, or a half, a quarter … of it: what half of the free memory holds, tokens."""
+    while most > 1 and most * bytes_per_token > free_bytes // 2:
+        most //= 2
+    return most
+
+
+def bucket_of(tokens: int, max_tokens: int, multiple: int) -> int:
+    """The number of tokens that a batch is filled up to: ``max_tokens``, its half … or its sixteenth, rounded up.
+
+    Few sizes, since a compiled encoder is compiled for each. A batch of more than ``max_tokens``, which only a single
+    long pair makes, gets a size of its own.
+    """
+    sizes = [-(-max_tokens // (2**halved * multiple)) * multiple for halved in range(HALVINGS, -1, -1)]
+    return next((size for size in sizes if size >= tokens), -(-tokens // multiple) * multiple)
 
 
 def plan_batches(lengths: npt.NDArray[np.int64], max_tokens_per_batch: int) -> list[npt.NDArray[np.int64]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,19 @@ from tart_ray.model.tokenizer import (
     EncodedPairs,
     EncT5Tokenizer,
     LongDocuments,
+    QueryTooLongError,
     Truncation,
     join_instruction,
 )
-from tart_ray.scoring.batching import default_max_tokens, plan_batches
+from tart_ray.scoring.batching import default_max_tokens, fitting_max_tokens, plan_batches
+from tart_ray.scoring.cuda import CompiledEncoder, bytes_per_token
+from tart_ray.scoring.encoder import PackedEncoder, has_gated_gelu
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PAIRS_AHEAD = 4_096  # tokenised together, while those before them are encoded
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,9 @@ class Scorer:
         long_documents: ``truncate`` cuts longer pairs; ``maxp`` reads the whole document in windows, and the best
             window's score is the pair's.
         truncation: ``longest_first`` (as the original) or ``only_document``.
-        max_tokens_per_batch: padded tokens that go through the encoder at once. Running out of CUDA memory
-            halves it and goes on.
-        encoder: in place of the reference encoder.
+        max_tokens_per_batch: padded tokens that go through the encoder at once; by default what suits the device and
+            its free memory. Running out of CUDA memory halves it and goes on.
+        encoder: in place of the fastest one for the model and its device.
     """
 
     def __init__(
@@ -92,8 +98,8 @@ class Scorer:
         self.max_length = max_length
         self.long_documents = long_documents
         self.truncation = truncation
-        self.max_tokens_per_batch = max_tokens_per_batch or default_max_tokens(model.device.type)
-        self._encoder = encoder or ReferenceEncoder(model)
+        self.max_tokens_per_batch = max_tokens_per_batch or suitable_max_tokens(model)
+        self._encoder = encoder or fastest_encoder(model, max_length, self.max_tokens_per_batch)
 
     @classmethod
     def from_pretrained(
@@ -124,14 +130,27 @@ class Scorer:
         where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
         tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
         model = EncT5ForSequenceClassification.from_pretrained(path, dtype=resolve_dtype(dtype, device), **where)
-        return cls(
-            model.to(device).eval(),
+        model = model.to(device).eval()
+        budget = max_tokens_per_batch or suitable_max_tokens(model)
+        scorer = cls(
+            model,
             tokenizer,
             max_length=max_length,
             long_documents=long_documents,
             truncation=truncation,
-            max_tokens_per_batch=max_tokens_per_batch,
+            max_tokens_per_batch=budget,
+            encoder=fastest_encoder(model, max_length, budget, consume=True),
         )
+        if device.type == "cuda":
+            scorer.calibrate()
+        return scorer
+
+    def calibrate(self) -> None:
+        """Score one batch as large as they come, which compiles the encoder and halves a budget that does not fit."""
+        count = max(self.max_tokens_per_batch // self.max_length, 1)
+        ids = np.full(count * self.max_length, self.tokenizer.eos_token_id, np.int32)
+        offsets = np.arange(count + 1, dtype=np.int64) * self.max_length
+        self.score_encoded(EncodedPairs(ids, offsets, np.zeros(count, np.bool_)))
 
     def score(
         self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None = None
@@ -149,13 +168,37 @@ class Scorer:
                 "expected as many of each"
             )
         joined = list(map(join_instruction, instructions, queries))
-        limits: Any = {"max_length": self.max_length, "truncation": self.truncation}
         if self.long_documents == "truncate":
-            return self.score_encoded(self.tokenizer.encode_pairs(joined, documents, **limits))
+            return Scores(
+                np.concatenate([self.score_encoded(pairs).logits for pairs in self._tokenise(joined, documents)])
+            )
+        limits: Any = {"max_length": self.max_length, "truncation": self.truncation}
         windows = self.tokenizer.encode_windows(joined, documents, **limits)
         scores = self.score_encoded(windows.rows)
         best = windows.best(scores.margin)
         return Scores(scores.logits[best], windows.describe(best))
+
+    def _tokenise(self, texts: list[str], documents: Sequence[str]) -> Iterator[EncodedPairs]:
+        """Pairs in the order of the input, tokenised in a thread ahead of who takes them."""
+
+        def encode(start: int) -> EncodedPairs:
+            end = start + PAIRS_AHEAD
+            options: dict[str, Any] = {"max_length": self.max_length, "truncation": self.truncation}
+            try:
+                return self.tokenizer.encode_pairs(texts[start:end], documents[start:end], **options)
+            except QueryTooLongError as error:
+                raise QueryTooLongError([start + row for row in error.rows], self.max_length) from None
+
+        if len(texts) <= PAIRS_AHEAD:
+            yield encode(0)
+            return
+        with ThreadPoolExecutor(1, "tokenise") as thread:
+            starts = range(0, len(texts), PAIRS_AHEAD)
+            following = thread.submit(encode, 0)
+            for start in itertools.islice(starts, 1, None):
+                ready, following = following, thread.submit(encode, start)
+                yield ready.result()
+            yield following.result()
 
     def score_encoded(self, pairs: EncodedPairs) -> Scores:
         """Score pairs that are token ids already.
@@ -165,10 +208,14 @@ class Scorer:
         """
         logits = np.zeros((len(pairs), self.model.config.num_labels), dtype=np.float32)
         waiting = plan_batches(pairs.lengths, self.max_tokens_per_batch)[::-1]
+        on_its_way: tuple[npt.NDArray[np.int64], Callable[[], npt.NDArray[np.float32]]] | None = None
         while waiting:
             rows = waiting.pop()
             try:
-                logits[rows] = self._encoder(pairs, rows).cpu().numpy()
+                started = rows, _start_fetching(self._encoder(pairs, rows))
+                if on_its_way:
+                    logits[on_its_way[0]] = on_its_way[1]()
+                on_its_way = started
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
@@ -181,7 +228,49 @@ class Scorer:
                 left = np.concatenate([rows, *waiting[::-1]])
                 plan = plan_batches(pairs.lengths[left], self.max_tokens_per_batch)
                 waiting = [left[batch] for batch in plan][::-1]
+        if on_its_way:
+            logits[on_its_way[0]] = on_its_way[1]()
         return Scores(logits)
+
+
+def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
+    """Begin to copy results to the host; the function returned waits for them, and for nothing that came later."""
+    if logits.device.type != "cuda":
+        return logits.cpu().numpy
+    host = logits.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def wait() -> npt.NDArray[np.float32]:
+        arrived.synchronize()
+        return host.numpy()
+
+    return wait
+
+
+def fastest_encoder(
+    model: EncT5ForSequenceClassification, max_length: int, max_tokens: int, *, consume: bool = False
+) -> Encoder:
+    """The fastest encoder for the model and its device.
+
+    Args:
+        max_length: tokens of the longest pair there can be.
+        max_tokens: of a batch.
+        consume: the model's own forward pass is not needed any more; see `PackedEncoder`.
+    """
+    if not has_gated_gelu(model) or model.device.type not in ("cpu", "cuda"):
+        return ReferenceEncoder(model)
+    if model.device.type == "cuda":
+        return CompiledEncoder(model, max_length=max_length, max_tokens=max_tokens)
+    return PackedEncoder(model, consume=consume)
+
+
+def suitable_max_tokens(model: EncT5ForSequenceClassification) -> int:
+    """Tokens of a batch for the model's device; on CUDA as many as go into half of the memory that is free."""
+    most = default_max_tokens(model.device.type)
+    if model.device.type != "cuda":
+        return most
+    return fitting_max_tokens(most, torch.cuda.mem_get_info(model.device)[0], bytes_per_token(model))
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

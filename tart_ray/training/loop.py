@@ -25,6 +25,7 @@ from tart_ray.config import TrainingConfig
 from tart_ray.data.storage import Storage
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.evaluate import Evaluation
 from tart_ray.training.examples import Query, fingerprint_queries
@@ -157,7 +158,11 @@ class _Loop:
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(model, config)
         scorer = Scorer(
-            model, tokenizer, max_length=config.max_length, max_tokens_per_batch=config.max_tokens_per_batch
+            model,
+            tokenizer,
+            max_length=config.max_length,
+            max_tokens_per_batch=config.max_tokens_per_batch,
+            encoder=ReferenceEncoder(model),  # the others have the weights of when they were made
         )
         own = evaluation[workers.rank :: workers.count]
         self.evaluation = Evaluation(own, scorer) if evaluation else None

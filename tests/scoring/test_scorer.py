@@ -94,6 +94,28 @@ def test_unequal_lists_are_refused(tiny: Scorer, documents: list[str], instructi
         tiny.score(["wing", "heat"], documents, instructions)
 
 
+# Tokenising ahead
+
+
+def test_pairs_tokenised_in_parts_keep_their_order(
+    tiny: Scorer, pairs: tuple[list[str], list[str], list[str | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tiny.score(*pairs).logits
+    monkeypatch.setattr("tart_ray.scoring.scorer.PAIRS_AHEAD", 7)  # 24 pairs: three parts of 7, one of 3
+    np.testing.assert_allclose(tiny.score(*pairs).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_rows_that_a_part_refuses_are_counted_from_the_first_pair(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_length=16, truncation="only_document")
+    monkeypatch.setattr("tart_ray.scoring.scorer.PAIRS_AHEAD", 2)
+    queries = ["wing", "wing", "wing", "flow heat plate " * 10, "wing"]
+    with pytest.raises(QueryTooLongError) as caught:
+        scorer.score(queries, ["jet"] * 5)
+    assert caught.value.rows == [3]
+
+
 # Options
 
 

@@ -1,0 +1,234 @@
+"""The fast encoder on CPUs: EncT5's forward pass over pairs that stand one behind the other, without padding.
+
+What it does less of than the reference: no padding; queries, keys and values in one product; gate, product and sum
+inside the matrix products (see `projections`); relative positions looked up once; and the last layer, of which the
+classifier sees position 0 alone, is computed for that position alone. Eager: nothing is compiled, any shape goes.
+
+Shapes: N tokens of the batch, B pairs, n pairs of one length, T tokens of a pair, D d_model, H heads, K d_kv,
+I = H * K, C labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.models.t5.modeling_t5 import T5Block, T5LayerFF
+
+from tart_ray.model.enct5 import EncT5ForSequenceClassification
+from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.scoring.projections import Projection, make_projection
+
+SCORES_AT_ONCE = 1 << 20  # elements of attention scores: more leave the caches
+POSITIONS_STEP = 64
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pairs of one length that stand behind each other: tokens ``[start, start + count * length)``."""
+
+    start: int
+    count: int
+    length: int
+
+    def of(self, x_NX: torch.Tensor) -> torch.Tensor:
+        """Its part of a tensor over tokens, (count, length, …), a view."""
+        return x_NX[self.start : self.start + self.count * self.length].view(self.count, self.length, *x_NX.shape[1:])
+
+
+def equal_lengths(lengths: npt.NDArray[np.int64], largest: int) -> list[Group]:
+    """Runs of equal length, in parts whose ``count * length**2`` is at most ``largest``, or of one pair."""
+    groups = []
+    start = 0
+    for length, run in itertools.groupby(lengths.tolist()):
+        left = len(list(run))
+        while left:
+            count = min(left, max(largest // length**2, 1))
+            groups.append(Group(start, count, length))
+            start += count * length
+            left -= count
+    return groups
+
+
+class PackedEncoder:
+    """Logits of encoded pairs on the CPU, in the dtype of the model.
+
+    Args:
+        model: in evaluation mode, on the CPU, with a gated GELU (T5 1.1, flan-t5, TART).
+        consume: take each weight out of the model once it is in the layout that the kernels want, so that memory
+            holds one copy. The model's own forward pass cannot be used any more.
+
+    Raises:
+        ValueError: the model has another feed-forward.
+    """
+
+    def __init__(self, model: EncT5ForSequenceClassification, *, consume: bool = False) -> None:
+        require_gated_gelu(model)
+        self._model = model
+        self._epsilon = model.config.layer_norm_epsilon
+        self._heads = model.config.num_heads
+        *blocks, last = model.encoder.block
+        self._layers = [_Layer(block, self._heads, self._epsilon, consume) for block in blocks]
+        self._last = _LastLayer(last, self._heads, self._epsilon, consume)
+        self._bias_HTT = torch.empty(self._heads, 0, 0)
+
+    @torch.inference_mode()
+    def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        order = np.argsort(-pairs.lengths[rows], kind="stable")
+        packed = pairs.take(rows[order])
+        groups = equal_lengths(packed.lengths, SCORES_AT_ONCE // self._heads)
+        bias_HTT = self._position_bias(int(packed.lengths.max()))
+        hidden_ND = F.embedding(torch.from_numpy(packed.input_ids), self._model.shared.weight)
+        for layer in self._layers:
+            hidden_ND = layer(hidden_ND, groups, bias_HTT)
+        first_B = torch.from_numpy(packed.offsets[:-1])
+        logits_BC = classify(self._model, self._last(hidden_ND, first_B, groups, bias_HTT))
+        result_BC = torch.empty_like(logits_BC)
+        result_BC[torch.from_numpy(order)] = logits_BC
+        return result_BC
+
+    def _position_bias(self, length: int) -> torch.Tensor:
+        """Bias of relative positions, (H, length, length): a corner of one that is kept for the longest pair yet."""
+        if self._bias_HTT.shape[1] < length:
+            self._bias_HTT = position_bias(self._model, -(-length // POSITIONS_STEP) * POSITIONS_STEP)
+        return self._bias_HTT[:, :length, :length]
+
+
+class _Layer:
+    """One layer for every token."""
+
+    def __init__(self, block: T5Block, heads: int, epsilon: float, consume: bool) -> None:
+        attention, forward = block.layer[0], block.layer[1]
+        own = attention.SelfAttention
+        self._heads, self._epsilon = heads, epsilon
+        self._norm = attention.layer_norm.weight
+        self._qkv = project(own.q, own.k, own.v, consume=consume)
+        self._out = project(own.o, consume=consume)
+        self._feed_forward = _FeedForward(forward, epsilon, consume)
+
+    def __call__(self, hidden_ND: torch.Tensor, groups: list[Group], bias_HTT: torch.Tensor) -> torch.Tensor:
+        qkv_NI = self._qkv(rms_norm(hidden_ND, self._norm, self._epsilon))
+        context_NI = hidden_ND.new_empty(len(qkv_NI), qkv_NI.shape[1] // 3)
+        for group in groups:
+            qkv_nT3HK = group.of(qkv_NI).view(group.count, group.length, 3, self._heads, -1)
+            q_nHTK, k_nHTK, v_nHTK = qkv_nT3HK.permute(2, 0, 3, 1, 4)
+            bias = bias_HTT[:, : group.length, : group.length]
+            context_nHTK = attend(q_nHTK, k_nHTK, v_nHTK, bias)
+            context_nTHK = context_nHTK.transpose(1, 2)
+            group.of(context_NI).view(context_nTHK.shape).copy_(context_nTHK)
+        return self._feed_forward(self._out.plus(context_NI, hidden_ND))
+
+
+class _LastLayer:
+    """The last layer for position 0 of each pair.
+
+    With one query a pair, keys and values of all tokens need not be computed: ``q · (W x) = (W' q) · x`` and
+    ``sum p (W x) = W (sum p x)``, for each head.
+    """
+
+    def __init__(self, block: T5Block, heads: int, epsilon: float, consume: bool) -> None:
+        attention, forward = block.layer[0], block.layer[1]
+        own = attention.SelfAttention
+        self._epsilon = epsilon
+        self._norm = attention.layer_norm.weight
+        self._q = project(own.q, consume=consume)
+        self._k_HKD = own.k.weight.detach().view(heads, -1, own.q.in_features)
+        self._v_HKD = own.v.weight.detach().view(heads, -1, own.q.in_features)
+        self._out = project(own.o, consume=consume)
+        self._feed_forward = _FeedForward(forward, epsilon, consume)
+
+    def __call__(
+        self, hidden_ND: torch.Tensor, first_B: torch.Tensor, groups: list[Group], bias_HTT: torch.Tensor
+    ) -> torch.Tensor:
+        """Hidden states of position 0, (B, D)."""
+        heads = len(self._k_HKD)
+        normed_ND = rms_norm(hidden_ND, self._norm, self._epsilon)
+        q_HBK = self._q(normed_ND[first_B]).view(len(first_B), heads, -1).transpose(0, 1)
+        key_BHD = torch.bmm(q_HBK, self._k_HKD).transpose(0, 1)
+        pooled = []
+        pair = 0
+        for group in groups:
+            x_nTD = group.of(normed_ND)
+            scores_nHT = key_BHD[pair : pair + group.count] @ x_nTD.transpose(1, 2)
+            weights_nHT = torch.softmax(scores_nHT.float() + bias_HTT[:, 0, : group.length], -1)
+            pooled.append(weights_nHT.to(x_nTD.dtype) @ x_nTD)
+            pair += group.count
+        pooled_HBD = torch.cat(pooled).transpose(0, 1)
+        context_BI = torch.bmm(pooled_HBD, self._v_HKD.transpose(1, 2)).transpose(0, 1).flatten(1)
+        return self._feed_forward(self._out.plus(context_BI, hidden_ND[first_B]))
+
+
+class _FeedForward:
+    """``x + wo(gelu(wi_0(norm(x))) * wi_1(norm(x)))``."""
+
+    def __init__(self, layer: T5LayerFF, epsilon: float, consume: bool) -> None:
+        dense = layer.DenseReluDense
+        self._norm, self._epsilon = layer.layer_norm.weight, epsilon
+        self._gate = project(dense.wi_0, consume=consume)
+        self._up = project(dense.wi_1, consume=consume)
+        self._down = project(dense.wo, consume=consume)
+
+    def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        normed_ND = rms_norm(hidden_ND, self._norm, self._epsilon)
+        return self._down.plus(self._up.times(normed_ND, self._gate.gelu(normed_ND)), hidden_ND)
+
+
+def attend(q_nHTK: torch.Tensor, k_nHTK: torch.Tensor, v_nHTK: torch.Tensor, bias_HTT: torch.Tensor) -> torch.Tensor:
+    """T5's attention among the tokens of each pair, (n, H, T, K): no scale, a bias of relative positions.
+
+    On CPUs torch's fused kernel is the faster one in float32, matrix products are in bfloat16.
+    """
+    if q_nHTK.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q_nHTK, k_nHTK, v_nHTK, attn_mask=bias_HTT[None], scale=1.0)
+    scores_nHTT = q_nHTK @ k_nHTK.transpose(-1, -2)
+    scores_nHTT += bias_HTT
+    return torch.softmax(scores_nHTT, -1) @ v_nHTK
+
+
+def classify(model: EncT5ForSequenceClassification, hidden_BD: torch.Tensor) -> torch.Tensor:
+    """Logits (B, C) in float32: in bfloat16 they would tie where the model does not."""
+    normed_BD = rms_norm(
+        hidden_BD.float(), model.encoder.final_layer_norm.weight.float(), model.config.layer_norm_epsilon
+    )
+    return F.linear(normed_BD, model.classifier.weight.float(), model.classifier.bias.float())
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """T5's layer norm: no mean, no bias, the mean square in float32."""
+    return F.rms_norm(x, weight.shape, weight, epsilon)
+
+
+def position_bias(model: EncT5ForSequenceClassification, length: int) -> torch.Tensor:
+    """Bias of relative positions for pairs of up to ``length`` tokens, (H, length, length), in the model's dtype."""
+    bias: torch.Tensor = model.encoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
+    return bias[0].detach().to(model.shared.weight.dtype).contiguous()
+
+
+def project(*linears: nn.Linear, consume: bool) -> Projection:
+    """One projection that gives what these give, side by side."""
+    weight = (
+        torch.cat([linear.weight.detach() for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
+    )
+    projection = make_projection(weight)
+    if consume:
+        for linear in linears:
+            linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+    return projection
+
+
+def require_gated_gelu(model: EncT5ForSequenceClassification) -> None:
+    if not has_gated_gelu(model):
+        raise ValueError(
+            f"got a model with feed_forward_proj={model.config.feed_forward_proj!r}, expected 'gated-gelu'; "
+            "the reference encoder runs every T5"
+        )
+
+
+def has_gated_gelu(model: EncT5ForSequenceClassification) -> bool:
+    """Whether the feed-forward is that of T5 1.1 and its children, which the fast encoders are made for."""
+    return bool(model.config.is_gated_act and model.config.dense_act_fn == "gelu_new")

@@ -1,0 +1,112 @@
+"""The encoder for CUDA in its CPU form: same logits as the reference, few compilations, shapes by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.random_models import LENGTHS, all_rows, make_model, make_pairs
+
+from tart_ray.scoring.batching import bucket_of, fitting_max_tokens, plan_batches
+from tart_ray.scoring.cuda import CompiledEncoder, PackedAttention, PaddedAttention
+from tart_ray.scoring.reference import ReferenceEncoder
+
+ATTENTIONS = pytest.mark.parametrize("attention", [PackedAttention, PaddedAttention])
+
+
+def as_it_is(layer: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return layer
+
+
+def make_encoder(attention: Any, compile_layer: Any = as_it_is, **options: Any) -> CompiledEncoder:
+    model = make_model(**options)
+    return CompiledEncoder(model, max_length=200, max_tokens=640, attention=attention, compile_layer=compile_layer)
+
+
+@ATTENTIONS
+@pytest.mark.parametrize("options", [{}, {"num_layers": 1}, {"num_heads": 3, "d_kv": 16}])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_logits_of_the_reference(attention: Any, options: dict[str, Any]) -> None:
+    pairs = make_pairs(LENGTHS)
+    expected = ReferenceEncoder(make_model(**options))(pairs, all_rows(pairs))
+    encoder = make_encoder(attention, **options)
+    np.testing.assert_allclose(encoder(pairs, all_rows(pairs)), expected, atol=1e-5, rtol=0)
+    shuffled = np.random.default_rng(1).permutation(len(pairs))[:7]
+    np.testing.assert_allclose(encoder(pairs, shuffled), expected[torch.from_numpy(shuffled)], atol=1e-5, rtol=0)
+
+
+# packed: 640 tokens or 384, 256, 128; padded: 128 or 256 tokens, each for few pairs and for many
+@pytest.mark.parametrize(("attention", "most"), [(PackedAttention, 4), (PaddedAttention, 4)])
+def test_compiled_a_handful_of_times(attention: Any, most: int) -> None:
+    compilations = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        nonlocal compilations
+        compilations += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    encoder = make_encoder(
+        attention, lambda layer: torch.compile(layer, backend=backend, dynamic=False, fullgraph=True), num_layers=2
+    )
+    reference = ReferenceEncoder(make_model(num_layers=2))
+    draw = np.random.default_rng(0)
+    batches = 0
+    for _ in range(3):
+        pairs = make_pairs(draw.integers(1, 201, 20).tolist())
+        for rows in plan_batches(pairs.lengths, 640):
+            np.testing.assert_allclose(encoder(pairs, rows), reference(pairs, rows), atol=1e-5, rtol=0)
+            batches += 1
+    assert 1 < compilations <= most < batches
+
+
+@ATTENTIONS
+def test_the_model_goes_on_working(attention: Any) -> None:
+    model = make_model()
+    pairs = make_pairs(LENGTHS)
+    before = ReferenceEncoder(model)(pairs, all_rows(pairs))
+    stored = sum(weight.untyped_storage().nbytes() for weight in model.parameters())
+    encoder = CompiledEncoder(model, max_length=200, max_tokens=640, attention=attention, compile_layer=as_it_is)
+    assert (ReferenceEncoder(model)(pairs, all_rows(pairs)) == before).all()
+    storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in model.parameters()}
+    assert sum(storages.values()) <= stored  # views of the fused weights, no second copy
+    assert encoder._weights[0][1].data_ptr() == model.encoder.block[0].layer[0].SelfAttention.q.weight.data_ptr()
+
+
+def test_blocks_of_the_mask_by_hand() -> None:
+    # tokens 0-99, 100-299, 300-309, filling to 384: blocks 0-127, 128-255, 256-383
+    attention = PackedAttention(torch.zeros(1, 200, 200), 384)
+    lengths = np.array([100, 200, 10])
+    assert attention.places(lengths)[1] == 384
+    mask = attention.inputs(lengths, torch.device("cpu"))
+    assert mask.kv_num_blocks.tolist() == [[[3, 3, 3]]]  # all reach through the pair of 200 tokens
+    one = attention.inputs(np.array([128, 130]), torch.device("cpu"))
+    assert one.kv_num_blocks.tolist() == [[[1, 2, 2]]]
+    assert [row[:count] for row, count in zip(one.kv_indices[0, 0].tolist(), [1, 2, 2], strict=True)] == [
+        [0],
+        [1, 2],
+        [1, 2],
+    ]
+
+
+def test_sizes_by_hand() -> None:
+    assert [bucket_of(tokens, 1_024, 128) for tokens in (1, 128, 129, 257, 513, 1_024)] == [
+        128,
+        128,
+        256,
+        512,
+        1_024,
+        1_024,
+    ]
+    assert bucket_of(1_025, 1_024, 128) == 1_152  # a pair longer than the budget
+    assert bucket_of(900, 1_000, 128) == 1_024
+
+
+def test_a_budget_for_the_free_memory_by_hand() -> None:
+    # half of 1,000 bytes holds 50 tokens of 10 bytes
+    assert fitting_max_tokens(50, 1_000, 10) == 50
+    assert fitting_max_tokens(64, 1_000, 10) == 32
+    assert fitting_max_tokens(64, 0, 10) == 1

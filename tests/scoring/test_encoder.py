@@ -1,0 +1,125 @@
+"""The fast encoder on CPUs against the reference: same logits, whatever else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.random_models import LENGTHS, all_rows, make_model, make_pairs
+
+from tart_ray import EncT5ForSequenceClassification
+from tart_ray.scoring.encoder import Group, PackedEncoder, equal_lengths
+from tart_ray.scoring.projections import OneDnnProjection, TorchProjection, make_projection
+from tart_ray.scoring.reference import ReferenceEncoder
+from tart_ray.scoring.scorer import fastest_encoder
+
+SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}  # flan-t5-small
+BASE = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}  # flan-t5-base
+
+
+def assert_like_reference(model: EncT5ForSequenceClassification, lengths: list[int]) -> None:
+    pairs = make_pairs(lengths)
+    expected = ReferenceEncoder(model)(pairs, all_rows(pairs))
+    found = PackedEncoder(model)(pairs, all_rows(pairs))
+    assert found.dtype == torch.float32
+    assert len(np.unique(expected[:, 0].numpy())) == len(lengths)  # a wrong order would show
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 1}, {"num_labels": 1}, {"num_labels": 3}, {"num_heads": 3, "d_kv": 16}],
+    ids=["tiny", "one layer", "one label", "three labels", "inner width unlike the model's"],
+)
+def test_logits_of_the_reference(options: dict[str, Any]) -> None:
+    assert_like_reference(make_model(**options), LENGTHS)
+
+
+@pytest.mark.parametrize("geometry", [SMALL, BASE], ids=["small", "base"])
+def test_logits_of_the_reference_at_real_geometry(geometry: dict[str, int]) -> None:
+    assert_like_reference(make_model(**geometry), [150, 40, 40, 7])
+
+
+def test_pairs_longer_than_any_before() -> None:
+    model = make_model()
+    encoder = PackedEncoder(model)
+    reference = ReferenceEncoder(model)
+    for lengths in ([4, 2], [300, 70], [65]):  # the table of relative positions grows, and is used in part
+        pairs = make_pairs(lengths)
+        np.testing.assert_allclose(
+            encoder(pairs, all_rows(pairs)), reference(pairs, all_rows(pairs)), atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_scores_do_not_depend_on_the_batch(dtype: torch.dtype, tolerance: float) -> None:
+    pairs = make_pairs(LENGTHS)
+    encoder = PackedEncoder(make_model().to(dtype))
+    alone = torch.cat([encoder(pairs, np.array([row])) for row in range(len(pairs))])
+    draw = np.random.default_rng(2)
+    for _ in range(5):
+        rows = draw.permutation(len(pairs))[: draw.integers(1, len(pairs) + 1)]
+        np.testing.assert_allclose(encoder(pairs, rows), alone[torch.from_numpy(rows)], atol=tolerance, rtol=0)
+
+
+def test_bfloat16_is_no_further_from_float32_than_the_reference_in_bfloat16() -> None:
+    draw = np.random.default_rng(3)
+    pairs = make_pairs(draw.integers(2, 120, 64).tolist())
+    expected = ReferenceEncoder(make_model())(pairs, all_rows(pairs))
+    halved = make_model().to(torch.bfloat16)
+    found = PackedEncoder(halved)(pairs, all_rows(pairs))
+    by_reference = ReferenceEncoder(halved)(pairs, all_rows(pairs))
+    assert (found - expected).pow(2).mean() <= 1.1 * (by_reference - expected).pow(2).mean()
+
+
+def test_a_consumed_model_gave_its_weights_away() -> None:
+    pairs = make_pairs(LENGTHS)
+    model = make_model()
+    expected = PackedEncoder(model)(pairs, all_rows(pairs))
+    encoder = PackedEncoder(model, consume=True)
+    assert (encoder(pairs, all_rows(pairs)) == expected).all()
+    in_layers = sum(weight.numel() for name, weight in model.encoder.block.named_parameters() if "layer.1" in name)
+    norms = sum(block.layer[1].layer_norm.weight.numel() for block in model.encoder.block)
+    assert in_layers == norms
+    assert model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("proj", ["relu", "gated-silu"])
+def test_other_feed_forwards_go_through_the_reference(proj: str) -> None:
+    model = make_model(feed_forward_proj=proj)
+    with pytest.raises(ValueError, match=f"feed_forward_proj='{proj}', expected 'gated-gelu'"):
+        PackedEncoder(model)
+    assert isinstance(fastest_encoder(model, 64, 512), ReferenceEncoder)
+    assert isinstance(fastest_encoder(make_model(), 64, 512), PackedEncoder)
+
+
+def test_groups_by_hand() -> None:
+    # five of 4 tokens, at most 2 * 16 at once; one of 9, though 81 > 32; two of 2
+    groups = equal_lengths(np.array([4, 4, 4, 4, 4, 9, 2, 2]), 32)
+    assert groups == [Group(0, 2, 4), Group(8, 2, 4), Group(16, 1, 4), Group(20, 1, 9), Group(29, 2, 2)]
+    part = Group(8, 2, 4).of(torch.arange(66).view(33, 2))
+    assert part.shape == (2, 4, 2)
+    assert part[1, 0].tolist() == [24, 25]
+
+
+ENDINGS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "plain": lambda projection, x, other: projection(x),
+    "gelu": lambda projection, x, other: projection.gelu(x),
+    "times": lambda projection, x, other: projection.times(x, other),
+    "plus": lambda projection, x, other: projection.plus(x, other),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_projections_agree(ending: str, dtype: torch.dtype, tolerance: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, x, other = (torch.randn(shape, generator=draw).to(dtype) for shape in [(48, 80), (33, 80), (33, 48)])
+    fast = make_projection(weight)
+    if not isinstance(fast, OneDnnProjection):
+        pytest.skip("this torch or processor has no oneDNN kernels for it")
+    expected = ENDINGS[ending](TorchProjection(weight.double()), x.double(), other.double())
+    np.testing.assert_allclose(ENDINGS[ending](fast, x, other).double(), expected, atol=tolerance, rtol=tolerance)
