@@ -296,6 +296,94 @@ class MineOutputConfig(Section):
     path: str
 
 
+class GeometryConfig(Section):
+    """A new model's size.
+
+    Attributes:
+        num_layers: Blocks of attention and feed-forward.
+        d_model: Width.
+        num_heads: Of attention.
+        d_kv: Width of a head.
+        d_ff: Width of the feed-forward layers, which are gated.
+    """
+
+    num_layers: PositiveInt = 4
+    d_model: PositiveInt = 256
+    num_heads: PositiveInt = 8
+    d_kv: PositiveInt = 32
+    d_ff: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> GeometryConfig:
+        if self.d_kv > self.d_model:
+            raise ValueError(f"got d_kv {self.d_kv} above d_model {self.d_model}, expected at most as much")
+        return self
+
+
+class TrainingConfig(Section):
+    """How an EncT5 is trained; the defaults are the published recipe of TART-full.
+
+    Attributes:
+        loss: cross_entropy of two labels; listwise, a softmax over the margins of a positive and its negatives; or
+            margin_mse, distillation of a teacher's margins.
+        num_negatives: Of each positive, drawn afresh in every epoch; null takes all there are.
+        random_negatives: Share of the negatives that are documents of other queries of the task: at the start and at
+            the end of training, linear in between.
+        max_unfollowing_fraction: Of a task's pairs, those whose document answers the query but not the instruction.
+        max_unfollowing: Of a task in an epoch, at most so many of those pairs.
+        epochs: Each has every positive once.
+        max_steps: In place of epochs.
+        queries_per_step: Positives, each with its negatives, of one step of the optimizer, over all workers.
+        max_tokens_per_batch: Padded tokens that go through a worker at once; a step is cut into such batches.
+        max_length: Tokens of a pair; longer ones are cut.
+        learning_rate: At its peak.
+        schedule: Of the learning rate after the warm-up.
+        warmup_fraction: Of all steps.
+        weight_decay: Of matrices; norms, biases and embeddings have none.
+        max_grad_norm: Longer gradients are scaled down to it.
+        optimizer: adafactor keeps next to no state.
+        dropout: null keeps the checkpoint's.
+        dtype: bfloat16 computes in it where that is safe; weights and their updates are float32.
+        gradient_checkpointing: Compute activations a second time rather than keep them.
+        seed: Of order, negatives, instructions and dropout.
+        evaluate_every: Steps between evaluations on the held-out queries.
+        patience: Stop after so many evaluations without a better nDCG@10; null never does.
+        checkpoint_every: Steps between states that a killed run continues from.
+        log_every: Steps between lines of the log.
+    """
+
+    loss: Literal["cross_entropy", "listwise", "margin_mse"] = "cross_entropy"
+    num_negatives: PositiveInt | None = 4
+    random_negatives: tuple[Fraction, Fraction] = (0.0, 0.0)
+    max_unfollowing_fraction: Fraction = 0.16
+    max_unfollowing: Annotated[int, Field(ge=0)] = 10_000
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    queries_per_step: PositiveInt = 32
+    max_tokens_per_batch: PositiveInt = 8_192
+    max_length: Annotated[int, Field(ge=8)] = 512
+    learning_rate: PositiveFloat = 1e-4
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_fraction: Fraction = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: PositiveFloat = 1.0
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    gradient_checkpointing: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    evaluate_every: PositiveInt = 500
+    patience: PositiveInt | None = None
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 50
+
+    @model_validator(mode="after")
+    def _distils_what_was_scored(self) -> TrainingConfig:
+        if self.loss == "margin_mse" and max(self.random_negatives):
+            raise ValueError("training.random_negatives: a teacher has not scored them, expected none with margin_mse")
+        return self
+
+
 class RerankConfig(Section):
     """Configuration of jobs.rerank."""
 

@@ -1,0 +1,369 @@
+"""The loop: steps of the optimizer over groups of pairs, on one device or several; resumable, without Ray.
+
+A step depends on its number, the weights and the optimizer's state alone (see `Sampler`; dropout is seeded by step),
+so a run that goes on from its last state ends, on one device, in the weights of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import nn
+
+from tart_ray.config import TrainingConfig
+from tart_ray.data.storage import Storage
+from tart_ray.model.enct5 import EncT5ForSequenceClassification
+from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.scoring.scorer import Scorer
+from tart_ray.training.evaluate import Evaluation
+from tart_ray.training.examples import Query, fingerprint_queries
+from tart_ray.training.losses import LOSSES, count_terms
+from tart_ray.training.sampling import Group, Sampler, plan_microbatches
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+ANY_VALUE = {"log_every", "checkpoint_every"}  # of the configuration: a run may go on with others
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, and what to change."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Which of the processes that share each step this one is. With several, torch.distributed is set up already."""
+
+    rank: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """Where the state of a run is kept, to go on from: a local path or a URL. Written as a whole or not at all."""
+
+    storage: Storage
+    url: str
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state; None where there is none."""
+        if not self.storage.exists(self.url):
+            return None
+        found: dict[str, Any] = torch.load(io.BytesIO(self.storage.read(self.url)), map_location="cpu")
+        return found
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the state."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.storage.write(self.url, buffer.getbuffer())
+
+
+@dataclass
+class Trained:
+    """What training did. The model holds the weights of ``best_step``, or of the last step without evaluation.
+
+    Attributes:
+        steps: that were made, in all starts of the run.
+        pairs: that were seen in this start, by all workers.
+        seconds: of this start.
+        best_ndcg_at_10: on the held-out queries; None without evaluation.
+        history: what was reported at each evaluation.
+    """
+
+    steps: int
+    pairs: int
+    seconds: float
+    best_step: int
+    best_ndcg_at_10: float | None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Pairs that go through the model at once: ids and mask int64 (n, length), first bool (n,), scores float (n,)."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    first: torch.Tensor
+    scores: torch.Tensor
+
+
+def train(
+    model: EncT5ForSequenceClassification,
+    tokenizer: EncT5Tokenizer,
+    queries: Sequence[Query],
+    config: TrainingConfig,
+    *,
+    evaluation: Sequence[Query] = (),
+    state: StateFile | None = None,
+    report: Report | None = None,
+    workers: Workers = Workers(),  # noqa: B008  # is frozen
+) -> Trained:
+    """Train the model, in float32 on its device, in place.
+
+    Args:
+        evaluation: held-out queries; the best weights on them are kept. Without any, the last are.
+        state: goes on from it where there is one, and keeps it up to date.
+        report: called with step, loss, learning_rate and pairs_per_second as they are logged, and with ndcg_at_10.
+
+    Raises:
+        ValueError: the examples cannot be trained on as configured.
+        TrainingError: the state is another run's, or the loss is not finite any more.
+    """
+    return _Loop(model, tokenizer, queries, config, evaluation, state, report, workers).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: EncT5ForSequenceClassification,
+        tokenizer: EncT5Tokenizer,
+        queries: Sequence[Query],
+        config: TrainingConfig,
+        evaluation: Sequence[Query],
+        state: StateFile | None,
+        report: Report | None,
+        workers: Workers,
+    ) -> None:
+        self.model, self.tokenizer, self.config, self.workers = model, tokenizer, config, workers
+        self.sampler = Sampler(queries, config)
+        self.report = report or (lambda _: None)
+        self.state_file = state
+        self.identity = {
+            "config": config.model_dump(mode="json", exclude=ANY_VALUE),
+            "queries": fingerprint_queries(queries),
+            "evaluation": fingerprint_queries(evaluation),
+        }
+        if config.dropout is not None:
+            set_dropout(model, config.dropout)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.parameters = list(model.parameters())
+        self.optimizer = make_optimizer(model, config)
+        scorer = Scorer(
+            model, tokenizer, max_length=config.max_length, max_tokens_per_batch=config.max_tokens_per_batch
+        )
+        own = evaluation[workers.rank :: workers.count]
+        self.evaluation = Evaluation(own, scorer) if evaluation else None
+        self.step = 0
+        self.stale = 0  # evaluations since the best one
+        self.best: dict[str, Any] | None = None
+        self.history: list[dict[str, float]] = []
+
+    def run(self) -> Trained:
+        self._resume()
+        started, pairs = time.monotonic(), 0
+        window, seen, losses = started, 0, torch.zeros((), device=self.model.device)
+        self.model.train()
+        for groups, batches in self._batches():
+            loss = self._train_step(groups, batches)
+            self.step += 1
+            count = sum(map(len, groups))
+            losses, seen, pairs = losses + loss, seen + count, pairs + count
+            last = self.step == self.sampler.steps
+            due = {name: last or self.step % getattr(self.config, name) == 0 for name in
+                   ("log_every", "evaluate_every", "checkpoint_every")}  # fmt: skip
+            if any(due.values()) and not math.isfinite(float(losses)):
+                raise TrainingError(
+                    f"step {self.step}: the loss is not finite; lower training.learning_rate, or use dtype float32"
+                )
+            if due["log_every"]:
+                now = time.monotonic()
+                steps = (self.step - 1) % self.config.log_every + 1
+                self._log(
+                    loss=float(losses) / steps,
+                    learning_rate=self.optimizer.param_groups[0]["lr"],
+                    pairs_per_second=seen / (now - window),
+                )
+                window, seen, losses = now, 0, torch.zeros_like(losses)
+            stop = due["evaluate_every"] and self._evaluate()
+            if due["checkpoint_every"] or stop:
+                self._save(finished=last or stop)
+            if stop:
+                break
+        self.model.eval()
+        if self.best is not None:
+            self.model.load_state_dict(self.best["model"])
+        return Trained(
+            steps=self.step,
+            pairs=pairs,
+            seconds=time.monotonic() - started,
+            best_step=self.best["step"] if self.best else self.step,
+            best_ndcg_at_10=self.best["ndcg_at_10"] if self.best else None,
+            history=self.history,
+        )
+
+    def _batches(self) -> Iterator[tuple[list[Group], list[Microbatch]]]:
+        """Groups of all workers and batches of this one, of each step that is left; the next is made meanwhile."""
+        with ThreadPoolExecutor(1) as executor:
+            steps = iter(range(self.step, self.sampler.steps))
+            waiting = [executor.submit(self._make, step) for step, _ in zip(steps, range(2), strict=False)]
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [executor.submit(self._make, step) for step, _ in zip(steps, range(1), strict=False)]
+
+    def _make(self, step: int) -> tuple[list[Group], list[Microbatch]]:
+        groups = self.sampler.groups(step)
+        own = groups[self.workers.rank :: self.workers.count]
+        if not own:
+            return groups, []
+        pairs = self.tokenizer.encode_pairs(
+            [text for group in own for text in group.queries],
+            [text for group in own for text in group.documents],
+            max_length=self.config.max_length,
+        )
+        sizes = np.array([len(group) for group in own])
+        first = np.zeros(len(pairs), bool)
+        first[np.cumsum(sizes) - sizes] = True
+        scores = np.array([score for group in own for score in group.scores] or [0.0] * len(pairs), np.float32)
+        units = np.ones(len(pairs), np.int64) if self.config.loss == "cross_entropy" else sizes
+        batches = []
+        for rows in plan_microbatches(pairs.lengths, units, self.config.max_tokens_per_batch):
+            lengths = pairs.lengths[rows]
+            ids = np.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id, np.int64)
+            for target, row in zip(ids, rows.tolist(), strict=True):
+                found = pairs.row(row)
+                target[: len(found)] = found
+            mask = np.arange(ids.shape[1]) < lengths[:, None]
+            arrays = (ids, mask.astype(np.int64), first[rows], scores[rows])
+            batches.append(Microbatch(*map(torch.from_numpy, arrays)))
+        return groups, batches
+
+    def _train_step(self, groups: list[Group], batches: list[Microbatch]) -> torch.Tensor:
+        """One step of the optimizer; this worker's part of the mean loss."""
+        device = self.model.device
+        torch.manual_seed(derived_seed(self.config.seed, self.step, self.workers.rank))
+        terms = max(count_terms(self.config.loss, [len(group) for group in groups]), 1)
+        total = torch.zeros((), device=device)
+        for batch in batches:
+            with self._autocast():
+                logits = self.model(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device)).logits
+            first, scores = batch.first.to(device), batch.scores.to(device)
+            loss = LOSSES[self.config.loss](logits.float(), first, scores) / terms
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if self.workers.count > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+            torch.distributed.all_reduce(total)
+        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = learning_rate(self.config, self.step, self.sampler.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def _evaluate(self) -> bool:
+        """Evaluate, keep the best weights; whether training should stop."""
+        if self.evaluation is None:
+            return False
+        self.model.eval()
+        with self._autocast():
+            found = self.evaluation.ndcg_at_10() * len(self.evaluation.qrels)
+        self.model.train()
+        summed = torch.tensor([found, len(self.evaluation.qrels)], dtype=torch.float32, device=self.model.device)
+        if self.workers.count > 1:
+            torch.distributed.all_reduce(summed)
+        ndcg = float(summed[0] / summed[1])
+        self._log(ndcg_at_10=ndcg)
+        self.history.append({"step": self.step, "ndcg_at_10": ndcg})
+        if self.best is None or ndcg > self.best["ndcg_at_10"]:
+            weights = {name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()}
+            self.best, self.stale = {"step": self.step, "ndcg_at_10": ndcg, "model": weights}, 0
+        else:
+            self.stale += 1
+        return self.config.patience is not None and self.stale >= self.config.patience
+
+    def _save(self, *, finished: bool) -> None:
+        if self.state_file is None or self.workers.rank:
+            return
+        self.state_file.save(
+            {
+                "identity": self.identity,
+                "finished": finished,
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "stale": self.stale,
+                "history": self.history,
+            }
+        )
+
+    def _resume(self) -> None:
+        found = self.state_file.load() if self.state_file else None
+        if found is None:
+            return
+        if found["identity"] != self.identity:
+            raise TrainingError(
+                f"{self.state_file.url if self.state_file else ''}: is the state of a run with other examples or "
+                "another configuration; go on with that one, or keep this one's state elsewhere"
+            )
+        self.model.load_state_dict(found["model"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.step, self.stale, self.best, self.history = (found[name] for name in ("step", "stale", "best", "history"))
+        log.info("going on from step %d", self.step)
+        if found["finished"]:
+            self.sampler.steps = self.step
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def _log(self, **figures: float) -> None:
+        if self.workers.rank:
+            return
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        log.info("step %d of %d: %s", self.step, self.sampler.steps, shown)
+        self.report({"step": self.step, **figures})
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW or Adafactor; weights of linear layers alone decay."""
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    decaying = [parameter for parameter in model.parameters() if id(parameter) in linear]
+    others = [parameter for parameter in model.parameters() if id(parameter) not in linear]
+    groups = [
+        {"params": decaying, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """Of a step, counted from 0: it rises to its peak in the warm-up, and then falls to 0 at the end of training."""
+    warmup = round(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(steps - warmup, 1)
+    shape = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+    return config.learning_rate * shape[config.schedule]
+
+
+def set_dropout(model: EncT5ForSequenceClassification, rate: float) -> None:
+    """Give every layer this dropout."""
+    model.config.dropout_rate = rate
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):  # of attention
+            module.dropout = rate  # type: ignore[assignment]
+
+
+def derived_seed(*parts: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

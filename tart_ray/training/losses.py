@@ -1,0 +1,67 @@
+"""Losses of the logits of groups, each as a sum, so that a step's loss does not depend on how it is cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def cross_entropy(logits: torch.Tensor, first: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """Two-label cross-entropy, the published recipe, summed over pairs.
+
+    Args:
+        logits: float (n, 2).
+        first: bool (n,), the positives.
+    """
+    return functional.cross_entropy(logits, first.long(), reduction="sum")
+
+
+def listwise(logits: torch.Tensor, first: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """-log softmax of the positive's margin among the margins of its group, summed over groups.
+
+    Args:
+        logits: float (n, 2).
+        first: bool (n,), where a group begins: with its positive.
+    """
+    return -functional.log_softmax(_by_group(margins(logits), first, float("-inf")), dim=1)[:, 0].sum()
+
+
+def margin_mse(logits: torch.Tensor, first: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """((m⁺ − m⁻) − (t⁺ − t⁻))² of the student's margins and the teacher's, summed over (positive, negative) pairs.
+
+    Hofstätter et al., *Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation* (2020).
+
+    Args:
+        logits: float (n, 2).
+        first: bool (n,), where a group begins: with its positive.
+        scores: float (n,), the teacher's margins.
+    """
+    of_group = first.cumsum(0) - 1
+    difference = margins(logits) - scores
+    return (difference[first][of_group] - difference)[~first].square().sum()
+
+
+def margins(logits: torch.Tensor) -> torch.Tensor:
+    """``logits[:, 1] - logits[:, 0]``, (n,)."""
+    return logits[:, 1] - logits[:, 0]
+
+
+def count_terms(name: str, sizes: list[int]) -> int:
+    """Over how many terms a step's loss is averaged, given the pairs of each of its groups."""
+    return {"cross_entropy": sum(sizes), "listwise": len(sizes), "margin_mse": sum(sizes) - len(sizes)}[name]
+
+
+def _by_group(values: torch.Tensor, first: torch.Tensor, filler: float) -> torch.Tensor:
+    """(groups, longest): the values of each group, filled up on the right."""
+    row = first.cumsum(0) - 1
+    starts = first.nonzero()[:, 0]
+    column = torch.arange(len(values), device=values.device) - starts[row]
+    table = values.new_full((len(starts), int(column.max()) + 1), filler)
+    return table.index_put((row, column), values)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "listwise": listwise, "margin_mse": margin_mse}

@@ -1,0 +1,183 @@
+"""Which pairs each step sees: a function of the examples, the configuration and the step's number, of nothing else.
+
+So a run that was killed goes on with the pairs that it would have seen, and any number of workers sees the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from tart_ray.config import TrainingConfig
+from tart_ray.model.tokenizer import join_instruction
+from tart_ray.training.examples import Query
+
+Ints = npt.NDArray[np.int64]
+TRIES = 20  # to find a random document that is not one of the query's own
+
+
+@dataclass(frozen=True)
+class Group:
+    """A positive and negatives of one query: n pairs, the positive first.
+
+    ``queries``: with the instruction in front. ``scores``: a teacher's margins, or none.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    scores: list[float]
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+
+class Sampler:
+    """Groups of every step.
+
+    An epoch is every positive of every query once, in an order of its own, with negatives and instructions drawn afresh.
+
+    Raises:
+        ValueError: the examples cannot be trained on as configured.
+    """
+
+    def __init__(self, queries: Sequence[Query], config: TrainingConfig) -> None:
+        self._queries = queries
+        self._config = config
+        if not queries:
+            raise ValueError("got no query to train on")
+        if config.loss == "margin_mse" and not all(query.has_scores for query in queries):
+            raise ValueError("loss margin_mse: got queries without a teacher's scores of their documents")
+        self._of_item = np.repeat(np.arange(len(queries)), [len(query.positives) for query in queries])
+        self._positive = np.concatenate([np.arange(len(query.positives)) for query in queries])
+        self.steps_per_epoch = -(-len(self._of_item) // config.queries_per_step)
+        self.steps = config.max_steps or self.steps_per_epoch * config.epochs
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups of a step, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order, unfollowing = self._epoch(epoch)
+        start = place * self._config.queries_per_step
+        items = order[start : start + self._config.queries_per_step]
+        return [self._draw(int(item), int(unfollowing[item]), epoch, step) for item in items]
+
+    @lru_cache(maxsize=2)  # noqa: B019  # of a sampler that lives as long as the process
+    def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
+        """The order of the items, and how many instruction-unfollowing negatives each gets."""
+        draw = np.random.default_rng((self._config.seed, epoch))
+        order = draw.permutation(len(self._of_item))
+        given = np.zeros(len(order), np.int64)
+        if self._config.loss != "margin_mse":
+            for items in self._items_of_tasks:
+                chosen = self._spread(items, draw)
+                np.add.at(given, chosen, 1)
+        return order, given
+
+    def _spread(self, items: Ints, draw: np.random.Generator) -> Ints:
+        """The items of a task that get an instruction-unfollowing negative; one that gets k of them, k times.
+
+        No item gets a second one before all that can have got their first.
+        """
+        config = self._config
+        there = np.array([len(self._queries[q].unfollowing) for q in self._of_item[items]])
+        wanted = config.num_negatives if config.num_negatives is not None else int(there.max(initial=0))
+        there = np.minimum(there, wanted)
+        pairs = sum(1 + self._negatives_of(self._queries[q]) for q in self._of_item[items])
+        allowed = min(int(config.max_unfollowing_fraction * pairs), config.max_unfollowing)
+        rounds = [draw.permutation(items[there > k]) for k in range(int(there.max(initial=0)))]
+        return np.concatenate([np.empty(0, np.int64), *rounds])[:allowed].astype(np.int64)
+
+    def _negatives_of(self, query: Query) -> int:
+        """How many negatives a positive of the query gets."""
+        wanted, there = self._config.num_negatives, len(query.negatives) + len(query.unfollowing)
+        if wanted is None:
+            return there
+        return wanted if max(self._config.random_negatives) else min(wanted, there)
+
+    @cached_property
+    def _items_of_tasks(self) -> list[Ints]:
+        tasks: dict[str, list[int]] = {}
+        for item, query in enumerate(self._of_item.tolist()):
+            tasks.setdefault(self._queries[query].task, []).append(item)
+        return [np.array(items, np.int64) for items in tasks.values()]
+
+    @cached_property
+    def _task_of_item(self) -> Ints:
+        tasks = np.zeros(len(self._of_item), np.int64)
+        for task, items in enumerate(self._items_of_tasks):
+            tasks[items] = task
+        return tasks
+
+    def _draw(self, item: int, unfollowing: int, epoch: int, step: int) -> Group:
+        draw = np.random.default_rng((self._config.seed, epoch, item))
+        query = self._queries[self._of_item[item]]
+        positive = int(self._positive[item])
+        documents, scores = [query.positives[positive]], [*query.positive_scores[positive : positive + 1]]
+        documents += [query.unfollowing[i] for i in draw.permutation(len(query.unfollowing))[:unfollowing]]
+
+        wanted = self._config.num_negatives
+        room = len(query.negatives) if wanted is None else max(wanted - unfollowing, 0)
+        random = 0
+        if wanted is not None and max(self._config.random_negatives):
+            start, end = self._config.random_negatives
+            share = start + (end - start) * min(step / max(self.steps - 1, 1), 1.0)
+            random = max(int(draw.binomial(room, share)), room - len(query.negatives))
+        own = draw.permutation(len(query.negatives))[: room - random]
+        documents += [query.negatives[i] for i in own]
+        if query.has_scores:
+            scores += [query.negative_scores[i] for i in own]
+        documents += self._random_documents(item, query, random, draw)
+
+        if not query.instructions:
+            return Group([query.text] * len(documents), documents, scores)
+        count = len(documents) if self._config.loss == "cross_entropy" else 1
+        drawn = draw.integers(len(query.instructions), size=count)
+        joined = [join_instruction(query.instructions[i], query.text) for i in drawn]
+        return Group(joined if count == len(documents) else joined * len(documents), documents, scores)
+
+    def _random_documents(self, item: int, query: Query, count: int, draw: np.random.Generator) -> list[str]:
+        """Positives of other queries of the task."""
+        items = self._items_of_tasks[self._task_of_item[item]]
+        own = {*query.positives, *query.unfollowing}
+        found: list[str] = []
+        for _ in range(count * TRIES):
+            if len(found) == count:
+                break
+            other = int(items[draw.integers(len(items))])
+            document = self._queries[self._of_item[other]].positives[self._positive[other]]
+            if document not in own:
+                own.add(document)
+                found.append(document)
+        return found
+
+
+def plan_microbatches(lengths: Ints, sizes: Ints, max_tokens: int) -> list[Ints]:
+    """Cut a step's pairs into batches of like length under a token budget, without parting what belongs together.
+
+    Args:
+        lengths: tokens of each pair, (n,).
+        sizes: pairs of each unit that must stay whole, (units,); the pairs of a unit follow each other.
+        max_tokens: padded tokens of a batch. A unit that has more makes a batch of its own.
+
+    Returns:
+        Positions of the pairs of each batch; every pair is in exactly one. The longest come first.
+    """
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    longest = np.maximum.reduceat(lengths, starts)
+    batches: list[Ints] = []
+    units: list[Ints] = []
+    width = rows = 0
+    for unit in np.argsort(-longest, kind="stable"):
+        if units and (rows + int(sizes[unit])) * width > max_tokens:
+            batches.append(np.concatenate(units))
+            units, rows = [], 0
+        if not units:
+            width = int(longest[unit])
+        units.append(np.arange(starts[unit], ends[unit]))
+        rows += int(sizes[unit])
+    batches.append(np.concatenate(units))
+    return batches
