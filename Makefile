@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults fuzz lint setup bench-data-plane bench-load clean
+.PHONY: demo test faults fuzz lint setup bench-data-plane bench-load train-demo-model clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -37,6 +37,10 @@ bench-data-plane: setup
 
 bench-load: setup
 	$(BIN)/python -m benchmarks.load_checkpoint
+
+# hours on a CPU; goes on where it stopped; needs the Python and Debian package managers
+train-demo-model: setup
+	$(BIN)/python -m recipes.demo_model all
 
 clean:
 	rm -rf demo-output build .mypy_cache .pytest_cache .ruff_cache

@@ -320,6 +320,73 @@ class GeometryConfig(Section):
         return self
 
 
+class StartConfig(Section):
+    """What training starts from: a checkpoint, or a vocabulary and a size.
+
+    Attributes:
+        path: A T5 (google/flan-t5-xl, or any size) or an EncT5: hub id, local directory, or s3://bucket/prefix/.
+        revision: Hub branch, tag or commit.
+        vocabulary: Of a new model: a sentencepiece model in T5's layout, or a place that holds spiece.model.
+        geometry: Of a new model.
+        initialisation: Of a new model: t5 as T5 is, mimetic lets attention begin as a search for equal tokens.
+    """
+
+    path: str | None = None
+    revision: str | None = None
+    vocabulary: str | None = None
+    geometry: GeometryConfig = GeometryConfig()
+    initialisation: Literal["t5", "mimetic"] = "mimetic"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> StartConfig:
+        if (self.path is None) == (self.vocabulary is None):
+            given = [name for name in ("path", "vocabulary") if getattr(self, name) is not None]
+            raise ValueError(f"model: got {given}, expected one of path, vocabulary")
+        return self
+
+
+class TrainInputConfig(Section):
+    """What is trained on.
+
+    Attributes:
+        train: File, directory or glob: JSONL or Parquet of pairs, lists or groups, see docs/training.md.
+        evaluation: The like, of queries held out.
+        instructions: JSON, {task: [instruction, ...]}: one of its task's is drawn for each pair.
+    """
+
+    train: str
+    evaluation: str | None = None
+    instructions: str | None = None
+
+
+class TrainOutputConfig(Section):
+    """Where results go.
+
+    Attributes:
+        path: Directory of this run, local or s3://; one run, one path. The checkpoint is in checkpoint/.
+        dtype: Of the weights in the checkpoint; bfloat16 halves it.
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class WorkersConfig(Section):
+    """The Ray cluster, and the workers that share each step.
+
+    Attributes:
+        address: auto joins a running cluster or starts a local one; local always starts one; or an address.
+        workers: Each holds the model and all examples.
+        gpus_per_worker: 0 trains on CPUs.
+        cpus_per_worker: Also the threads of torch in a worker.
+    """
+
+    address: str = "auto"
+    workers: PositiveInt = 1
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 1
+    cpus_per_worker: PositiveInt = 1
+
+
 class TrainingConfig(Section):
     """How an EncT5 is trained; the defaults are the published recipe of TART-full.
 
@@ -409,3 +476,15 @@ class MineConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
     plan: PlanConfig = PlanConfig()
+
+
+class TrainConfig(Section):
+    """Configuration of jobs.train."""
+
+    model: StartConfig
+    input: TrainInputConfig
+    output: TrainOutputConfig
+    training: TrainingConfig = TrainingConfig()
+    cluster: WorkersConfig = WorkersConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()

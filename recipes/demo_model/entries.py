@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Entry:
-    """``family``: ``python``, ``debian`` or ``manual``. ``package``: never divided between splits. ``name``: unique in it.
+    """``family``: ``python``, ``debian`` or ``manual``. ``package``: never parted by splits. ``name``: unique in it.
 
     ``title``: stands before each answer. ``query``: the short description. ``answers``: texts by kind.
     """

@@ -68,7 +68,7 @@ def evaluate(
 
 
 def code_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0) -> dict[str, Interval]:
-    """Docstring to code among the code of all functions: nDCG@10 of BM25's best 50, and of the model's order of them."""
+    """Docstring to code, among all functions: nDCG@10 of BM25's best 50, and of the model's order of them."""
     entries = [
         Entry(e.family, e.package, e.name, e.title, e.query, {"code": e.answers["code"]})
         for e in entries

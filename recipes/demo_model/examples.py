@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 
 from recipes.demo_model.entries import Entry
@@ -10,41 +9,36 @@ from recipes.demo_model.tasks import TASKS
 from tart_ray.demo.corpus import Collection, Document, first_stage
 from tart_ray.training.examples import Query
 
-BLOCK = 8_000  # entries that negatives are looked for in together
 SAME_KIND, OTHER_KIND = 8, 4  # negatives kept of each query
 RETRIEVED = 40
 
 
-def make_queries(entries: Sequence[Entry], *, seed: int = 0) -> Iterator[Query]:
+def make_queries(entries: Sequence[Entry]) -> Iterator[Query]:
     """One query per entry and kind of answer.
 
-    Negatives are what BM25 finds for the query among some thousand entries, of the kind that is asked for and of
-    others; instruction-unfollowing negatives are the entry's own answers of other kinds.
+    Negatives are what BM25 finds for the query among these entries, of the kind that is asked for and of others;
+    instruction-unfollowing negatives are the entry's own answers of other kinds.
     """
-    order = random.Random(seed).sample(range(len(entries)), len(entries))  # noqa: S311
-    for start in range(0, len(order), BLOCK):
-        block = order[start : start + BLOCK]
-        collection = collect([entries[i] for i in block])
-        run = first_stage(collection, collection.queries, k=RETRIEVED)
-        for query_id, query in collection.queries.items():
-            entry = entries[block[int(query_id)]]
-            found = [doc_id for doc_id in run[query_id] if doc_id.split("/")[0] != query_id]
-            for name, task in TASKS.items():
-                if task.family != entry.family or task.kind not in entry.answers:
-                    continue
-                same = [doc_id for doc_id in found if doc_id.split("/", 1)[1] == f"{task.family}/{task.kind}"]
-                other = [doc_id for doc_id in found if doc_id.split("/", 1)[1] != f"{task.family}/{task.kind}"]
-                chosen = same[:SAME_KIND] + other[:OTHER_KIND]
-                yield Query(
-                    text=query,
-                    task=name,
-                    instructions=task.instructions,
-                    positives=(joined(Document(entry.title, entry.answers[task.kind])),),
-                    negatives=tuple(joined(collection.documents[doc_id]) for doc_id in chosen),
-                    unfollowing=tuple(
-                        joined(Document(entry.title, text)) for kind, text in entry.answers.items() if kind != task.kind
-                    ),
-                )
+    collection = collect(entries)
+    run = first_stage(collection, collection.queries, k=RETRIEVED)
+    for (query_id, query), entry in zip(collection.queries.items(), entries, strict=True):
+        found = [doc_id for doc_id in run[query_id] if doc_id.split("/")[0] != query_id]
+        for name, task in TASKS.items():
+            if task.family != entry.family or task.kind not in entry.answers:
+                continue
+            wanted = f"/{task.family}/{task.kind}"
+            same = [doc_id for doc_id in found if doc_id.endswith(wanted)][:SAME_KIND]
+            other = [doc_id for doc_id in found if not doc_id.endswith(wanted)][:OTHER_KIND]
+            yield Query(
+                text=query,
+                task=name,
+                instructions=task.instructions,
+                positives=(joined(Document(entry.title, entry.answers[task.kind])),),
+                negatives=tuple(joined(collection.documents[doc_id]) for doc_id in same + other),
+                unfollowing=tuple(
+                    joined(Document(entry.title, text)) for kind, text in entry.answers.items() if kind != task.kind
+                ),
+            )
 
 
 def collect(entries: Sequence[Entry]) -> Collection:

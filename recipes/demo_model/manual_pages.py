@@ -14,7 +14,9 @@ DOWNLOADED = ("manpages", "manpages-dev", "perl-doc", "tcl-doc", "libssl-doc", "
 MOST_PER_PACKAGE = 1_000  # some packages bring thousands of pages from one template
 MIN_DESCRIPTION_WORDS, MIN_USAGE_WORDS = 12, 4
 SECTION = re.compile(r"^\.S[Hh] +\"?([^\"\n]+?)\"? *$", re.M)
-NO_TEXT = re.compile(r"^[.'](\\\"|TH|Dd|Dt|Os|so|if|ie|el|de|ds|nr|ft|ad|hy|nh|ta|ti|in|ne|na|TS|TE|rn|tr|IX|RS|RE|sp|nf|fi|\.).*$", re.M)
+NO_TEXT = re.compile(
+    r"^[.'](\\\"|TH|Dd|Dt|Os|so|if|ie|el|de|ds|nr|ft|ad|hy|nh|ta|ti|in|ne|na|TS|TE|rn|tr|IX|RS|RE|sp|nf|fi|\.).*$", re.M
+)
 MACRO = re.compile(r"^[.'] *[A-Za-z]{1,2}\b *", re.M)
 FONT = re.compile(r"\\f(\[[^]]*\]|\(..|.)|\\s[-+]?\d|\\[&|/,^:%c]")
 CHARACTERS = {"-": "-", "e": "\\", "(aq": "'", "(dq": '"', "(lq": '"', "(rq": '"', "(em": "-", "(en": "-", "(bu": "*"}

@@ -16,13 +16,15 @@ from tart_ray.demo.corpus import first_paragraph
 from tart_ray.demo.functions import describe_functions
 
 # Larger packages with many documented functions; beside what is installed.
-DOWNLOADED = (
-    "altair ansible-core arviz ase astroid astropy babel biopython bokeh celery cvxpy dask datasets diffusers "
-    "distributed django docutils flax gensim geopandas ipython jax jedi keras librosa lightning luigi matplotlib "
-    "mercurial metpy mne nilearn nltk obspy optax paramiko pennylane pillow pylint pymatgen pymc pyomo qiskit "
-    "scikit-image scikit-learn scrapy seaborn spacy sphinx sqlalchemy statsmodels streamlit sunpy torchvision tornado "
-    "twisted werkzeug xarray"
-).split()
+DOWNLOADED = [
+    "altair", "ansible-core", "arviz", "ase", "astroid", "astropy", "babel", "biopython", "bokeh", "celery",
+    "cvxpy", "dask", "datasets", "diffusers", "distributed", "django", "docutils", "flax", "gensim",
+    "geopandas", "ipython", "jax", "jedi", "keras", "librosa", "lightning", "luigi", "matplotlib", "mercurial",
+    "metpy", "mne", "nilearn", "nltk", "obspy", "optax", "paramiko", "pennylane", "pillow", "pylint",
+    "pymatgen", "pymc", "pyomo", "qiskit", "scikit-image", "scikit-learn", "scrapy", "seaborn", "spacy",
+    "sphinx", "sqlalchemy", "statsmodels", "streamlit", "sunpy", "torchvision", "tornado", "twisted",
+    "werkzeug", "xarray",
+]  # fmt: skip
 SKIPPED = re.compile(r"(^|/)(tests?|testing|idle_test|_?vendor|_?vendored|externals?|extern|thirdparty|third_party)/")
 LARGEST_SOURCE = 1_000_000  # bytes; larger ones are generated
 MIN_DOCUMENTATION_WORDS = 8

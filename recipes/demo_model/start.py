@@ -67,7 +67,7 @@ def count_pairs(
 
 
 def meanings(counts: sparse.csr_matrix, dimensions: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Vectors of tokens, (tokens, dimensions), rows of norm 1: a truncated SVD of positive pointwise mutual information.
+    """Vectors of norm 1, float32 (tokens, dimensions): a truncated SVD of positive pointwise mutual information.
 
     Levy and Goldberg, *Neural Word Embedding as Implicit Matrix Factorization* (2014). Counts are taken both ways, so
     a query's token and what it goes with in answers become alike.
@@ -98,7 +98,11 @@ def _embed(
     rarity = np.log((in_answers.max() + 1) / (in_answers + 1))
     weight[:pieces, RARITY] = torch.from_numpy(rarity / rarity.max() * 3.0).float()
     separator = tokenizer.encode_texts([SEPARATOR])[0][-1]
-    for token, mark in ((tokenizer.bos_token_id, IS_START), (tokenizer.eos_token_id, IS_END), (separator, IS_SEPARATOR)):
+    for token, mark in (
+        (tokenizer.bos_token_id, IS_START),
+        (tokenizer.eos_token_id, IS_END),
+        (separator, IS_SEPARATOR),
+    ):
         weight[token] = 0.0
         weight[token, ONE], weight[token, mark] = 3.0, MARK
     norm = size**0.5 * 1.05  # all alike, so that the layer norm changes none more than another
@@ -157,7 +161,7 @@ def _connect(model: EncT5ForSequenceClassification) -> None:
 def _clear(attention: nn.Module, head: int, width: int) -> tuple[torch.Tensor, ...]:
     """Views of the head's q, k, v (width, d_model) and o (d_model, width), emptied."""
     rows = _rows(head, width)
-    views = tuple(getattr(attention, name).weight[rows] for name in "qkv") + (attention.o.weight[:, rows],)
+    views = (*(getattr(attention, name).weight[rows] for name in "qkv"), attention.o.weight[:, rows])
     for view in views:
         view.zero_()
     return views
@@ -168,8 +172,8 @@ def _rows(head: int, width: int) -> slice:
 
 
 def _incidence(tokenizer: EncT5Tokenizer, texts: Sequence[str]) -> sparse.csr_matrix:
-    """(texts, pieces): 1 where a text has a token among its first ones."""
+    """(texts, tokens): 1 where a text has a token among its first ones."""
     rows = [sorted({*ids[:DOCUMENT_TOKENS]}) for ids in tokenizer.encode_texts(texts)]
     ends = np.cumsum([0, *map(len, rows)])
     columns = np.fromiter((token for row in rows for token in row), np.int32, ends[-1])
-    return sparse.csr_matrix((np.ones(len(columns), np.float32), columns, ends), (len(rows), tokenizer.sentinel_end))
+    return sparse.csr_matrix((np.ones(len(columns), np.float32), columns, ends), (len(rows), len(tokenizer)))

@@ -21,7 +21,7 @@ from recipes.demo_model.tasks import TASKS
 from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
 
 PIECES = 8_000
-MAX_LENGTH = 160  # tokens of a pair that the model is trained with
+MAX_LENGTH = 112  # tokens of a pair that the model is trained with
 SEPARATOR = "[SEP]"  # between instruction and query
 
 
@@ -41,7 +41,7 @@ def normalization_rules() -> Iterator[tuple[str, str]]:
 
 
 def train_vocabulary(folder: Path, entries: Iterable[Entry], *, pieces: int = PIECES) -> EncT5Tokenizer:
-    """Learn the pieces from queries, titles, answers and instructions, and save them under ``folder`` in T5's layout."""
+    """Learn the pieces from queries, titles, answers and instructions; write them to ``folder`` in T5's layout."""
     vocabulary = io.BytesIO()  # not a file: its name would become part of the vocabulary
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as rules:
         for source, target in normalization_rules():

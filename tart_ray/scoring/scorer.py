@@ -125,6 +125,16 @@ class Scorer:
         Raises:
             ValueError: lists of unequal length.
         """
+        return self.score_encoded(self.encode(queries, documents, instructions))
+
+    def encode(
+        self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None = None
+    ) -> EncodedPairs:
+        """Token ids of the pairs that `score` would score.
+
+        Raises:
+            ValueError: lists of unequal length.
+        """
         if instructions is None or isinstance(instructions, str):
             instructions = [instructions] * len(queries)
         if not len(queries) == len(documents) == len(instructions):
@@ -132,13 +142,12 @@ class Scorer:
                 f"got {len(queries)} queries, {len(documents)} documents and {len(instructions)} instructions; "
                 "expected as many of each"
             )
-        pairs = self.tokenizer.encode_pairs(
+        return self.tokenizer.encode_pairs(
             list(map(join_instruction, instructions, queries)),
             documents,
             max_length=self.max_length,
             truncation=self.truncation,
         )
-        return self.score_encoded(pairs)
 
     def score_encoded(self, pairs: EncodedPairs) -> Scores:
         """Score pairs that are token ids already.

@@ -10,8 +10,9 @@ import io
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ from tart_ray.training.sampling import Group, Sampler, plan_microbatches
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
+AHEAD = 2  # steps whose batches are made while one is computed
 ANY_VALUE = {"log_every", "checkpoint_every"}  # of the configuration: a run may go on with others
 
 
@@ -75,8 +77,8 @@ class Trained:
 
     Attributes:
         steps: that were made, in all starts of the run.
-        pairs: that were seen in this start, by all workers.
-        seconds: of this start.
+        pairs: that were seen, by all workers.
+        seconds: that they took, without those that a kill made undone.
         best_ndcg_at_10: on the held-out queries; None without evaluation.
         history: what was reported at each evaluation.
     """
@@ -108,7 +110,7 @@ def train(
     evaluation: Sequence[Query] = (),
     state: StateFile | None = None,
     report: Report | None = None,
-    workers: Workers = Workers(),  # noqa: B008  # is frozen
+    workers: Workers = Workers(),
 ) -> Trained:
     """Train the model, in float32 on its device, in place.
 
@@ -160,17 +162,19 @@ class _Loop:
         self.stale = 0  # evaluations since the best one
         self.best: dict[str, Any] | None = None
         self.history: list[dict[str, float]] = []
+        self.pairs, self.seconds = 0, 0.0  # up to the state that this start went on from
 
     def run(self) -> Trained:
         self._resume()
-        started, pairs = time.monotonic(), 0
+        started, before = time.monotonic(), self.seconds
         window, seen, losses = started, 0, torch.zeros((), device=self.model.device)
         self.model.train()
         for groups, batches in self._batches():
             loss = self._train_step(groups, batches)
             self.step += 1
             count = sum(map(len, groups))
-            losses, seen, pairs = losses + loss, seen + count, pairs + count
+            losses, seen = losses + loss, seen + count
+            self.pairs, self.seconds = self.pairs + count, before + time.monotonic() - started
             last = self.step == self.sampler.steps
             due = {name: last or self.step % getattr(self.config, name) == 0 for name in
                    ("log_every", "evaluate_every", "checkpoint_every")}  # fmt: skip
@@ -197,8 +201,8 @@ class _Loop:
             self.model.load_state_dict(self.best["model"])
         return Trained(
             steps=self.step,
-            pairs=pairs,
-            seconds=time.monotonic() - started,
+            pairs=self.pairs,
+            seconds=self.seconds,
             best_step=self.best["step"] if self.best else self.step,
             best_ndcg_at_10=self.best["ndcg_at_10"] if self.best else None,
             history=self.history,
@@ -207,11 +211,13 @@ class _Loop:
     def _batches(self) -> Iterator[tuple[list[Group], list[Microbatch]]]:
         """Groups of all workers and batches of this one, of each step that is left; the next is made meanwhile."""
         with ThreadPoolExecutor(1) as executor:
-            steps = iter(range(self.step, self.sampler.steps))
-            waiting = [executor.submit(self._make, step) for step, _ in zip(steps, range(2), strict=False)]
+            waiting: deque[Future[tuple[list[Group], list[Microbatch]]]] = deque()
+            for step in range(self.step, self.sampler.steps):
+                waiting.append(executor.submit(self._make, step))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
             while waiting:
-                yield waiting.pop(0).result()
-                waiting += [executor.submit(self._make, step) for step, _ in zip(steps, range(1), strict=False)]
+                yield waiting.popleft().result()
 
     def _make(self, step: int) -> tuple[list[Group], list[Microbatch]]:
         groups = self.sampler.groups(step)
@@ -300,6 +306,8 @@ class _Loop:
                 "best": self.best,
                 "stale": self.stale,
                 "history": self.history,
+                "pairs": self.pairs,
+                "seconds": self.seconds,
             }
         )
 
@@ -314,7 +322,8 @@ class _Loop:
             )
         self.model.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
-        self.step, self.stale, self.best, self.history = (found[name] for name in ("step", "stale", "best", "history"))
+        for name in ("step", "stale", "best", "history", "pairs", "seconds"):
+            setattr(self, name, found[name])
         log.info("going on from step %d", self.step)
         if found["finished"]:
             self.sampler.steps = self.step
@@ -361,7 +370,7 @@ def set_dropout(model: EncT5ForSequenceClassification, rate: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = rate
         elif isinstance(getattr(module, "dropout", None), float):  # of attention
-            module.dropout = rate  # type: ignore[assignment]
+            module.dropout = rate
 
 
 def derived_seed(*parts: int) -> int:

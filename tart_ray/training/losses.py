@@ -1,4 +1,4 @@
-"""Losses of the logits of groups, each as a sum, so that a step's loss does not depend on how it is cut into batches."""
+"""Losses of the logits of groups, each as a sum: a step's loss does not depend on how it is cut into batches."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def listwise(logits: torch.Tensor, first: torch.Tensor, _: torch.Tensor) -> torc
 
 
 def margin_mse(logits: torch.Tensor, first: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """((m⁺ − m⁻) − (t⁺ − t⁻))² of the student's margins and the teacher's, summed over (positive, negative) pairs.
+    """``((m⁺ - m⁻) - (t⁺ - t⁻))²`` of the student's margins and the teacher's, summed over (positive, negative) pairs.
 
-    Hofstätter et al., *Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation* (2020).
+    Hofstätter et al., *Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation*, 2020.
 
     Args:
         logits: float (n, 2).

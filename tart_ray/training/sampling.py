@@ -38,7 +38,7 @@ class Group:
 class Sampler:
     """Groups of every step.
 
-    An epoch is every positive of every query once, in an order of its own, with negatives and instructions drawn afresh.
+    An epoch is every positive of every query once, in an order of its own; negatives and instructions are drawn afresh.
 
     Raises:
         ValueError: the examples cannot be trained on as configured.
