@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recipes.demo_model import data, evaluate, train
 from recipes.demo_model.entries import read_entries
+from recipes.demo_model.vocabulary import MAX_LENGTH
 from tart_ray.scoring.scorer import Scorer
 
 STEPS = ("data", "vocabulary", "start", "mine", "train", "evaluate")
@@ -51,7 +52,7 @@ def _run(step: str, arguments: argparse.Namespace) -> None:
     elif step == "export":
         train.export_state(folder, arguments.run)
     else:
-        scorer = Scorer.from_pretrained(folder / arguments.run / "model", max_length=train.MAX_LENGTH)
+        scorer = Scorer.from_pretrained(folder / arguments.run / "model", max_length=MAX_LENGTH)
         measured = evaluate.evaluate(scorer, read_entries(folder / f"{arguments.split}.parquet"))
         path = folder / arguments.run / f"{arguments.split}.json"
         path.write_text(json.dumps({name: dataclasses.asdict(value) for name, value in measured.items()}, indent=2))

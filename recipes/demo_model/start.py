@@ -24,6 +24,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 from torch import nn
 from transformers import T5Config
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from recipes.demo_model.entries import Entry
 from recipes.demo_model.vocabulary import SEPARATOR
@@ -82,7 +83,8 @@ def meanings(counts: sparse.csr_matrix, dimensions: int, *, seed: int = 0) -> np
     left, values, _ = svds(matrix, dimensions, v0=start)
     vectors = left * np.sqrt(values)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-6)).astype(np.float32)
+    normed: npt.NDArray[np.float32] = (vectors / np.maximum(norms, 1e-6)).astype(np.float32)
+    return normed
 
 
 @torch.no_grad()
@@ -158,7 +160,7 @@ def _connect(model: EncT5ForSequenceClassification) -> None:
     model.classifier.weight[0, SCORE] -= 0.5
 
 
-def _clear(attention: nn.Module, head: int, width: int) -> tuple[torch.Tensor, ...]:
+def _clear(attention: T5Attention, head: int, width: int) -> tuple[torch.Tensor, ...]:
     """Views of the head's q, k, v (width, d_model) and o (d_model, width), emptied."""
     rows = _rows(head, width)
     views = (*(getattr(attention, name).weight[rows] for name in "qkv"), attention.o.weight[:, rows])

@@ -25,7 +25,7 @@ from tart_ray.training.start import save_checkpoint, start_from_checkpoint
 
 BLOCK = 8_000  # entries that negatives are looked for in together
 SAMPLED = 60_000  # entries that the vocabulary and the first embeddings are learned from
-EVALUATED = 200  # queries of the dev split, during training
+EVALUATED = 100  # queries of the dev split, during training
 TRAINING = TrainingConfig(
     loss="listwise",
     num_negatives=5,
@@ -33,15 +33,15 @@ TRAINING = TrainingConfig(
     max_unfollowing_fraction=0.2,
     max_unfollowing=1_000_000,
     queries_per_step=16,
-    max_steps=5_000,
+    max_steps=700,
     max_tokens_per_batch=4_096,
     max_length=MAX_LENGTH,
-    learning_rate=7e-4,
+    learning_rate=1e-3,
     schedule="linear",
-    warmup_fraction=0.03,
+    warmup_fraction=0.05,
     dropout=0.0,
-    evaluate_every=250,
-    checkpoint_every=50,
+    evaluate_every=200,
+    checkpoint_every=20,
     log_every=10,
 )
 SCHEMA = pa.schema(
@@ -121,7 +121,8 @@ def read_queries(paths: Sequence[Path]) -> Iterator[Query]:
     """The queries of all files, in order."""
     for path in paths:
         for row in pq.read_table(path).to_pylist():
-            yield Query(**{name: value if isinstance(value, str) else tuple(value) for name, value in row.items()})
+            lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+            yield Query(text=row["text"], task=row["task"], **lists)
 
 
 def _sample(folder: Path) -> list[Entry]:
