@@ -88,10 +88,15 @@ def pooled_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int
 
     BM25 is run with the query, and with the instruction before it; the model reorders the former's best 50. The mean
     over tasks is that of equally many queries of each.
+
+    Raises:
+        ValueError: a task has no query in these entries.
     """
     collection = collect(entries)
     draw = random.Random(seed)  # noqa: S311
     per_task = {name: [i for i, e in enumerate(entries) if _has(e, task)] for name, task in TASKS.items()}
+    if empty := [name for name, able in per_task.items() if not able]:
+        raise ValueError(f"got no entry for the tasks {empty}, expected some for each of {list(TASKS)}")
     size = min(size, *map(len, per_task.values()))
     figures: dict[str, list[Floats]] = {}
     for name, task in TASKS.items():
