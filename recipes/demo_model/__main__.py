@@ -9,12 +9,12 @@ import logging
 import sys
 from pathlib import Path
 
-from recipes.demo_model import data, evaluate, train
+from recipes.demo_model import data, evaluate, publish, train
 from recipes.demo_model.entries import read_entries
 from recipes.demo_model.vocabulary import MAX_LENGTH
 from tart_ray.scoring.scorer import Scorer
 
-STEPS = ("data", "vocabulary", "start", "mine", "train", "evaluate")
+STEPS = ("data", "vocabulary", "start", "mine", "train", "evaluate", "publish")
 
 
 def main() -> int:
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="of downloads; by default below the folder")
     parser.add_argument("--blocks", type=int, default=8, help=f"of {train.BLOCK:,} entries to train on")
     parser.add_argument("--steps", type=int, default=train.TRAINING.max_steps, help="of the optimizer")
+    parser.add_argument("--learning-rate", type=float, default=train.TRAINING.learning_rate, help="at its peak")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start", default="start", help="checkpoint below the folder that training starts from")
     parser.add_argument("--run", default="run", help="folder of the training run, below the folder")
@@ -47,10 +48,13 @@ def _run(step: str, arguments: argparse.Namespace) -> None:
     elif step == "mine":
         train.mine(folder, arguments.blocks)
     elif step == "train":
-        options = {name: getattr(arguments, name) for name in ("start", "run", "blocks", "steps", "threads")}
-        train.train_model(folder, **options)
+        names = ("start", "run", "blocks", "steps", "learning_rate", "threads")
+        train.train_model(folder, **{name: getattr(arguments, name) for name in names})
     elif step == "export":
-        train.export_state(folder, arguments.run)
+        train.export_state(folder, start=arguments.start, run=arguments.run)
+    elif step == "publish":
+        size = publish.publish(folder, arguments.run)
+        logging.info("%s: %d bytes", publish.PLACE, size)
     else:
         scorer = Scorer.from_pretrained(folder / arguments.run / "model", max_length=MAX_LENGTH)
         measured = evaluate.evaluate(scorer, read_entries(folder / f"{arguments.split}.parquet"))

@@ -46,7 +46,7 @@ class Interval:
 
 
 def evaluate(
-    scorer: Scorer, entries: Sequence[Entry], *, queries_per_task: int = 300, code_queries: int = 1_000, seed: int = 0
+    scorer: Scorer, entries: Sequence[Entry], *, queries_per_task: int = 150, code_queries: int = 600, seed: int = 0
 ) -> dict[str, Interval]:
     """All figures of the model card.
 

@@ -18,6 +18,7 @@ from recipes.demo_model.start import make_start
 from recipes.demo_model.vocabulary import MAX_LENGTH, train_vocabulary
 from tart_ray.config import TrainingConfig
 from tart_ray.data.storage import Storage
+from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.training.examples import Query
 from tart_ray.training.loop import StateFile, train
@@ -76,7 +77,9 @@ def mine(folder: Path, blocks: int) -> None:
                 log.info("%s: %d queries", path.name, len(queries))
 
 
-def train_model(folder: Path, *, start: str = "start", run: str = "run", blocks: int, steps: int, threads: int) -> None:
+def train_model(
+    folder: Path, *, start: str, run: str, blocks: int, steps: int, learning_rate: float, threads: int
+) -> None:
     """Train from ``folder/start`` on the first blocks; ``folder/run`` holds state, history and, at the end, the model.
 
     The same call again goes on where the last one stopped.
@@ -87,7 +90,7 @@ def train_model(folder: Path, *, start: str = "start", run: str = "run", blocks:
     queries = list(read_queries([folder / f"queries-{number:02}.parquet" for number in range(blocks)]))
     held_out = list(read_queries([folder / "queries-dev.parquet"]))[:EVALUATED]
     model, tokenizer = start_from_checkpoint(folder / start)
-    config = TRAINING.model_copy(update={"max_steps": steps})
+    config = TRAINING.model_copy(update={"max_steps": steps, "learning_rate": learning_rate})
     log.info("%d queries, %d of them held out; %s", len(queries) + len(held_out), len(held_out), config)
     with (target / "history.jsonl").open("a", encoding="utf-8") as history:
 
@@ -96,19 +99,22 @@ def train_model(folder: Path, *, start: str = "start", run: str = "run", blocks:
             history.flush()
 
         state = StateFile(Storage(), str(target / "state.pt"))
-        train(model, tokenizer, queries, config, evaluation=held_out, state=state, report=report)
-    save_checkpoint(model, tokenizer, target / "model", dtype=torch.bfloat16)
+        trained = train(model, tokenizer, queries, config, evaluation=held_out, state=state, report=report)
+    _save(target, model, tokenizer, trained.best_step, _steps_before(folder, start))
 
 
-def export_state(folder: Path, run: str) -> None:
-    """Write ``model/`` of a run that still goes on, from its last state."""
-    model, tokenizer = start_from_checkpoint(folder / "start")
+def export_state(folder: Path, *, start: str, run: str) -> None:
+    """Write ``model/`` of a run that still goes on, from its last state.
+
+    Raises:
+        FileNotFoundError: the run has no state yet.
+    """
+    model, tokenizer = start_from_checkpoint(folder / start)
     state = StateFile(Storage(), str(folder / run / "state.pt")).load()
     if state is None:
         raise FileNotFoundError(f"{folder / run}: found no state there, expected one that `train` wrote")
     model.load_state_dict(state["model"])
-    save_checkpoint(model, tokenizer, folder / run / "model", dtype=torch.bfloat16)
-    log.info("wrote %s, step %d", folder / run / "model", state["step"])
+    _save(folder / run, model, tokenizer, state["step"], _steps_before(folder, start))
 
 
 def write_queries(path: Path, queries: Sequence[Query]) -> None:
@@ -123,6 +129,22 @@ def read_queries(paths: Sequence[Path]) -> Iterator[Query]:
         for row in pq.read_table(path).to_pylist():
             lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
             yield Query(text=row["text"], task=row["task"], **lists)
+
+
+def _save(
+    target: Path, model: EncT5ForSequenceClassification, tokenizer: EncT5Tokenizer, steps: int, before: int
+) -> None:
+    save_checkpoint(model, tokenizer, target / "model", dtype=torch.bfloat16)
+    record = {"steps": before + steps, "parameters": model.num_parameters(), "pieces": len(tokenizer) - 1}
+    record |= {"config": TRAINING.model_dump(mode="json")}
+    (target / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    log.info("wrote %s, %d steps", target / "model", before + steps)
+
+
+def _steps_before(folder: Path, start: str) -> int:
+    """Steps that the start was trained for, where it is the model of a run."""
+    path = (folder / start).parent / "training.json"
+    return int(json.loads(path.read_text())["steps"]) if path.exists() else 0
 
 
 def _sample(folder: Path) -> list[Entry]:
