@@ -7,7 +7,8 @@ into the first weights, in the magnitudes that T5 starts with, and everything st
 - an embedding holds what a token goes with (from co-occurrence in training pairs), a random code that tells it from
   all others, and how rare it is;
 - layer 0 marks what stands behind the first ``</s>`` (the document) and behind ``[SEP]`` (query or document);
-- in layer 1, tokens of one side look for their twins on the other side and note how rare the twin is, or nothing;
+- in layer 1, tokens of one side look for their twins on the other side and note how rare the twin is, or nothing,
+  and ``<s>`` averages what the instruction, the query and the document are about, each by itself;
 - in the last layer, ``<s>`` averages the notes of the query's tokens, and the classifier reads that average.
 
 The other heads begin as in Trockman and Kolter, *Mimetic Initialization of Self-Attention Layers* (2023), quietly.
@@ -38,6 +39,7 @@ ONE, IS_START, IS_END, IS_SEPARATOR, RARITY, IN_DOCUMENT, BEHIND_SEPARATOR, FOUN
     CONTENT, CONTENT + 10
 )
 SEGMENT_HEAD, SEPARATOR_HEAD, READING_HEAD = 0, 1, 7
+TOPIC_HEADS = {0: (-0.11, -0.11), 1: (0.12, 0.0), 7: (-0.11, 0.11)}  # of layer 1: instruction, document, query
 MATCHING_HEADS = {2: CONTENT, 3: CONTENT, 4: CONTENT, 5: MEANING, 6: MEANING}  # by how many dimensions they compare
 MARK = 8.0  # of a special token
 FORWARD = 16  # relative position buckets from here on are of keys behind the query; bucket 0 is distance 0
@@ -150,9 +152,18 @@ def _connect(model: EncT5ForSequenceClassification) -> None:
         v[0, RARITY] = 1.0
         o[FOUND, 0] = 1.0
 
+    topic = nn.init.orthogonal_(torch.empty(config.d_kv, MEANING))
+    for slot, (head, (in_document, behind_separator)) in enumerate(TOPIC_HEADS.items()):
+        q, k, v, o = _clear(second, head, config.d_kv)
+        q[0, IS_START] = 1.0
+        k[0, IN_DOCUMENT], k[0, BEHIND_SEPARATOR] = in_document, behind_separator
+        k[0, IS_START], k[0, IS_END], k[0, IS_SEPARATOR] = -0.15, -0.15, -0.15
+        v[:, :MEANING] = topic
+        o[slot * config.d_kv : (slot + 1) * config.d_kv] = torch.eye(config.d_kv) * 2.0  # <s> has no content of its own
+
     q, k, v, o = _clear(last, READING_HEAD, config.d_kv)
     q[0, IS_START] = 1.0
-    k[0, IN_DOCUMENT], k[0, BEHIND_SEPARATOR] = -0.3, 0.3
+    k[0, IN_DOCUMENT], k[0, BEHIND_SEPARATOR] = -0.15, 0.15
     v[0, FOUND] = 1.0
     o[SCORE, 0] = 1.0
     model.classifier.weight.normal_(std=0.02)
