@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tart_ray.training.start import save_checkpoint, start_from_checkpoint
 
 BLOCK = 8_000  # entries that negatives are looked for in together
 SAMPLED = 60_000  # entries that the vocabulary and the first embeddings are learned from
+MOST_REPEATS = 5
 EVALUATED = 100  # queries of the dev split, during training
 TRAINING = TrainingConfig(
     loss="listwise",
@@ -34,7 +36,7 @@ TRAINING = TrainingConfig(
     max_unfollowing_fraction=0.2,
     max_unfollowing=1_000_000,
     queries_per_step=16,
-    max_steps=700,
+    max_steps=1_000,
     max_tokens_per_batch=4_096,
     max_length=MAX_LENGTH,
     learning_rate=1e-3,
@@ -87,7 +89,7 @@ def train_model(
     torch.set_num_threads(threads)
     target = folder / run
     target.mkdir(parents=True, exist_ok=True)
-    queries = list(read_queries([folder / f"queries-{number:02}.parquet" for number in range(blocks)]))
+    queries = balanced(list(read_queries([folder / f"queries-{number:02}.parquet" for number in range(blocks)])))
     held_out = list(read_queries([folder / "queries-dev.parquet"]))[:EVALUATED]
     model, tokenizer = start_from_checkpoint(folder / start)
     config = TRAINING.model_copy(update={"max_steps": steps, "learning_rate": learning_rate})
@@ -115,6 +117,13 @@ def export_state(folder: Path, *, start: str, run: str) -> None:
         raise FileNotFoundError(f"{folder / run}: found no state there, expected one that `train` wrote")
     model.load_state_dict(state["model"])
     _save(folder / run, model, tokenizer, state["step"], _steps_before(folder, start))
+
+
+def balanced(queries: Sequence[Query]) -> list[Query]:
+    """The queries, those of rare tasks repeated up to a tenth of all, `MOST_REPEATS` times at most."""
+    counts = Counter(query.task for query in queries)
+    times = {task: min(MOST_REPEATS, max(1, round(0.1 * len(queries) / count))) for task, count in counts.items()}
+    return [query for query in queries for _ in range(times[query.task])]
 
 
 def write_queries(path: Path, queries: Sequence[Query]) -> None:

@@ -15,10 +15,11 @@ from recipes.demo_model.examples import make_queries
 from recipes.demo_model.python_source import read_package
 from recipes.demo_model.start import make_start
 from recipes.demo_model.tasks import TASKS
-from recipes.demo_model.train import read_queries, write_queries
+from recipes.demo_model.train import balanced, read_queries, write_queries
 from recipes.demo_model.vocabulary import train_vocabulary
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.scoring.scorer import Scorer, Scores
+from tart_ray.training.examples import Query
 
 MODULES = ("argparse", "configparser", "datetime", "difflib", "inspect", "ipaddress", "statistics", "turtle")
 
@@ -75,6 +76,14 @@ def test_each_kind_of_answer_is_asked_for_with_hard_negatives(entries: list[Entr
         assert not {*query.negatives} & {*query.positives, *query.unfollowing}
     write_queries(tmp_path / "queries.parquet", queries)
     assert list(read_queries([tmp_path / "queries.parquet"])) == queries
+
+
+def test_rare_tasks_are_repeated() -> None:
+    def of(task: str, count: int) -> list[Query]:
+        return [Query(f"{task} {i}", task, ("find it",), ("answer",)) for i in range(count)]
+
+    tasks = [query.task for query in balanced([*of("common", 90), *of("rare", 6), *of("rarest", 1)])]
+    assert (tasks.count("common"), tasks.count("rare"), tasks.count("rarest")) == (90, 12, 5)
 
 
 class ByInstruction:
