@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults fuzz lint setup bench bench-pipeline bench-data-plane bench-load bench-mining clean
+.PHONY: demo test faults fuzz lint setup bench bench-pipeline bench-data-plane bench-load bench-mining train-demo-model clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -48,6 +48,10 @@ bench-load: setup
 
 bench-mining: setup
 	$(BIN)/python -m benchmarks.mining
+
+# hours on a CPU; goes on where it stopped; needs the Python and Debian package managers
+train-demo-model: setup
+	$(BIN)/python -m recipes.demo_model all
 
 clean:
 	rm -rf demo-output build .mypy_cache .pytest_cache .ruff_cache

@@ -81,7 +81,7 @@ def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
             copies[name_in_full := f"{module}.{name}"] += 1
             doc_id = name_in_full if copies[name_in_full] == 1 else f"{name_in_full}#{copies[name_in_full]}"
             documents[doc_id] = Document(module, text)
-            if query := _first_paragraph(docstring):
+            if query := first_paragraph(docstring):
                 queries[doc_id] = query
     times = Counter(queries.values())
     kept = {doc_id: query for doc_id, query in queries.items() if times[query] == 1}
@@ -138,7 +138,7 @@ def _library_modules(root: Path) -> Iterator[tuple[str, str]]:
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), source
 
 
-def _first_paragraph(docstring: str) -> str | None:
+def first_paragraph(docstring: str) -> str | None:
     """The query that a docstring makes, on one line; None where it does not say what the function does."""
     text = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
     words = re.findall(r"[^\W\d_]{2,}", text)

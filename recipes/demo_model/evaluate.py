@@ -1,0 +1,183 @@
+"""What the model is measured by, on packages that it never saw: against BM25, with confidence intervals."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ir_measures
+import numpy as np
+import numpy.typing as npt
+
+from recipes.demo_model.entries import Entry
+from recipes.demo_model.examples import collect, joined
+from recipes.demo_model.tasks import TASKS, Task
+from tart_ray.demo.corpus import Collection, Document, first_stage
+from tart_ray.scoring.scorer import Scorer
+
+RERANKED = 50  # of BM25's documents
+RESAMPLES = 2_000
+Floats = npt.NDArray[np.float64]
+Run = dict[str, dict[str, float]]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval over ``count`` queries."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Floats, *, seed: int = 0) -> Interval:
+        """Percentile bootstrap, resampling queries."""
+        draw = np.random.default_rng(seed)
+        means = np.array([values[draw.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)])
+        low, high = np.percentile(means, [2.5, 97.5])
+        return cls(float(values.mean()), float(low), float(high), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], {self.count:,} queries"
+
+
+def evaluate(
+    scorer: Scorer, entries: Sequence[Entry], *, queries_per_task: int = 150, code_queries: int = 600, seed: int = 0
+) -> dict[str, Interval]:
+    """All figures of the model card.
+
+    Args:
+        entries: of one split.
+        queries_per_task: in the pooled corpus and in the pairs, at most.
+        code_queries: docstring to code, at most.
+    """
+    measured = {f"code: {name}": value for name, value in code_search(scorer, entries, code_queries, seed).items()}
+    measured |= {
+        f"pooled: {name}": value for name, value in pooled_search(scorer, entries, queries_per_task, seed).items()
+    }
+    for wording in ("instructions", "unseen"):
+        figures = instruction_following(scorer, entries, queries_per_task, seed, wording)
+        measured |= {f"following ({wording}): {name}": value for name, value in figures.items()}
+    for name, value in measured.items():
+        log.info("%s: %s", name, value)
+    return measured
+
+
+def code_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0) -> dict[str, Interval]:
+    """Docstring to code, among all functions: nDCG@10 of BM25's best 50, and of the model's order of them."""
+    entries = [
+        Entry(e.family, e.package, e.name, e.title, e.query, {"code": e.answers["code"]})
+        for e in entries
+        if e.family == "python" and "code" in e.answers
+    ]
+    collection = collect(entries)
+    chosen = random.Random(seed).sample(sorted(collection.queries), min(size, len(entries)))  # noqa: S311
+    task = TASKS["python-code"]
+    qrels = {query_id: {f"{query_id}/python/code": 1} for query_id in chosen}
+    found = first_stage(collection, {i: collection.queries[i] for i in chosen}, k=RERANKED)
+    reranked = rerank(scorer, collection, found, dict.fromkeys(chosen, task.instructions[0]))
+    return compare(found, reranked, qrels)
+
+
+def pooled_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0) -> dict[str, Interval]:
+    """Each task's queries in one corpus of all answers of all kinds, as TART's X²-Retrieval pools its tasks.
+
+    BM25 is run with the query, and with the instruction before it; the model reorders the former's best 50. The mean
+    over tasks is that of equally many queries of each.
+
+    Raises:
+        ValueError: a task has no query in these entries.
+    """
+    collection = collect(entries)
+    draw = random.Random(seed)  # noqa: S311
+    per_task = {name: [i for i, e in enumerate(entries) if _has(e, task)] for name, task in TASKS.items()}
+    if empty := [name for name, able in per_task.items() if not able]:
+        raise ValueError(f"got no entry for the tasks {empty}, expected some for each of {list(TASKS)}")
+    size = min(size, *map(len, per_task.values()))
+    figures: dict[str, list[Floats]] = {}
+    for name, task in TASKS.items():
+        chosen = [f"{i}" for i in draw.sample(per_task[name], size)]
+        qrels = {query_id: {f"{query_id}/{task.family}/{task.kind}": 1} for query_id in chosen}
+        queries = {query_id: collection.queries[query_id] for query_id in chosen}
+        found = first_stage(collection, queries, k=RERANKED)
+        instruction = task.instructions[0]
+        instructed = first_stage(collection, {i: f"{instruction} {query}" for i, query in queries.items()}, k=RERANKED)
+        reranked = rerank(scorer, collection, found, dict.fromkeys(chosen, instruction))
+        for run_name, run in (("BM25", found), ("BM25 with the instruction", instructed), ("model", reranked)):
+            values = ndcg_at_10(run, qrels)
+            figures.setdefault(run_name, []).append(values)
+            log.info("pooled, %s, %s: %.3f", name, run_name, values.mean())
+    means = {name: np.concatenate(values) for name, values in figures.items()}
+    better = np.maximum(means["BM25"].mean(), means["BM25 with the instruction"].mean())
+    best = "BM25" if better == means["BM25"].mean() else "BM25 with the instruction"
+    return {name: Interval.of(values) for name, values in means.items()} | {
+        "model above the better BM25": Interval.of(means["model"] - means[best])
+    }
+
+
+def instruction_following(
+    scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0, wording: str = "instructions"
+) -> dict[str, Interval]:
+    """Of two answers of different kinds to one query, how often the one that the instruction asks for comes first.
+
+    ``wording``: ``instructions`` that were trained with, or ``unseen`` ones.
+    """
+    draw = random.Random(seed)  # noqa: S311
+    figures = {}
+    for name, task in TASKS.items():
+        able = [entry for entry in entries if _has(entry, task) and len(entry.answers) > 1]
+        if not able:
+            continue
+        chosen = draw.sample(able, min(size, len(able)))
+        queries, documents, instructions = [], [], []
+        for entry in chosen:
+            other = draw.choice([kind for kind in entry.answers if kind != task.kind])
+            queries += [entry.query] * 2
+            instructions += [draw.choice(getattr(task, wording))] * 2
+            documents += [joined(Document(entry.title, entry.answers[kind])) for kind in (task.kind, other)]
+        margins = scorer.score(queries, documents, instructions).margin.reshape(-1, 2)
+        figures[name] = (margins[:, 0] > margins[:, 1]).astype(float)
+    return {"all tasks": Interval.of(np.concatenate([*figures.values()]))} | {
+        name: Interval.of(values) for name, values in figures.items()
+    }
+
+
+def rerank(scorer: Scorer, collection: Collection, run: Run, instructions: Mapping[str, str]) -> Run:
+    """The same documents of each query, by the model's margin."""
+    pairs = [(query_id, doc_id) for query_id, hits in run.items() for doc_id in hits]
+    margins = scorer.score(
+        [collection.queries[query_id] for query_id, _ in pairs],
+        [joined(collection.documents[doc_id]) for _, doc_id in pairs],
+        [instructions[query_id] for query_id, _ in pairs],
+    ).margin.tolist()
+    reranked: Run = {query_id: {} for query_id in run}
+    for (query_id, doc_id), margin in zip(pairs, margins, strict=True):
+        reranked[query_id][doc_id] = margin
+    return reranked
+
+
+def compare(first: Run, second: Run, qrels: dict[str, dict[str, int]]) -> dict[str, Interval]:
+    """nDCG@10 of BM25 and of the model on the same queries, and of their difference."""
+    bm25, model = ndcg_at_10(first, qrels), ndcg_at_10(second, qrels)
+    found = np.array([float(doc_id in first[query_id]) for query_id in qrels for doc_id in qrels[query_id]])
+    return {
+        "BM25": Interval.of(bm25),
+        "model": Interval.of(model),
+        "model above BM25": Interval.of(model - bm25),
+        f"BM25's recall@{RERANKED}, no order can be better": Interval.of(found),
+    }
+
+
+def ndcg_at_10(run: Run, qrels: dict[str, dict[str, int]]) -> Floats:
+    """nDCG@10 of each query, in the order of ``qrels``; a query without documents has 0."""
+    measure = ir_measures.nDCG @ 10
+    values = {metric.query_id: metric.value for metric in ir_measures.iter_calc([measure], qrels, run)}
+    return np.array([values.get(query_id, 0.0) for query_id in qrels])
+
+
+def _has(entry: Entry, task: Task) -> bool:
+    return entry.family == task.family and task.kind in entry.answers
