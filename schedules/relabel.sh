@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One scheduled run of jobs.relabel, begun again while it ends with 1, since the same command continues:
+# One scheduled run of jobs.relabel, begun again while it ends with 1 or is killed, since the same command continues:
 #   relabel.sh CONFIG [--section.key value ...]
 # Other exit codes are final: 0 done; 2 refused, also while another run is at work; 3 too many bad rows; 4 too many
 # labels changed. TRIES and PAUSE, in seconds, say how often and how soon.
@@ -7,7 +7,7 @@ set -uo pipefail
 for ((try = 1; ; try++)); do
   python -m jobs.relabel --config "$@"
   code=$?
-  ((code == 1 && try < ${TRIES:-3})) || exit "$code"
-  echo "relabel.sh: try $try ended with 1; the next one continues it in ${PAUSE:-60} s" >&2
+  (((code == 1 || code > 128) && try < ${TRIES:-3})) || exit "$code"
+  echo "relabel.sh: try $try ended with $code; the next one continues it in ${PAUSE:-60} s" >&2
   sleep "${PAUSE:-60}"
 done

@@ -5,6 +5,8 @@ Knows no Ray, torch or storage: it is read before any of them is imported.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -345,6 +347,8 @@ class TaskConfig(Section):
         if self.instructions and (self.scores or self.kind == "followir"):
             whose = "scores were made with theirs" if self.scores else "kind followir has those of its queries"
             raise ValueError(f"input.tasks: {self.name}: got instructions, expected none: {whose}")
+        if self.compare_with == "bm25":
+            raise ValueError(f"input.tasks: {self.name}: compare_with: got bm25, expected a run")
         if self.scores and self.kind in ("followir", "cqadupstack"):
             raise ValueError(f"input.tasks: {self.name}: got scores, which kind {self.kind} does not take")
         return self
@@ -463,7 +467,8 @@ class LabelsConfig(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> LabelsConfig:
-        if not self.cuts or not all(a < b for a, b in zip(self.cuts, (*self.cuts[1:], float("inf")), strict=True)):
+        rising = all(a < b for a, b in itertools.pairwise(self.cuts))
+        if not self.cuts or not rising or not all(map(math.isfinite, self.cuts)):
             raise ValueError(f"labels.cuts: got {[*self.cuts]}, expected one or more finite numbers, rising")
         if self.by != "thresholds" and not all(0 < cut < 1 for cut in self.cuts):
             raise ValueError(

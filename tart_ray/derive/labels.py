@@ -62,6 +62,7 @@ LABELLED = pa.schema(  # what is compared
     ]
 )
 LOW_BITS = 16
+MIN_WAITING = 1 << 20  # rows of counts that are gathered before they are added up
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,19 @@ def count_parts(scores: pa.Table, column: str, places: pa.Table | None = None) -
 
 
 def add_counts(tables: Iterable[pa.Table]) -> pa.Table:
-    """`COUNTS` of several tables together; holds the sum and one table more."""
-    total = COUNTS.empty_table()
+    """`COUNTS` of several tables together; holds about twice their sum, and one table more."""
+    total, waiting, rows = COUNTS.empty_table(), [], 0
     for table in tables:
-        both = pa.concat_tables([total, table]).group_by(["instruction", "part"], use_threads=False)
-        total = both.aggregate([("pairs", "sum")]).rename_columns(COUNTS.names).cast(COUNTS)
-    return total
+        waiting.append(table)
+        rows += len(table)
+        if rows > max(len(total), MIN_WAITING):  # else each table would be added to all that is there
+            total, waiting, rows = _summed([total, *waiting]), [], 0
+    return _summed([total, *waiting])
+
+
+def _summed(tables: Sequence[pa.Table]) -> pa.Table:
+    grouped = pa.concat_tables(tables).group_by(["instruction", "part"], use_threads=False)
+    return grouped.aggregate([("pairs", "sum")]).rename_columns(COUNTS.names).cast(COUNTS)
 
 
 def find_places(counts: pa.Table, quantiles: Sequence[float]) -> pa.Table:
@@ -159,8 +167,9 @@ def find_places(counts: pa.Table, quantiles: Sequence[float]) -> pa.Table:
     them. q is taken as the decimal number that it is written as.
     """
     rows = []
+    numbers = counts.select(["part", "pairs"]).combine_chunks()
     for instruction, of in _by_instruction(counts):
-        found = counts.take(pa.array(of)).sort_by("part")
+        found = numbers.take(pa.array(of)).sort_by("part")
         parts, ends = found["part"].to_numpy(), np.cumsum(found["pairs"].to_numpy())
         ranks = [math.floor(Fraction(repr(q)) * int(ends[-1])) for q in quantiles]
         at = np.searchsorted(ends, ranks, side="right")
@@ -173,7 +182,8 @@ def find_places(counts: pa.Table, quantiles: Sequence[float]) -> pa.Table:
 
 def thresholds_at(places: pa.Table, counts: pa.Table) -> pa.Table:
     """`THRESHOLDS` of each instruction, from the places and the second count."""
-    keys = {instruction: counts.take(pa.array(rows)).sort_by("part") for instruction, rows in _by_instruction(counts)}
+    numbers = counts.select(["part", "pairs"]).combine_chunks()
+    keys = {instruction: numbers.take(pa.array(rows)).sort_by("part") for instruction, rows in _by_instruction(counts)}
     rows = []
     for place in places.to_pylist():
         found = keys[place["instruction"]]

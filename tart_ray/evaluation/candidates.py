@@ -35,7 +35,8 @@ def first_stage_of(task: Task, run: pa.Table, judged: pa.ChunkedArray, texts: pa
         judged, texts: ids of the queries that have judgements, and that are in the queries.
     """
     wanted = pc.and_(pc.is_in(run["query_id"], judged), pc.is_in(run["query_id"], texts))
-    return best(without_identical(task, run.filter(wanted)), task.top_k)
+    kept = without_identical(task, run.filter(wanted))
+    return best(kept, task.top_k) if task.has_own_first_stage else kept  # else all that was scored
 
 
 def without_identical(task: Task, run: pa.Table) -> pa.Table:

@@ -84,10 +84,17 @@ class Task:
         return (CLOSED, POOLED) if self.pool else (CLOSED,)
 
     @property
-    def sources(self) -> list[Source]:
-        """Everything that is read of this task."""
-        found = [self.queries, self.corpus, *self.qrels.values(), self.first_stage, self.pooled_first_stage]
-        return [source for source in (*found, self.compare_with) if source is not None]
+    def sources(self) -> dict[str, Source]:
+        """Everything that is read of this task, by what it is."""
+        found = {
+            "queries": self.queries,
+            "corpus": self.corpus,
+            **{f"qrels: {name}": source for name, source in self.qrels.items()},
+            "first_stage": self.first_stage,
+            "pooled_first_stage": self.pooled_first_stage,
+            "compare_with": self.compare_with,
+        }
+        return {name: source for name, source in found.items() if source is not None}
 
     @property
     def judged_by(self) -> tuple[str, ...]:
@@ -200,6 +207,10 @@ def _qrels(storage: Storage, config: TaskConfig, folder: str) -> Source:
         raise InputError(
             f"{at}: input.tasks: {config.name}: got split {config.split!r}, "
             f"available: {splits or 'none, no such directory'}"
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{at}: input.tasks: {config.name}: got {sorted(found)} for split {config.split!r}, expected one"
         )
     return inspect_source(storage, join_url(at, found[0]), "qrels")
 

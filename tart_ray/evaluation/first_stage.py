@@ -35,6 +35,9 @@ def best(run: pa.Table, top_k: int) -> pa.Table:
     return ranked.filter(pc.less_equal(ranked["rank"], top_k)).drop_columns(["rank"])
 
 
+DOCUMENT = ("doc_id", "title", "text")
+
+
 class Bm25:
     """BM25 over title and text, by bm25s with its defaults: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
 
@@ -48,16 +51,16 @@ class Bm25:
     """
 
     def __init__(self, documents: Iterable[pa.Table]) -> None:
-        self._doc_ids: list[str] = []
-        texts: list[str] = []
+        texts: dict[str, str] = {}  # of an id that comes twice, the first, as everywhere
         for part in documents:
-            self._doc_ids += part["doc_id"].to_pylist()
-            pairs = zip(part["title"].to_pylist(), part["text"].to_pylist(), strict=True)
-            texts += [f"{title or ''} {text or ''}".strip() for title, text in pairs]
-        if not texts:
-            raise InputError("BM25: got a corpus without documents")
+            for doc_id, title, text in zip(*(part[name].to_pylist() for name in DOCUMENT), strict=True):
+                texts.setdefault(doc_id, f"{title or ''} {text or ''}".strip())
+        self._doc_ids = [*texts]
+        tokens = bm25s.tokenize([*texts.values()], stopwords=STOPWORDS, show_progress=False) if texts else None
+        if tokens is None or not any(map(len, tokens.ids)):
+            raise InputError(f"BM25: got a corpus of {len(texts)} documents without a word, expected some")
         self._index = bm25s.BM25()
-        self._index.index(bm25s.tokenize(texts, stopwords=STOPWORDS, show_progress=False), show_progress=False)
+        self._index.index(tokens, show_progress=False)
 
     def search(self, queries: pa.Table, top_k: int) -> pa.Table:
         """The best documents of each query: `RUN`. Documents without a word of the query are in no ranking."""

@@ -58,7 +58,7 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[str, float]]] = {
         "beir/climate-fever": ("nDCG@10", 35.4),
         "beir/fiqa": ("nDCG@10", 41.8),
     },
-    T0_3B: {"beir/webis-touche2020": ("nDCG@10", 31.2), "lotte": ("Success@5", 75.7)},
+    T0_3B: {"beir/webis-touche2020": ("nDCG@10", 31.2)},  # LoTTE's 75.7 is of all categories together
 }
 
 
@@ -106,7 +106,7 @@ def instructed(template: Template, instruction: str | None, query: str) -> tuple
     ``instruction_first`` is how TART was trained, ``{instruction} [SEP] {query}``. ``query_first`` is the reversed
     ``{query} [SEP] {instruction}`` that FollowIR evaluated with; the model then sees it as one query.
     """
-    if template == "instruction_first" or not instruction:
+    if template == "instruction_first" or instruction is None:
         return instruction, query
     return None, f"{query} [SEP] {instruction}"
 

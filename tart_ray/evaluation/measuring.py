@@ -130,7 +130,7 @@ def _p_mrr(
 ) -> pa.Table:
     before, after = (_by_query(judgements[name], "relevance") for name in (ORIGINAL, CHANGED))
     lost = {
-        query: [doc for doc, grade in relevant.items() if grade > 0 and after.get(query, {}).get(doc, 0) <= 0]
+        query: [doc for doc, grade in relevant.items() if grade > 0 and after[query].get(doc, 1) <= 0]
         for query, relevant in before.items()
         if query in after
     }

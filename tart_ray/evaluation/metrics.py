@@ -38,6 +38,8 @@ def check_measures(task: str, names: Sequence[str]) -> None:
                 f"input.tasks: {task}: measures: got {name!r}, which trec_eval does not compute; "
                 "available: nDCG@k, R@k, Success@k, P@k, AP, AP@k, RR, Rprec, Bpref"
             )
+    if len({ir_measures.parse_measure(name) for name in names}) < len(names):
+        raise InputError(f"input.tasks: {task}: measures: got {[*names]}, of which some are the same measure")
 
 
 def per_query(measures: Sequence[str], qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:

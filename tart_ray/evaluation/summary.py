@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,16 +65,20 @@ def rows_of(name: str, summary: Mapping[str, Any]) -> list[Row]:
                 row[column] = runs.get(column, {}).get(measure, {}).get("mean")
             spread = reranked.get("robustness")
             row["worst"], row["best"] = (spread[end]["value"] for end in ("worst", "best")) if spread else (None, None)
-            figures = [figure for of, figure in summary["published"].values() if of == measure and setup == CLOSED]
-            row["published"] = figures[0] if figures else None
+            given = [variant["preset"] for variant in summary["instructions"]]
+            as_published = len(given) == 1 and summary["template"] == "instruction_first" and setup == CLOSED
+            row["preset"] = given[0] if as_published else None
+            of, figure = summary["published"].get(row["preset"], (None, None))
+            row["published"] = figure if of == measure else None
             rows.append(row)
     return rows
 
 
-def with_averages(rows: Sequence[Row], presets: Iterable[str], model: str) -> list[Row]:
+def with_averages(rows: Sequence[Row], model: str) -> list[Row]:
     """The table: tasks of a group as their mean, then the mean over all rows of a setup and measure.
 
-    A mean is of rows that all have a figure in the column; where one has none, neither has the mean.
+    A mean is of rows that all have a figure in the column; where one has none, neither has the mean. The published mean
+    of BEIR stands beside that of the nine tasks with their presets, and no other.
     """
     table: list[Row] = []
     for row in rows:
@@ -89,7 +93,8 @@ def with_averages(rows: Sequence[Row], presets: Iterable[str], model: str) -> li
         if len(members) > 1:
             mean = _mean("macro average", members)
             of_paper = published(model, BEIR_AVERAGE)
-            if {f"beir/{name}" for name in BEIR} == set(presets) and of_paper and of_paper[0] == measure:
+            presets = sorted(str(row["preset"]) for row in members)
+            if presets == sorted(f"beir/{name}" for name in BEIR) and of_paper and of_paper[0] == measure:
                 mean["published"] = of_paper[1]
             means.append(mean)
     return table + means
@@ -128,7 +133,7 @@ def _key(row: Row) -> tuple[str, str, str]:
 
 def _mean(name: str, members: Sequence[Row]) -> Row:
     mean: Row = {"task": name, "group": None, "setup": members[0]["setup"], "measure": members[0]["measure"]}
-    mean |= {"queries": sum(row["queries"] for row in members), "rows": len(members)}
+    mean |= {"queries": sum(row["queries"] for row in members), "rows": len(members), "preset": None}
     for column in COLUMNS:
         found = [row[column] for row in members]
         mean[column] = None if None in found or column == "published" else float(np.mean(found))

@@ -455,6 +455,10 @@ class EncT5Tokenizer:
         query_lengths, document_lengths = _lengths(query_ids)[query_of], _lengths(document_ids)[document_of]
         least = max(max_length // LEAST_ROOM, 1)
         kept_query, kept_document = fit(query_lengths, document_lengths, max_length, truncation, least_room=least)
+        room = max_length - SPECIALS_PER_PAIR
+        # a window leaves the query more room than a pair that is cut
+        kept_query = np.minimum(query_lengths, np.maximum(kept_query, room - least))
+        kept_document = np.minimum(document_lengths, room - kept_query)
 
         cuts = {}
         longer = np.flatnonzero(kept_document < document_lengths)

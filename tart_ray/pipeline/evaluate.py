@@ -17,7 +17,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,13 @@ from tart_ray.data.shuffle import bucket_of
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage, absolute
 from tart_ray.evaluation import summary
-from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
+from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union, without_identical
 from tart_ray.evaluation.datasets import (
     BM25,
+    CHANGED,
     CLOSED,
     DOCUMENTS,
+    ORIGINAL,
     POOLED,
     RUN,
     Task,
@@ -75,6 +77,7 @@ TOLD = {  # what is told of a task where it is not 0
     "judged_queries_without_text": "judged queries that the queries do not have, counted as 0",
     "judged_queries_without_candidates": "judged queries without any candidate, counted as 0",
     "judged_queries_without_relevant": "judged queries without a relevant document, counted as 0",
+    "relevant_documents_not_judged_again": "relevant documents not judged under the changed instruction, not in p-MRR",
     "judged_documents_not_in_corpus": "judged documents that the corpus does not have",
     "candidates_not_in_corpus": "candidate documents that the corpus does not have, not scored",
     "other_queries_in_run": "queries of the first stage's run without judgement or text, left out",
@@ -159,6 +162,8 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
     yield f"pairs to score: at most about {pairs:,}; queries without a judgement are left out"
     scoring = _scoring_config(config, work)
     yield f"replicas: {config.cluster.replicas.min} to {config.cluster.replicas.max}, {replica_dtype(scoring)}"
+    if config.model.long_documents == "maxp":
+        yield "windows: not counted here; the time is that of one window a pair"
     yield from cost(scoring, pairs)
 
 
@@ -205,7 +210,7 @@ def _task_identity(task: Task, parts: int) -> dict[str, Any]:
     return {
         **{name: getattr(task, name) for name in told},
         "variants": [dataclasses.asdict(variant) for variant in task.variants],
-        "files": [files_identity(source) for source in task.sources],
+        "files": {name: files_identity(source) for name, source in task.sources.items()},
         "answers": [[file.url, file.size, file.version] for file in task.answers],
         "own_first_stage": task.has_own_first_stage,
         "parts": parts,
@@ -246,11 +251,9 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
     told = {name: _told(work, name, collected[name], measured) for name in work.tasks}
     found = {name: {**record["summary"], "counts": told[name]} for name, record in summaries.items()}
     table = summary.with_averages(
-        [row for name in found for row in summary.rows_of(name, found[name])],
-        [variant.preset for task in work.tasks.values() for variant in task.variants if variant.preset],
-        config.model.path,
+        [row for name in found for row in summary.rows_of(name, found[name])], config.model.path
     )
-    results = {"model": config.model.path, "table": table, "tasks": found}
+    results = {"model": config.model.path if work.scored_here else None, "table": table, "tasks": found}
     run.storage.write(run.url("metrics.json"), json.dumps(results, indent=2).encode())
     picture = draw(table)
     run.storage.write(run.url("metrics.svg"), picture.encode())
@@ -361,7 +364,9 @@ def _collect(work: Work, unit: str) -> Record:
     if task.compare_with is not None:
         compared = read_run(run.storage, task.compare_with, bad, task.name, ())
         read += compared.rows
-        run.write_table(compared.table, WORK, "compare_with", f"{task.name}.parquet")
+        kept = without_identical(task, compared.table)
+        check_ids(kept["doc_id"], f"{task.name}: compare_with")
+        run.write_table(kept, WORK, "compare_with", f"{task.name}.parquet")
     pairs, counts = 0, {}
     if not task.scores:
         candidates = union(first_stages)
@@ -387,12 +392,22 @@ def _collect(work: Work, unit: str) -> Record:
         "judged_queries_without_relevant": _count_missing(
             judged, pa.chunked_array([c for table in relevant for c in table["query_id"].chunks], pa.string())
         ),
+        "relevant_documents_not_judged_again": _count_not_judged_again(judgements),
         "other_queries_in_run": others,
         **counts,
     }
     bad.rows.extend(bad_documents.rows)
     run.write_quarantine(bad, COLLECTED, unit)
     return record
+
+
+def _count_not_judged_again(judgements: Mapping[str, Any]) -> int:
+    """FollowIR's relevant documents that its second set of judgements does not have."""
+    if ORIGINAL not in judgements:
+        return 0
+    old, new = (judgements[name].table for name in (ORIGINAL, CHANGED))
+    relevant = old.filter(pc.greater(old["relevance"], 0)).select(["query_id", "doc_id"])
+    return len(relevant.join(new.select(["query_id", "doc_id"]), ["query_id", "doc_id"], join_type="left anti"))
 
 
 def _first_stage(work: Work, task: Task, setup: str, bad: Quarantine) -> tuple[pa.Table, int]:
@@ -469,7 +484,7 @@ def _measure(work: Work, unit: str) -> Record:
     whole = {setup: _read_table(run, WORK, "first_stage", name, f"{setup}.parquet") for setup in task.setups}
     ranked = not any(table["score"].null_count for table in whole.values())
     compared = mine(_read_table(run, WORK, "compare_with", f"{name}.parquet")) if task.compare_with else None
-    scored = mine(_scores_of_runs(work, task)) if task.scores else _scores_of(work, task, part)
+    scored = _scores_of_runs(work, task, mine) if task.scores else _scores_of(work, task, part)
     rankings = make_rankings(task, {setup: mine(t) for setup, t in whole.items()}, compared, scored, ranked=ranked)
     run.write_table(measure(task, judgements, rankings), WORK, "values", f"{unit}.parquet")
     for ranking in rankings:
@@ -489,11 +504,11 @@ def _scores_of(work: Work, task: Task, part: int) -> pa.Table:
     return pa.concat_tables([SCORED.empty_table(), *(pa.table(t.columns, schema=SCORED) for t in tables)])
 
 
-def _scores_of_runs(work: Work, task: Task) -> pa.Table:
-    """The scored pairs of the runs that a task names: `SCORED`, one variant per run."""
+def _scores_of_runs(work: Work, task: Task, mine: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """Those of the scored pairs of the runs that a task names that ``mine`` keeps: `SCORED`, one variant per run."""
     tables = []
     for variant, store in zip(task.variants, work.stores[task.name], strict=True):
-        for table in _score_files(store, ["query_id", "doc_id", "margin"]):
+        for table in map(mine, _score_files(store, ["query_id", "doc_id", "margin"])):
             named = pa.repeat(pa.scalar(variant.name), len(table))
             tables.append(pa.table([named, *table.columns], schema=SCORED))
     return with_full_ids(pa.concat_tables([SCORED.empty_table(), *tables]), task.name)

@@ -100,8 +100,13 @@ def at_work(place: Run, cluster: ClusterConfig, *, replicas: bool = True) -> Ite
         yield lease
 
 
-def continue_run(run: Run, identity: Mapping[str, Any], config: Section, execute: Callable[[], ExitCode]) -> ExitCode:
+def continue_run(
+    run: Run, identity: Mapping[str, Any], config: Section, execute: Callable[[], ExitCode], *, mend: str = MEND
+) -> ExitCode:
     """Begin the run or continue it, unless it is complete; for who is `at_work`.
+
+    Args:
+        mend: what to do where the input is at fault.
 
     Raises:
         RunConflictError: another run is there.
@@ -116,7 +121,7 @@ def continue_run(run: Run, identity: Mapping[str, Any], config: Section, execute
         known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
         if not known:
             raise
-        advice = MEND if isinstance(known[-1], InputError) else CONTINUE
+        advice = mend if isinstance(known[-1], InputError) else CONTINUE
         raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
 
 

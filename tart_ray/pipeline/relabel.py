@@ -36,7 +36,7 @@ from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.schema import ORIGIN, SCORES
 from tart_ray.data.shuffle import bucket_of, encode_fragment, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source
-from tart_ray.data.storage import Storage, absolute
+from tart_ray.data.storage import Storage, StorageError, absolute
 from tart_ray.data.versions import BASE, Current, Versions, id_of
 from tart_ray.derive import calibration
 from tart_ray.derive.calibration import Calibration, CalibrationError
@@ -56,7 +56,15 @@ from tart_ray.derive.labels import (
     thresholds_at,
 )
 from tart_ray.pipeline import dry_run
-from tart_ray.pipeline.job import Clock, ReconciliationError, at_work, continue_run, finish, nothing_to_do
+from tart_ray.pipeline.job import (
+    Clock,
+    ReconciliationError,
+    RunFailedError,
+    at_work,
+    continue_run,
+    finish,
+    nothing_to_do,
+)
 from tart_ray.pipeline.plan import (
     Plan,
     check_partitions,
@@ -64,6 +72,7 @@ from tart_ray.pipeline.plan import (
     identity,
     input_identity,
     make_plan,
+    refuse_output_within,
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
@@ -103,7 +112,8 @@ RESULT = pa.schema([SCORES.field(name) for name in ("score", "margin", "tokens",
 KNOWN_SCHEMA = pa.schema(
     [*(SCORES.field(name) for name in PAIR), CONTENT, *RESULT, LABEL, pa.field("is_base", pa.bool_())]
 )
-ADDED = {field.name for field in (CONTENT, SCORED_BY, SCORED_AT, OLD_LABEL, LABEL, THRESHOLD, PROBABILITY)}
+ADDED = {GIVEN, *(field.name for field in (CONTENT, SCORED_BY, SCORED_AT, OLD_LABEL, LABEL, THRESHOLD, PROBABILITY))}
+MEND = "what is scored stays: mend the input or the configuration, and give the same output.path"
 
 
 @dataclass(frozen=True)
@@ -175,10 +185,13 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
         id_ = id_of(task.identity, base)
         run = versions.run(id_)
         who = {**task.identity, BASE: base}
-        code = continue_run(run, who, config, lambda: _execute(task, versions, id_, base, lease, load))
+        code = continue_run(run, who, config, lambda: _execute(task, versions, id_, base, lease, load), mend=MEND)
         if code == ExitCode.DONE:
             lease.confirm()
-            versions.switch(id_)
+            try:
+                versions.switch(id_)
+            except StorageError as error:
+                raise RunFailedError(f"run {id_} is done, and could not be made the current one: {error}") from error
             log.info("%s: the current run is %s", versions.path, id_)
         return code
 
@@ -236,6 +249,9 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
         )
         plan = make_plan(storage, scoring)
         scores = {"model": identity(plan, scoring)["model"], **input_identity(plan, scoring)}
+    read = {f"input.{name}": getattr(scoring.input, name) for name in ("candidates", "queries", "corpus")}
+    more = {"input.run": config.input.run, "labels.calibration.qrels": labels.calibration.qrels}
+    refuse_output_within(config.output.path, {**read, **more})
     _check_columns(plan, labels)
     partition_by = _partition_by(plan, config)
     chosen = labels.calibration
@@ -330,7 +346,8 @@ def _switch(versions: Versions, wanted: str) -> ExitCode:
         current = versions.current()
         assert current is not None
         lease.confirm()
-        versions.switch(target, tuple(sorted({*current.left, current.run} - {target})))
+        left = {*current.left, current.run} if target < current.run else {*current.left}  # forward, nothing is left
+        versions.switch(target, tuple(sorted(left - {target})))
     log.info("%s: the current run was %s, it is %s", versions.path, current.run, target)
     return ExitCode.DONE
 
@@ -357,8 +374,7 @@ def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: 
     with clock.timed("prepare"):
         chunks_by = task.scored.config.output.partition_by if task.scored else task.partition_by
         prepared = prepare(run, plan, task.scoring.input.instruction, chunks_by)
-        if task.qrels is not None:
-            shuffle(run, task.qrels, "query_id", plan.query_buckets)
+        judged = shuffle(run, task.qrels, "query_id", plan.query_buckets) if task.qrels is not None else {}
         work = _work(task, versions, id_, base, prepared)
         base_rows = run_stage(run, KNOWN, work.known, functools.partial(_spread_known, work))
         buckets = list(work.chunks)
@@ -374,6 +390,7 @@ def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: 
         fitted = _fit(work, buckets)
         labelled = run_stage(run, LABELS, buckets, functools.partial(_label_bucket, work))
     counts = reconcile(prepared, base_rows.values(), matched.values(), collected.values(), labelled.values())
+    counts["quarantined_judgements"] = sum(record["quarantined"] for record in judged.values())
     report = _make_report(task, id_, base, counts, collected.values(), labelled.values(), fitted, clock.seconds)
     summary = (
         "read {read:,} = labelled {labelled:,} (scored {scored:,}, scored before {reused:,}) + duplicates "
@@ -443,10 +460,18 @@ def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str
     """
     for other in versions.ids(since=base):
         run = versions.run(other)
-        if other != id_:
-            yield from (f"{other}.bucket.{bucket}" for bucket in run.committed(LABELS))
-            scored = _pending(run).committed(SCORING)
-            yield from (f"{other}.chunk.{chunk}" for chunk, record in scored.items() if record["rows"])
+        if other == id_:
+            continue
+        yield from (f"{other}.bucket.{bucket}" for bucket in run.committed(LABELS))
+        if run.is_complete():  # its buckets have all of its scores
+            continue
+        pending = _pending(run)
+        there = {*pending.storage.names(pending.url("scores"))}  # a kill may have come while they were removed
+        yield from (
+            f"{other}.chunk.{chunk}"
+            for chunk, record in pending.committed(SCORING).items()
+            if record["rows"] and f"{chunk}.parquet" in there
+        )
 
 
 def _spread_known(work: Work, unit: str) -> Record:

@@ -69,7 +69,7 @@ def test_the_cron_script_and_the_rayjob_on_a_local_head(
 
 
 @pytest.mark.parametrize(
-    ("codes", "ends_with", "tries"), [("1 1 1 1", 1, 3), ("1 0", 0, 2), ("2 0", 2, 1), ("4", 4, 1)]
+    ("codes", "ends_with", "tries"), [("1 1 1 1", 1, 3), ("1 0", 0, 2), ("137 0", 0, 2), ("2 0", 2, 1), ("4", 4, 1)]
 )
 def test_what_can_be_continued_is_tried_again_and_nothing_else(
     codes: str, ends_with: int, tries: int, tmp_path: Path
