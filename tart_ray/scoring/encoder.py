@@ -75,6 +75,8 @@ class PackedEncoder:
         *blocks, last = model.encoder.block
         self._layers = [_Layer(block, self._heads, self._epsilon, consume) for block in blocks]
         self._last = _LastLayer(last, self._heads, self._epsilon, consume)
+        if consume:
+            model.encoder.forward = _refuse
         self._bias_HTT = torch.empty(self._heads, 0, 0)
 
     @torch.inference_mode()
@@ -97,6 +99,13 @@ class PackedEncoder:
         if self._bias_HTT.shape[1] < length:
             self._bias_HTT = position_bias(self._model, -(-length // POSITIONS_STEP) * POSITIONS_STEP)
         return self._bias_HTT[:, :length, :length]
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise RuntimeError(
+        "this model's weights belong to a Scorer, in another layout; for the model itself load another one, with "
+        "EncT5ForSequenceClassification.from_pretrained, or give it to Scorer(model, tokenizer)"
+    )
 
 
 class _Layer:

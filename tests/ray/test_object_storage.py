@@ -14,7 +14,7 @@ import yaml
 from support.s3_jobs import ROOT, command, put, reranked, small_job
 from support.s3_server import S3Server
 
-from tart_ray import Scorer
+from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.data.storage import Storage
 from tart_ray.scoring.reference import ReferenceEncoder
 
@@ -50,8 +50,9 @@ def test_cranfield_on_two_nodes_equals_the_reference(
     queries = {str(row["_id"]): row["text"] for row in read_jsonl(shared_data / "cranfield" / "queries.jsonl")}
     corpus = {row["_id"]: row for row in read_jsonl(shared_data / "cranfield" / "corpus.jsonl")}
     texts = [f"{corpus[row['doc_id']]['title']} {corpus[row['doc_id']]['text']}".strip() for row in rows]
-    scorer = Scorer.from_pretrained(shared_data / "tart-tiny", device="cpu", max_length=96)
-    reference = Scorer(scorer.model, scorer.tokenizer, max_length=96, encoder=ReferenceEncoder(scorer.model))
+    model = EncT5ForSequenceClassification.from_pretrained(shared_data / "tart-tiny").eval()
+    tokenizer = EncT5Tokenizer.from_pretrained(shared_data / "tart-tiny")
+    reference = Scorer(model, tokenizer, max_length=96, encoder=ReferenceEncoder(model))
     expected = reference.score([queries[row["query_id"]] for row in rows], texts, INSTRUCTION)
     np.testing.assert_allclose([row["margin"] for row in rows], expected.margin, atol=1e-5)
     np.testing.assert_allclose([row["score"] for row in rows], expected.score, atol=1e-5)

@@ -85,6 +85,8 @@ def test_a_consumed_model_gave_its_weights_away() -> None:
     norms = sum(block.layer[1].layer_norm.weight.numel() for block in model.encoder.block)
     assert in_layers == norms
     assert model.device.type == "cpu"
+    with pytest.raises(RuntimeError, match="weights belong to a Scorer"):
+        model(torch.tensor([[3, 1]]))
 
 
 @pytest.mark.parametrize("proj", ["relu", "gated-silu"])
