@@ -38,7 +38,8 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_takes_over_once_it
     assert not jobs.exists("two/_lease/00000001.json")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_driver_that_is_told_to_stop_lets_go_at_once(
     number: signal.Signals, jobs: Jobs, undisturbed_job: Any, assert_same: Any
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_driver_that_is_told_to_stop_lets_go_at_once(
     assert len(again) <= IN_FLIGHT
 
 
+@pytest.mark.matrix
 def test_what_changes_no_score_may_change_between_a_kill_and_the_rerun_and_nothing_else(
     jobs: Jobs, undisturbed_job: Any, assert_same: Any
 ) -> None:
@@ -90,6 +92,7 @@ def test_what_changes_no_score_may_change_between_a_kill_and_the_rerun_and_nothi
     assert_same(jobs.rows("changed"), undisturbed_job)
 
 
+@pytest.mark.matrix
 def test_ray_job_stop_ends_a_run_that_a_rerun_continues(
     jobs: Jobs, undisturbed_job: Any, assert_same: Any, head: str
 ) -> None:

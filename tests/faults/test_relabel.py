@@ -67,6 +67,7 @@ def relabelling(_relabelling: Relabelling) -> Iterator[Relabelling]:
     _relabelling.proxy.behave()
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(1800)
 def test_overlapping_runs_a_kill_while_scoring_and_one_before_the_switch(
     relabelling: Relabelling, undisturbed_job: Any

@@ -64,6 +64,7 @@ def test_exclusive_creations_that_overlap_are_repeated(jobs: Jobs) -> None:
         storage.create(url, b"mine")
 
 
+@pytest.mark.matrix
 def test_a_store_that_is_full_and_has_room_again(jobs: Jobs, undisturbed_job: Any, assert_same: Any) -> None:
     jobs.proxy.on(puts("/full/scores/"), reject(507, "XMinioStorageFull", "Storage backend has reached its limit."))
     assert jobs.finish("full") == ExitCode.FAILED
@@ -88,6 +89,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("cluster")
 def test_a_disk_that_is_full_and_has_room_again(
     small_disk: Path, pairs: Any, undisturbed: Any, assert_same: Any, tmp_path: Path, make_config: Any
@@ -120,6 +122,7 @@ def test_a_store_that_goes_away_and_comes_back(jobs: Jobs, undisturbed_job: Any,
     assert_same(jobs.rows("gone"), undisturbed_job)
 
 
+@pytest.mark.matrix
 def test_credentials_are_told_to_nobody(jobs: Jobs) -> None:
     server = jobs.proxy.server
     secrets = ["--storage.key", server.key, "--storage.secret", server.secret]

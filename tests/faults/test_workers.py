@@ -34,6 +34,7 @@ def test_replicas_killed_while_they_score(
     assert report_of(tmp_path / "run")["counts"]["scored"] == len(pairs)
 
 
+@pytest.mark.matrix
 def test_a_node_lost_while_it_scores_and_another_added(
     nodes: Any, gate: Gate, pairs: Any, undisturbed: Any, assert_same: Any, tmp_path: Path, make_config: Any
 ) -> None:

@@ -168,6 +168,7 @@ def test_two_workers_end_in_the_weights_of_one(tmp_path: Path, make: Make) -> No
         train(make(training=few | {"seed": 1}))
 
 
+@pytest.mark.matrix
 def test_a_driver_that_was_stopped_is_continued_to_the_same_weights(tmp_path: Path, make: Make, cluster: str) -> None:
     write_collection(tmp_path, queries=11)
     many = TRAINING | {"max_steps": 150, "queries_per_step": 2, "checkpoint_every": 1, "dropout": 0.1}
