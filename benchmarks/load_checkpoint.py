@@ -43,7 +43,7 @@ thread = threading.Thread(target=watch); thread.start()
 started = time.monotonic()
 model = EncT5ForSequenceClassification.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
 weights = sum(p.numel() * p.element_size() for p in model.parameters())
-encoder = fastest_encoder(model.eval(), 512, 2048, consume=True)
+encoder = fastest_encoder(model.eval(), consume=True)
 seconds = time.monotonic() - started
 encoder(EncodedPairs(np.ones(4, np.int32), np.array([0, 4]), np.zeros(1, bool)), np.array([0]))  # touches every weight
 ended.set(); thread.join()

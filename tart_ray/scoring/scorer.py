@@ -26,7 +26,7 @@ from tart_ray.model.tokenizer import (
     join_instruction,
 )
 from tart_ray.scoring.batching import default_max_tokens, fitting_max_tokens, plan_batches
-from tart_ray.scoring.cuda import CompiledEncoder, bytes_per_token
+from tart_ray.scoring.cuda import bytes_per_token
 from tart_ray.scoring.encoder import PackedEncoder, has_gated_gelu
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 
@@ -99,7 +99,7 @@ class Scorer:
         self.long_documents = long_documents
         self.truncation = truncation
         self.max_tokens_per_batch = max_tokens_per_batch or suitable_max_tokens(model)
-        self._encoder = encoder or fastest_encoder(model, max_length, self.max_tokens_per_batch)
+        self._encoder = encoder or fastest_encoder(model)
 
     @classmethod
     def from_pretrained(
@@ -131,22 +131,21 @@ class Scorer:
         tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
         model = EncT5ForSequenceClassification.from_pretrained(path, dtype=resolve_dtype(dtype, device), **where)
         model = model.to(device).eval()
-        budget = max_tokens_per_batch or suitable_max_tokens(model)
         scorer = cls(
             model,
             tokenizer,
             max_length=max_length,
             long_documents=long_documents,
             truncation=truncation,
-            max_tokens_per_batch=budget,
-            encoder=fastest_encoder(model, max_length, budget, consume=True),
+            max_tokens_per_batch=max_tokens_per_batch,
+            encoder=fastest_encoder(model, consume=True),
         )
         if device.type == "cuda":
             scorer.calibrate()
         return scorer
 
     def calibrate(self) -> None:
-        """Score one batch as large as they come, which compiles the encoder and halves a budget that does not fit."""
+        """Score one batch as large as they come, which halves a budget that does not fit."""
         count = max(self.max_tokens_per_batch // self.max_length, 1)
         ids = np.full(count * self.max_length, self.tokenizer.eos_token_id, np.int32)
         offsets = np.arange(count + 1, dtype=np.int64) * self.max_length
@@ -248,20 +247,16 @@ def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32
     return wait
 
 
-def fastest_encoder(
-    model: EncT5ForSequenceClassification, max_length: int, max_tokens: int, *, consume: bool = False
-) -> Encoder:
-    """The fastest encoder for the model and its device.
+def fastest_encoder(model: EncT5ForSequenceClassification, *, consume: bool = False) -> Encoder:
+    """The fastest encoder for the model and its device, of those that have run there.
+
+    `tart_ray.scoring.cuda.CompiledEncoder` has not: it is given to a Scorer by hand.
 
     Args:
-        max_length: tokens of the longest pair there can be.
-        max_tokens: of a batch.
         consume: the model's own forward pass is not needed any more; see `PackedEncoder`.
     """
-    if not has_gated_gelu(model) or model.device.type not in ("cpu", "cuda"):
+    if model.device.type != "cpu" or not has_gated_gelu(model):
         return ReferenceEncoder(model)
-    if model.device.type == "cuda":
-        return CompiledEncoder(model, max_length=max_length, max_tokens=max_tokens)
     return PackedEncoder(model, consume=consume)
 
 

@@ -94,8 +94,8 @@ def test_other_feed_forwards_go_through_the_reference(proj: str) -> None:
     model = make_model(feed_forward_proj=proj)
     with pytest.raises(ValueError, match=f"feed_forward_proj='{proj}', expected 'gated-gelu'"):
         PackedEncoder(model)
-    assert isinstance(fastest_encoder(model, 64, 512), ReferenceEncoder)
-    assert isinstance(fastest_encoder(make_model(), 64, 512), PackedEncoder)
+    assert isinstance(fastest_encoder(model), ReferenceEncoder)
+    assert isinstance(fastest_encoder(make_model()), PackedEncoder)
 
 
 def test_groups_by_hand() -> None:
