@@ -20,6 +20,7 @@ from tart_ray.command_line import ExitCode
 AUTO = {"gpus_per_replica": 0, "replicas": {"min": 1, "max": 1}}
 
 
+@pytest.mark.matrix
 def test_a_second_driver_is_refused_while_the_first_lives_and_takes_over_once_it_is_dead(
     jobs: Jobs, undisturbed_job: Any, assert_same: Any
 ) -> None:

@@ -108,6 +108,7 @@ def first_ranks(rows: list[dict[str, Any]], margins: list[float]) -> float:
     return sum(name.endswith(".0") for _, name in best.values()) / len(best)
 
 
+@pytest.mark.matrix
 def test_train_mine_train_score(tmp_path: Path, make: Make) -> None:
     write_collection(tmp_path)
     assert train(make(output={"path": str(tmp_path / "first"), "dtype": "bfloat16"})) == ExitCode.DONE
