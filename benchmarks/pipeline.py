@@ -3,8 +3,11 @@
     python -m benchmarks.pipeline                        # all four, tiny geometry
     python -m benchmarks.pipeline --parts ratio --geometry small --pairs 4000        # two minutes or more of scoring
 
-- ratio: pairs/s of the score stage on one replica, from the first chunk's start to the last one's end, by pairs/s of
-  the bare Scorer on the same pairs, in a process of its own with as many threads.
+- ratio: pairs/s of the score stage on one replica, on the wall from the first chunk's start to the last one's end, by
+  pairs/s of the bare Scorer on the same pairs, in a process of its own with as many threads: end to end, texts to
+  scores (`scorer`), and scoring alone, of pairs tokenised before, in chunks of the job's sizes (`score_encoded`). The
+  job tokenises in tasks beside its replica, the Scorer in a thread, and the job's clock leaves the first chunk's
+  tokenising out: `job / score_encoded` is what the hand-overs of chunks cost, if there are several.
 - linear: pairs/s of the score stage for two sizes of input, and their ratio.
 - startup: seconds from the command to the first scored chunk, and where they go.
 - timeline: two replicas on two nodes: what each did when. A replica that is idle while chunks are left shows.
@@ -38,6 +41,7 @@ from tart_ray import EncT5ForSequenceClassification, Scorer
 from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
+from tart_ray.model.tokenizer import join_instruction
 
 PARTS = ("ratio", "linear", "startup", "timeline")
 COLUMNS = 72  # of the timeline
@@ -83,30 +87,46 @@ def measure_ratio(root: Path, texts: list[str], model: Path, arguments: argparse
     source = write_input(root, texts, "parquet", arguments.pairs, 100_000)
     chunks = chunks_of(run_job(root, source, model, arguments))
     by_job = pairs_per_second(chunks)
-    told = [str(model), source.candidates, str(source.instruction), arguments.dtype, str(arguments.threads)]
+    sizes = json.dumps([chunk["rows"] for chunk in chunks])
+    told = [str(model), source.candidates, str(source.instruction), arguments.dtype, sizes, str(arguments.threads)]
     bare = subprocess.run(  # after the job, so that neither takes the other's cores
         [sys.executable, "-c", BARE, *told], check=True, capture_output=True, text=True
     )
-    by_scorer = float(bare.stdout.splitlines()[-1])
-    return {"job": round(by_job, 1), "scorer": round(by_scorer, 1), "ratio": round(by_job / by_scorer, 3)}
+    by_scorer = json.loads(bare.stdout.splitlines()[-1])
+    rates = {"job": by_job, **by_scorer}
+    return {
+        "chunks": len(chunks),
+        "pairs_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        **{f"job / {name}": round(by_job / rate, 3) for name, rate in by_scorer.items()},
+    }
 
 
 BARE = """
-import sys, time, torch
+import json, sys, torch
 from benchmarks.pipeline import score_bare
-torch.set_num_threads(int(sys.argv[5]))
-print(score_bare(*sys.argv[1:5]))
+torch.set_num_threads(int(sys.argv[6]))
+print(json.dumps(score_bare(*sys.argv[1:5], json.loads(sys.argv[5]))))
 """
 
 
-def score_bare(model: str, candidates: str, instruction: str, dtype: str) -> float:
-    """Pairs per second of a Scorer, tokenising included."""
+def score_bare(model: str, candidates: str, instruction: str, dtype: str, sizes: list[int]) -> dict[str, float]:
+    """Pairs per second of a Scorer: from texts to scores, and of token ids in chunks of these sizes."""
     table = ds.dataset(candidates).to_table(columns=["query", "text"])
+    queries, texts = table["query"].to_pylist(), table["text"].to_pylist()
     scorer = Scorer.from_pretrained(model, device="cpu", dtype=dtype)
     scorer.score(["warm"], ["up"])
     started = time.monotonic()
-    scorer.score(table["query"].to_pylist(), table["text"].to_pylist(), instruction)
-    return len(table) / (time.monotonic() - started)
+    scorer.score(queries, texts, instruction)
+    end_to_end = time.monotonic() - started
+    pairs = scorer.tokenizer.encode_pairs(
+        [join_instruction(instruction, query) for query in queries], texts, max_length=scorer.max_length
+    )
+    chunks = [pairs.take(rows) for rows in np.split(np.arange(len(pairs)), np.cumsum(sizes)[:-1])]
+    started = time.monotonic()
+    for chunk in chunks:
+        scorer.score_encoded(chunk)
+    scoring = time.monotonic() - started
+    return {"scorer": len(pairs) / end_to_end, "score_encoded": len(pairs) / scoring}
 
 
 def measure_linear(root: Path, texts: list[str], model: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -24,11 +24,15 @@ def fitting_max_tokens(most: int, free_bytes: int, bytes_per_token: int) -> int:
 def bucket_of(tokens: int, max_tokens: int, multiple: int) -> int:
     """The number of tokens that a batch is filled up to: ``max_tokens``, its half … or its sixteenth, rounded up.
 
-    Few sizes, since a compiled encoder is compiled for each. A batch of more than ``max_tokens``, which only a single
-    long pair makes, gets a size of its own.
+    Few sizes, since a compiled encoder is compiled for each.
+
+    Raises:
+        ValueError: the batch has more tokens than ``max_tokens``.
     """
-    sizes = [-(-max_tokens // (2**halved * multiple)) * multiple for halved in range(HALVINGS, -1, -1)]
-    return next((size for size in sizes if size >= tokens), -(-tokens // multiple) * multiple)
+    if tokens > max_tokens:
+        raise ValueError(f"got a batch of {tokens} tokens, expected at most {max_tokens}")
+    sizes = [-(-max_tokens // (multiple << halved)) * multiple for halved in range(HALVINGS, -1, -1)]
+    return next(size for size in sizes if size >= tokens)
 
 
 def plan_batches(lengths: npt.NDArray[np.int64], max_tokens_per_batch: int) -> list[npt.NDArray[np.int64]]:

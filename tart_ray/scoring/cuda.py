@@ -2,12 +2,13 @@
 
 Two attentions with one signature, both with T5's bias of relative positions:
 
-- `PackedAttention`: pairs stand one behind the other without padding, FlexAttention keeps them apart and adds the bias.
+- `PackedAttention`: pairs stand one behind the other, FlexAttention keeps them apart and adds the bias.
 - `PaddedAttention`: pairs are padded to a common length, torch's fused attention adds bias and mask as one tensor.
 
-Which one is faster is not measured; packed is the default, it computes no padding. Everything else works token by token
-and is the same for both. torch.compile compiles *one layer*, which all layers share, once for each shape of a batch:
-token counts are rounded up to a few. The last layer, which matters for position 0 alone, is not compiled.
+Which one is faster is not measured; packed is the default, it pads no pair. Everything else works token by token and is
+the same for both. torch.compile compiles *one layer*, which all layers share, once for each shape of a batch: batches
+are filled up to a few shapes, and filling costs what tokens do. The last layer, which matters for position 0 alone, is
+not compiled and has no filling.
 
 Both run on CPUs too, where their tests compare them with the reference.
 
@@ -35,6 +36,8 @@ from tart_ray.scoring.encoder import classify, position_bias, require_gated_gelu
 
 BLOCK = 128  # tokens of a block of FlexAttention's mask
 LENGTH_STEP = 128  # padded lengths are multiples of it: with two counts of pairs eight shapes up to 512 tokens
+NARROWEST_HEAD = 16  # d_kv that FlexAttention's kernel takes
+MOST_COMPILATIONS = 256  # of all encoders in the process, which share the code of their layer; dynamo's own limit is 8
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -64,7 +67,8 @@ class PackedAttention:
 
     Args:
         bias_HTT: bias of relative positions for the longest pair there can be.
-        max_tokens: of a batch; token counts are rounded up to it, to a quarter of it, and so on.
+        max_tokens: of a batch, at least those of the longest pair; token counts are rounded up to it, to a half of it,
+            and so on.
     """
 
     def __init__(self, bias_HTT: torch.Tensor, max_tokens: int) -> None:
@@ -84,19 +88,20 @@ class PackedAttention:
         self._add_bias = add_bias
 
     def most_pairs(self, lengths: npt.NDArray[np.int64]) -> int:
-        return len(lengths)
+        return self._max_tokens // int(lengths.max())
 
     def places(self, lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
         ends = np.cumsum(lengths)
         return ends - lengths, bucket_of(int(ends[-1]), self._max_tokens, BLOCK)
 
     def inputs(self, lengths: npt.NDArray[np.int64], device: torch.device) -> BlockMask:
-        """Which blocks of tokens see each other; filling behind the last pair is a pair of its own."""
+        """Which blocks of tokens see each other; of the filling behind the last pair a block sees itself alone."""
         first, tokens = self.places(lengths)
-        pair_N = np.repeat(np.arange(len(lengths) + 1), [*lengths, tokens - int(lengths.sum())])
-        starts = np.append(first, lengths.sum())
-        ends = np.append(starts[1:], tokens)
         edges = np.arange(0, tokens, BLOCK)
+        filled = int(lengths.sum())
+        starts = np.concatenate([first, [filled], edges[edges > filled]])
+        ends = np.append(starts[1:], tokens)
+        pair_N = np.repeat(np.arange(len(starts)), ends - starts)
         from_block = starts[pair_N[edges]] // BLOCK  # the first block that a block's first token sees
         to_block = (ends[pair_N[edges + BLOCK - 1]] - 1) // BLOCK  # the last one that its last token sees
         count = to_block - from_block + 1
@@ -127,7 +132,7 @@ class PaddedAttention:
 
     Args:
         bias_HTT: bias of relative positions for the longest pair there can be, whose length is a multiple of 128.
-        max_tokens: of a batch.
+        max_tokens: of a batch, at least those of the longest pair.
     """
 
     def __init__(self, bias_HTT: torch.Tensor, max_tokens: int) -> None:
@@ -135,12 +140,12 @@ class PaddedAttention:
 
     def _shape(self, lengths: npt.NDArray[np.int64]) -> tuple[int, int]:
         length = -(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP
-        most = max(self._max_tokens // length, 1)
+        most = self._max_tokens // length
         few = -(-most // 8)
         return (few if len(lengths) <= few else most), length
 
     def most_pairs(self, lengths: npt.NDArray[np.int64]) -> int:
-        return max(self._max_tokens // self._shape(lengths)[1], 1)
+        return self._max_tokens // self._shape(lengths)[1]
 
     def places(self, lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
         pairs, length = self._shape(lengths)
@@ -171,12 +176,13 @@ class CompiledEncoder:
         model: in evaluation mode, with a gated GELU. Its projections are fused in place: the model's own forward pass
             goes on working, on views of the fused weights.
         max_length: tokens of the longest pair there can be.
-        max_tokens: of a batch, padded.
+        max_tokens: of a batch, padded; larger ones are split. One pair of ``max_length`` fits in any case.
         attention: `PackedAttention` or `PaddedAttention`.
         compile_layer: of the one function that all layers share.
 
     Raises:
-        ValueError: the model has another feed-forward.
+        ValueError: the model has another feed-forward, or heads too narrow for `PackedAttention` on CUDA; when called,
+            a pair is longer than ``max_length``.
     """
 
     def __init__(
@@ -189,18 +195,28 @@ class CompiledEncoder:
         compile_layer: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] | None = None,
     ) -> None:
         require_gated_gelu(model)
+        width = model.config.d_kv
+        if attention is PackedAttention and model.device.type == "cuda" and width < NARROWEST_HEAD:
+            raise ValueError(
+                f"got a model with d_kv={width}, expected at least {NARROWEST_HEAD}, the least that FlexAttention's "
+                "kernel takes; PaddedAttention takes every width"
+            )
         self._model = model
         self._heads, self._epsilon = model.config.num_heads, model.config.layer_norm_epsilon
+        self._max_length = max_length
         self._weights = [fuse(block) for block in model.encoder.block]
         longest = -(-max_length // LENGTH_STEP) * LENGTH_STEP
         self._bias_HTT = position_bias(model, longest)
-        self._attention: Attention = attention(self._bias_HTT, max_tokens)
+        self._attention: Attention = attention(self._bias_HTT, max(max_tokens, longest))
         compile_layer = compile_layer or (lambda layer: torch.compile(layer, dynamic=False, fullgraph=True))
         self._layer = compile_layer(self._one_layer)
 
     @torch.inference_mode()
     def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        most = self._attention.most_pairs(pairs.lengths[rows])
+        lengths = pairs.lengths[rows]
+        if lengths.max() > self._max_length:
+            raise ValueError(f"got a pair of {lengths.max()} tokens, expected at most max_length={self._max_length}")
+        most = self._attention.most_pairs(lengths)
         parts = [self._encode(pairs, rows[start : start + most]) for start in range(0, len(rows), most)]
         return torch.cat(parts)
 
@@ -214,8 +230,9 @@ class CompiledEncoder:
         device = self._model.device
         inputs = self._attention.inputs(lengths, device)
         hidden_ND = F.embedding(_to_device(ids_N, device), self._model.shared.weight)
-        for weights in self._weights[:-1]:
-            hidden_ND = self._layer(hidden_ND, *weights, inputs)
+        with torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS):
+            for weights in self._weights[:-1]:
+                hidden_ND = self._layer(hidden_ND, *weights, inputs)
         hidden_BD = self._last_layer(hidden_ND, first_B, lengths)
         return classify(self._model, hidden_BD)
 

@@ -96,4 +96,6 @@ def _has_onednn(weight: torch.Tensor) -> bool:
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
+    if hasattr(torch.ops.mkldnn, "_is_mkldnn_acl_supported") and torch.ops.mkldnn._is_mkldnn_acl_supported():
+        return False  # on aarch64 with Arm's library, where torch.compile does not emit them either
     return weight.dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

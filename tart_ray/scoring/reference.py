@@ -1,4 +1,4 @@
-"""The reference encoder: padded batches through transformers' own T5Stack.
+"""The reference encoder: padded batches through transformers' own T5Stack, the classifier in float32.
 
 Plain on purpose. It is what every faster encoder is compared with; an encoder is any callable with this signature.
 """
@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncodedPairs
@@ -24,7 +25,11 @@ class Encoder(Protocol):
 
 
 class ReferenceEncoder:
-    """Pad, mask, and run the model as transformers would."""
+    """Pad, mask, and run the model as transformers would.
+
+    In float32 that is the model's own forward pass. In bfloat16 the classifier alone is computed in float32: logits of
+    8 bits would tie where the model does not.
+    """
 
     def __init__(self, model: EncT5ForSequenceClassification) -> None:
         self._model = model
@@ -37,10 +42,10 @@ class ReferenceEncoder:
             ids = pairs.row(int(row))
             target[: len(ids)] = ids
         mask_BT = np.arange(ids_BT.shape[1]) < lengths[:, None]
-        device = self._model.device
-        output = self._model(
-            input_ids=torch.from_numpy(ids_BT).to(device),
-            attention_mask=torch.from_numpy(mask_BT.astype(np.int64)).to(device),
+        model = self._model
+        output = model.encoder(
+            input_ids=torch.from_numpy(ids_BT).to(model.device),
+            attention_mask=torch.from_numpy(mask_BT.astype(np.int64)).to(model.device),
         )
-        logits_BC: torch.Tensor = output.logits.float()
-        return logits_BC
+        hidden_BD = model.dropout(output.last_hidden_state[:, 0].float())
+        return F.linear(hidden_BD, model.classifier.weight.float(), model.classifier.bias.float()).float()

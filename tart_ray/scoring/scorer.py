@@ -78,7 +78,8 @@ class Scorer:
             window's score is the pair's.
         truncation: ``longest_first`` (as the original) or ``only_document``.
         max_tokens_per_batch: padded tokens that go through the encoder at once; by default what suits the device and
-            its free memory. Running out of CUDA memory halves it and goes on.
+            its free memory. Running out of CUDA memory halves it, or splits the batch alone if that one was of half of
+            it at most, and goes on.
         encoder: in place of the fastest one for the model and its device.
     """
 
@@ -218,18 +219,34 @@ class Scorer:
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-                self.max_tokens_per_batch //= 2
-                log.warning(
-                    "out of memory at %d pairs; max_tokens_per_batch is now %d", len(rows), self.max_tokens_per_batch
-                )
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                left = np.concatenate([rows, *waiting[::-1]])
-                plan = plan_batches(pairs.lengths[left], self.max_tokens_per_batch)
-                waiting = [left[batch] for batch in plan][::-1]
+                waiting = self._in_smaller_batches(pairs.lengths, rows, waiting)
         if on_its_way:
             logits[on_its_way[0]] = on_its_way[1]()
         return Scores(logits)
+
+    def _in_smaller_batches(
+        self, lengths: npt.NDArray[np.int64], failed: npt.NDArray[np.int64], waiting: list[npt.NDArray[np.int64]]
+    ) -> list[npt.NDArray[np.int64]]:
+        """The batches left, the next one last, after ``failed`` did not fit.
+
+        A batch of up to half the budget says little about the budget: it is cut in two, the others stay. A larger one
+        halves the budget.
+        """
+        if 2 * lengths[failed].max() * len(failed) <= self.max_tokens_per_batch:
+            half = len(failed) // 2
+            log.warning(
+                "out of memory at %d pairs, which are split; max_tokens_per_batch is still %d",
+                len(failed),
+                self.max_tokens_per_batch,
+            )
+            return [*waiting, failed[half:], failed[:half]]
+        self.max_tokens_per_batch //= 2
+        log.warning("out of memory at %d pairs; max_tokens_per_batch is now %d", len(failed), self.max_tokens_per_batch)
+        left = np.concatenate([failed, *waiting[::-1]])
+        plan = plan_batches(lengths[left], self.max_tokens_per_batch)
+        return [left[batch] for batch in plan][::-1]
 
 
 def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32]]:
@@ -238,7 +255,7 @@ def _start_fetching(logits: torch.Tensor) -> Callable[[], npt.NDArray[np.float32
         return logits.cpu().numpy
     host = logits.to("cpu", non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record()
+    arrived.record(torch.cuda.current_stream(logits.device))
 
     def wait() -> npt.NDArray[np.float32]:
         arrived.synchronize()

@@ -21,9 +21,25 @@ def as_it_is(layer: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return layer
 
 
-def make_encoder(attention: Any, compile_layer: Any = as_it_is, **options: Any) -> CompiledEncoder:
-    model = make_model(**options)
-    return CompiledEncoder(model, max_length=200, max_tokens=640, attention=attention, compile_layer=compile_layer)
+def make_encoder(
+    attention: Any, compile_layer: Any = as_it_is, *, max_length: int = 200, max_tokens: int = 640, **options: Any
+) -> CompiledEncoder:
+    limits: Any = {"max_length": max_length, "max_tokens": max_tokens}
+    return CompiledEncoder(make_model(**options), attention=attention, compile_layer=compile_layer, **limits)
+
+
+class Counting:
+    """``compile_layer`` for a backend that counts its graphs and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.compilations = 0
+
+    def __call__(self, layer: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+            self.compilations += 1
+            return graph.forward
+
+        return torch.compile(layer, backend=backend, dynamic=False, fullgraph=True)
 
 
 @ATTENTIONS
@@ -41,17 +57,9 @@ def test_logits_of_the_reference(attention: Any, options: dict[str, Any]) -> Non
 # packed: 640 tokens or 384, 256, 128; padded: 128 or 256 tokens, each for few pairs and for many
 @pytest.mark.parametrize(("attention", "most"), [(PackedAttention, 4), (PaddedAttention, 4)])
 def test_compiled_a_handful_of_times(attention: Any, most: int) -> None:
-    compilations = 0
-
-    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
-        nonlocal compilations
-        compilations += 1
-        return graph.forward
-
+    counting = Counting()
     torch._dynamo.reset()
-    encoder = make_encoder(
-        attention, lambda layer: torch.compile(layer, backend=backend, dynamic=False, fullgraph=True), num_layers=2
-    )
+    encoder = make_encoder(attention, counting, num_layers=2)
     reference = ReferenceEncoder(make_model(num_layers=2))
     draw = np.random.default_rng(0)
     batches = 0
@@ -60,7 +68,59 @@ def test_compiled_a_handful_of_times(attention: Any, most: int) -> None:
         for rows in plan_batches(pairs.lengths, 640):
             np.testing.assert_allclose(encoder(pairs, rows), reference(pairs, rows), atol=1e-5, rtol=0)
             batches += 1
-    assert 1 < compilations <= most < batches
+    assert 1 < counting.compilations <= most < batches
+
+
+def test_encoders_of_one_process_are_compiled_for_all_their_sizes() -> None:
+    counting = Counting()
+    torch._dynamo.reset()
+    for options in ({"num_layers": 2}, {"num_layers": 2, "num_heads": 3}):  # ten sizes: more than dynamo's own limit
+        encoder = make_encoder(PackedAttention, counting, max_length=128, max_tokens=2_048, **options)
+        reference = ReferenceEncoder(make_model(**options))
+        for count in (1, 2, 4, 8, 16):
+            pairs = make_pairs([128] * count)
+            np.testing.assert_allclose(
+                encoder(pairs, all_rows(pairs)), reference(pairs, all_rows(pairs)), atol=1e-5, rtol=0
+            )
+    assert counting.compilations == 10
+
+
+@ATTENTIONS
+def test_batches_beyond_its_budget_are_split(attention: Any) -> None:
+    counting = Counting()
+    torch._dynamo.reset()
+    encoder = make_encoder(attention, counting, max_length=128, max_tokens=256, num_layers=2)
+    reference = ReferenceEncoder(make_model(num_layers=2))
+    for count in range(1, 11):  # up to 1,280 tokens
+        pairs = make_pairs([128] * count)
+        np.testing.assert_allclose(
+            encoder(pairs, all_rows(pairs)), reference(pairs, all_rows(pairs)), atol=1e-5, rtol=0
+        )
+    assert counting.compilations == 2  # 128 tokens and 256
+
+
+@ATTENTIONS
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_pairs_longer_than_its_budget_go_alone(attention: Any) -> None:
+    encoder = make_encoder(attention, max_tokens=128)
+    pairs = make_pairs(LENGTHS)
+    expected = ReferenceEncoder(make_model())(pairs, all_rows(pairs))
+    np.testing.assert_allclose(encoder(pairs, all_rows(pairs)), expected, atol=1e-5, rtol=0)
+
+
+@ATTENTIONS
+def test_pairs_longer_than_it_was_made_for_are_refused(attention: Any) -> None:
+    encoder = make_encoder(attention)
+    pairs = make_pairs([5, 201, 3])
+    with pytest.raises(ValueError, match="got a pair of 201 tokens, expected at most max_length=200"):
+        encoder(pairs, all_rows(pairs))
+
+
+def test_heads_too_narrow_for_flex_attention_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(d_kv=8)
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"d_kv=8, expected at least 16.*PaddedAttention"):
+        CompiledEncoder(model, max_length=200, max_tokens=640, compile_layer=as_it_is)
 
 
 @ATTENTIONS
@@ -92,6 +152,17 @@ def test_blocks_of_the_mask_by_hand() -> None:
     ]
 
 
+def test_filling_attends_to_its_own_block_alone() -> None:
+    attention = PackedAttention(torch.zeros(1, 512, 512), 32_768)
+    mask = attention.inputs(np.full(33, 512), torch.device("cpu"))  # filled up from 132 blocks to 256
+    assert mask.kv_num_blocks.flatten().tolist() == [4] * 132 + [1] * 124
+    assert mask.kv_indices[0, 0, 132:, 0].tolist() == [*range(132, 256)]
+    # tokens 0-99, 100-259, filling to 512: the pair of 160 tokens is in the first three blocks
+    few = PackedAttention(torch.zeros(1, 200, 200), 512).inputs(np.array([100, 160]), torch.device("cpu"))
+    assert few.kv_num_blocks.flatten().tolist() == [3, 3, 3, 1]
+    assert few.kv_indices[0, 0, 3, 0] == 3
+
+
 def test_sizes_by_hand() -> None:
     assert [bucket_of(tokens, 1_024, 128) for tokens in (1, 128, 129, 257, 513, 1_024)] == [
         128,
@@ -101,8 +172,9 @@ def test_sizes_by_hand() -> None:
         1_024,
         1_024,
     ]
-    assert bucket_of(1_025, 1_024, 128) == 1_152  # a pair longer than the budget
     assert bucket_of(900, 1_000, 128) == 1_024
+    with pytest.raises(ValueError, match="got a batch of 1001 tokens, expected at most 1000"):
+        bucket_of(1_001, 1_000, 128)
 
 
 def test_a_budget_for_the_free_memory_by_hand() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import torch
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.model.tokenizer import EncodedPairs, QueryTooLongError
-from tart_ray.scoring.scorer import Scores, resolve_dtype
+from tart_ray.scoring.scorer import Scores, _start_fetching, resolve_dtype
 
 PAIRS = 24
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
@@ -275,6 +275,19 @@ def test_rows_that_are_done_are_not_done_again(tiny: Scorer) -> None:
     assert encoder.costs == [51, 24, 16, 15, 4]
 
 
+def test_a_small_batch_that_fails_is_split_and_the_budget_stays(tiny: Scorer, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = FakeEncoder(room=10**6, failing_calls=(3, 4))
+    scorer = scorer_with(tiny, encoder, 64)
+    with caplog.at_level(logging.WARNING):
+        scores = scorer.score_encoded(encoded(LENGTHS))
+    assert scores.margin.tolist() == LENGTHS
+    assert sorted(encoder.done) == list(range(len(LENGTHS)))
+    # 17 17 16 | 12 9 8 5 5 | 4 3 2 1 fails, 4 3 fails, 4 | 3 | 2 1
+    assert encoder.costs == [51, 60, 4, 3, 4]
+    assert scorer.max_tokens_per_batch == 64
+    assert [record.args for record in caplog.records] == [(4, 64), (2, 64)]
+
+
 def test_a_single_row_that_does_not_fit_is_an_error(tiny: Scorer) -> None:
     encoder = FakeEncoder(room=16)
     with pytest.raises(torch.OutOfMemoryError):
@@ -286,6 +299,31 @@ def test_rows_that_only_fit_alone(tiny: Scorer) -> None:
     scores = scorer_with(tiny, encoder, 128).score_encoded(encoded([17, 17, 17]))
     assert scores.margin.tolist() == [17, 17, 17]
     assert encoder.costs == [17, 17, 17]
+
+
+# Fetching results
+
+
+def test_results_are_awaited_on_the_stream_of_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        """Logits on the second device, and an event that keeps which stream it was recorded on."""
+
+        device = torch.device("cuda:1")
+        streams: ClassVar[list[Any]] = []
+
+        def to(self, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.ones(2)
+
+        def record(self, stream: Any = "of the current device") -> None:
+            self.streams.append(stream)
+
+        def synchronize(self) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "Event", Fake)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
+    assert _start_fetching(Fake())().tolist() == [1, 1]  # type: ignore[arg-type]
+    assert Fake.streams == ["of cuda:1"]
 
 
 # Long documents

@@ -12,7 +12,7 @@ from transformers import T5Config
 from tart_ray import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncodedPairs
 
-TINY = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}
+TINY = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 3, "num_heads": 2}
 VOCABULARY = 128
 
 LENGTHS = [3, 90, 17, 17, 1, 90, 128, 17, 200, 5]
