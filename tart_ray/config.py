@@ -555,6 +555,10 @@ class StartConfig(Section):
         if (self.path is None) == (self.vocabulary is None):
             given = [name for name in ("path", "vocabulary") if getattr(self, name) is not None]
             raise ValueError(f"model: got {given}, expected one of path, vocabulary")
+        if self.path is not None:
+            for name in ("geometry", "initialisation"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"model: got {name} beside model.path, which brings its own")
         return self
 
 
@@ -590,13 +594,13 @@ class WorkersConfig(Section):
     Attributes:
         address: auto joins a running cluster or starts a local one; local always starts one; or an address.
         workers: Each holds the model and all examples.
-        gpus_per_worker: 0 trains on CPUs.
+        gpus_per_worker: 1, or 0 to train on CPUs.
         cpus_per_worker: Also the threads of torch in a worker.
     """
 
     address: str = "auto"
     workers: PositiveInt = 1
-    gpus_per_worker: Annotated[int, Field(ge=0)] = 1
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 1
     cpus_per_worker: PositiveInt = 1
 
 
@@ -609,7 +613,8 @@ class TrainingConfig(Section):
         num_negatives: Of each positive, drawn afresh in every epoch; null takes all there are.
         random_negatives: Share of the negatives that are documents of other queries of the task: at the start and at
             the end of training, linear in between.
-        max_unfollowing_fraction: Of a task's pairs, those whose document answers the query but not the instruction.
+        max_unfollowing_fraction: Of a task's pairs, those whose document answers the query but not the instruction;
+            margin_mse uses none.
         max_unfollowing: Of a task in an epoch, at most so many of those pairs.
         epochs: Each has every positive once.
         max_steps: In place of epochs.
@@ -729,3 +734,9 @@ class TrainConfig(Section):
     cluster: WorkersConfig = WorkersConfig()
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _patience_has_something_to_wait_for(self) -> TrainConfig:
+        if self.training.patience is not None and self.input.evaluation is None:
+            raise ValueError("got training.patience without input.evaluation, whose nDCG@10 it waits for")
+        return self

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault(
@@ -22,21 +23,31 @@ from tart_ray.config import ClusterConfig
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a cluster must have: ``who`` needs so many CPUs and GPUs, and ``advice`` where they cannot come."""
+
+    who: str
+    cpus: float
+    gpus: float
+    advice: str
+
+
 @contextmanager
-def connected(config: ClusterConfig, *, replicas: bool = True) -> Iterator[None]:
-    """A connection to the cluster that the configuration names; one that was open already stays open.
+def connected(address: str, room: Room | None) -> Iterator[None]:
+    """A connection to the cluster at an address; one that was open already stays open.
 
     Args:
-        replicas: it must have room for them.
+        room: what it must have.
 
     Raises:
-        ConfigurationError: Ray was started on this machine, which has too few CPUs or GPUs for the replicas.
+        ConfigurationError: Ray was started on this machine, which has too few CPUs or GPUs.
     """
     opened = not ray.is_initialized()
-    started = opened and _connect(config.address)
+    started = opened and _connect(address)
     try:
-        if replicas:
-            _check_room(config, can_grow=not started)
+        if room:
+            _check_room(room, can_grow=not started)
         yield
     finally:
         if opened:
@@ -57,23 +68,26 @@ def _connect(address: str) -> bool:
     return True
 
 
-def _check_room(config: ClusterConfig, *, can_grow: bool) -> None:
+def room_for_replicas(config: ClusterConfig) -> Room:
+    """Of the fewest replicas, and of what feeds them."""
+    return Room(
+        f"{config.replicas.min} replicas (cluster.replicas.min) and a task that feeds them",
+        config.replicas.min * config.cpus_per_replica + 1,
+        config.replicas.min * config.gpus_per_replica,
+        "cluster.gpus_per_replica: 0 scores on CPUs; cluster.cpus_per_replica may be 0.5",
+    )
+
+
+def _check_room(room: Room, *, can_grow: bool) -> None:
     """Ray waits without end for what a cluster cannot offer: say so."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus = config.replicas.min * config.cpus_per_replica + 1
-    gpus = config.replicas.min * config.gpus_per_replica
-    if there.get("CPU", 0) >= cpus and there.get("GPU", 0) >= gpus:
+    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    if cpus >= room.cpus and gpus >= room.gpus:
         return
-    problem = (
-        f"{config.replicas.min} replicas (cluster.replicas.min) and a task that feeds them need {cpus:g} CPUs and "
-        f"{gpus:g} GPUs; got {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
-    )
-    if can_grow:
-        log.warning("%s: waiting for the cluster to grow", problem)
-        return
-    raise ConfigurationError(
-        f"{problem}. cluster.gpus_per_replica: 0 scores on CPUs; cluster.cpus_per_replica may be 0.5"
-    )
+    problem = f"{room.who} need {room.cpus:g} CPUs and {room.gpus:g} GPUs; got {cpus:g} and {gpus:g}"
+    if not can_grow:
+        raise ConfigurationError(f"{problem}. {room.advice}")
+    log.warning("%s: waiting for the cluster to grow", problem)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ from tart_ray.evaluation.datasets import (
 from tart_ray.evaluation.first_stage import Bm25
 from tart_ray.evaluation.measuring import SCORED, VALUES, incomplete, make_rankings, measure, trec_lines
 from tart_ray.evaluation.picture import draw
+from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
 from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
@@ -122,9 +123,9 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
         work.run,
         who,
         config,
-        config.cluster,
+        config.cluster.address,
+        room_for_replicas(config.cluster) if work.scored_here else None,
         lambda lease: _execute(work, config, load, lease),
-        replicas=bool(work.scored_here),
     )
 
 

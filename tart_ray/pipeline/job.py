@@ -11,14 +11,14 @@ from typing import Any
 
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
-from tart_ray.config import ClusterConfig, Section
+from tart_ray.config import Section
 from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import StorageError
 from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.pipeline.cluster import chunkwise_execution, connected
+from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
 from tart_ray.pipeline.report import render
 from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
@@ -65,17 +65,16 @@ def execute_run(
     run: Run,
     identity: Mapping[str, Any],
     config: Section,
-    cluster: ClusterConfig,
+    address: str,
+    room: Room | None,
     execute: Callable[[Lease], ExitCode],
-    *,
-    replicas: bool = True,
 ) -> ExitCode:
     """Begin the run or continue it, under its lease and on the cluster; one that is complete is left alone.
 
     Args:
         identity: what must be equal for a rerun to continue the run.
         config: goes into the manifest.
-        replicas: the cluster must have room for them.
+        address: of the cluster, which must have the room.
         execute: all stages of a run that has begun.
 
     Raises:
@@ -84,15 +83,15 @@ def execute_run(
     """
     if run.check(identity) and run.is_complete():
         return nothing_to_do(run)
-    with at_work(run, cluster, replicas=replicas) as lease:
+    with at_work(run, address, room) as lease:
         return continue_run(run, identity, config, lambda: execute(lease))
 
 
 @contextmanager
-def at_work(place: Run, cluster: ClusterConfig, *, replicas: bool = True) -> Iterator[Lease]:
+def at_work(place: Run, address: str, room: Room | None) -> Iterator[Lease]:
     """On the cluster, with the lease of a directory, until the block ends or this process is told to stop."""
     with (
-        connected(cluster, replicas=replicas),
+        connected(address, room),
         chunkwise_execution(),
         leased(place) as lease,
         stopped_by_signals(),

@@ -42,6 +42,7 @@ from tart_ray.derive.negatives import (
 )
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
 from tart_ray.pipeline import dry_run
+from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
 from tart_ray.pipeline.plan import (
     BYTES_PER_BUCKET,
@@ -151,9 +152,9 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
         run,
         who,
         config,
-        config.cluster,
+        config.cluster.address,
+        None if config.input.run else room_for_replicas(config.cluster),
         lambda lease: _execute(run, scored, qrels, corpus, settings, config, load, lease),
-        replicas=config.input.run is None,
     )
 
 

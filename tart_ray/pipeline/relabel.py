@@ -56,6 +56,7 @@ from tart_ray.derive.labels import (
     thresholds_at,
 )
 from tart_ray.pipeline import dry_run
+from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import (
     Clock,
     ReconciliationError,
@@ -178,7 +179,8 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
     task = look(versions.storage, config)
     if _nothing_to_do(versions, task):
         return ExitCode.DONE
-    with at_work(versions.place, config.cluster, replicas=task.scored is None) as lease:
+    room = room_for_replicas(config.cluster) if task.scored is None else None
+    with at_work(versions.place, config.cluster.address, room) as lease:
         if _nothing_to_do(versions, task):  # by another driver, meanwhile
             return ExitCode.DONE
         base = _base(versions)

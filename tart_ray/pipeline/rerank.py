@@ -12,6 +12,7 @@ from tart_ray.config import RerankConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Record, Run
 from tart_ray.data.storage import Storage, absolute
+from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import (
     Clock,
     ReconciliationError,
@@ -44,7 +45,8 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
         run,
         identity(plan, config),
         config,
-        config.cluster,
+        config.cluster.address,
+        room_for_replicas(config.cluster),
         lambda lease: execute(run, plan, config, load, lease),
     )
 

@@ -16,26 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 
 import tart_ray
 from tart_ray.command_line import ExitCode
-from tart_ray.config import ClusterConfig, TrainConfig, WorkersConfig
+from tart_ray.config import TrainConfig, WorkersConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.storage import FileInfo, Storage, absolute
-from tart_ray.model.checkpoint import fingerprint_checkpoint, resolve_checkpoint
-from tart_ray.pipeline.job import Clock, RunFailedError, execute_run, finish
+from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
+from tart_ray.pipeline.cluster import Room
+from tart_ray.pipeline.job import MEND, Clock, RunFailedError, execute_run, finish
 from tart_ray.pipeline.stages import run_stage
 
 EXAMPLES, TRAINED = "examples", "train"  # stages
 CHECKPOINT = "checkpoint"
-STATE = "state.pt"
+STATE, FAILURE = "state.pt", "failure.txt"
 TRAIN, EVALUATION = "train", "evaluation"  # roles of the input
 FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ def train(config: TrainConfig) -> ExitCode:
         plan.work.run,
         plan.identity,
         config,
-        ClusterConfig(address=cluster.address),
+        cluster.address,
+        _room_for(cluster),
         lambda lease: execute(plan, lease),
-        replicas=False,
     )
 
 
@@ -170,8 +168,7 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
     if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
         for role, record in found.items():
             if not record["queries"]:
-                raise RunFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}")
-        _check_room(config.cluster)
+                raise RunFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}", MEND)
         with clock.timed("train"):
             trained = run.committed(TRAINED).get(TRAINED) or _train(work)
     report = {
@@ -199,10 +196,16 @@ def _prepare(work: Work, role: str) -> Record:
 
 
 def _train(work: Work) -> Record:
-    """Train on the cluster, and return what was committed."""
+    """Train on the cluster, and return what was committed.
+
+    Raises:
+        RunFailedError: a worker found that it cannot go on, or workers died more often than they may.
+    """
     from ray.train.torch import TorchTrainer
 
     cluster, run = work.config.cluster, work.run
+    failure = run.url(WORK, FAILURE)
+    run.storage.remove(failure)
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
     with tempfile.TemporaryDirectory() as folder:  # for records of Ray Train, of this start alone
         trainer = TorchTrainer(
@@ -226,11 +229,26 @@ def _train(work: Work) -> Record:
             raise RunFailedError(f"training: {first}") from error
         except ray.train.TrainingFailedError as error:
             raise RunFailedError(f"training: {error}") from error
+    if run.storage.exists(failure):
+        raise RunFailedError(run.storage.read(failure).decode(), MEND)
     return run.committed(TRAINED)[TRAINED]
 
 
 def _train_worker(settings: Mapping[str, Any]) -> None:
-    """One worker of Ray Train, which has set up torch.distributed."""
+    """One worker of Ray Train, which has set up torch.distributed.
+
+    Ray Train would start again what raises; what another try cannot mend is written down for the driver instead.
+    """
+    from tart_ray.training.loop import TrainingError
+
+    work: Work = settings["work"]
+    try:
+        _train_in_worker(work)
+    except (CheckpointError, TrainingError) as error:
+        work.run.storage.write(work.run.url(WORK, FAILURE), str(error).encode())
+
+
+def _train_in_worker(work: Work) -> None:
     import torch
     from ray.train.torch import get_device
 
@@ -238,7 +256,6 @@ def _train_worker(settings: Mapping[str, Any]) -> None:
     from tart_ray.training.files import decode_queries
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    work: Work = settings["work"]
     run, config, context = work.run, work.config, ray.train.get_context()
     torch.set_num_threads(config.cluster.cpus_per_worker)
     queries = {role: decode_queries(run.storage.read(_examples_url(work, role))) for role in roles(config)}
@@ -303,7 +320,9 @@ def _fingerprint(work: Work) -> str:
 
     model = work.config.model
     if model.path is not None:
-        return fingerprint_checkpoint(model.path, revision=model.revision, storage_options=work.model_storage)
+        where: dict[str, Any] = {"revision": model.revision, "storage_options": work.model_storage}
+        EncT5Tokenizer.from_pretrained(model.path, **where)  # or it says what is wrong with it
+        return fingerprint_checkpoint(model.path, **where)
     place = _vocabulary(work)
     file = place / VOCAB_FILE if place.is_dir() else place
     EncT5Tokenizer(file)  # or it says what is wrong with it
@@ -314,15 +333,10 @@ def _examples_url(work: Work, role: str) -> str:
     return work.run.url(EXAMPLES, f"{role}.parquet")
 
 
-def _check_room(cluster: WorkersConfig) -> None:
-    """Ray waits without end for what a cluster cannot offer: say so."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+def _room_for(cluster: WorkersConfig) -> Room:
     cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
-    if there.get("CPU", 0) < cpus or there.get("GPU", 0) < gpus:
-        log.warning(
-            "%d workers (cluster.workers) need %d CPUs and %d GPUs; got %g and %g: waiting for the cluster to grow",
-            cluster.workers, cpus, gpus, there.get("CPU", 0), there.get("GPU", 0),
-        )  # fmt: skip
+    advice = "cluster.gpus_per_worker: 0 trains on CPUs; cluster.workers may be fewer"
+    return Room(f"{cluster.workers} workers (cluster.workers)", cpus, gpus, advice)
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:

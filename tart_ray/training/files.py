@@ -8,7 +8,8 @@ A record is one of these, told apart by its fields (the first name is ours, the 
                unfollowing, scores | pos_scores and neg_scores
 
 each with optional task and instruction | prompt | query_prompt; without the latter, the query may be
-"instruction [SEP] query". Records of one query and task become one `Query`.
+"instruction [SEP] query", or "instruction </s> query" as TART's own script writes it. Records of one query and task
+become one `Query`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +31,13 @@ from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError
 from tart_ray.data.storage import FileInfo, Storage, explained
 from tart_ray.training.examples import Query
 
-SEPARATOR = "[SEP]"
+SEPARATORS = ("[SEP]", " </s> ")
 PARQUET = (".parquet", ".pq")
 POSITIVE, NEGATIVE, UNFOLLOWING = "positive", "negative", "unfollowing"
+SEVERAL = (
+    " under this instruction; records under several instructions are put together where they name their task, or "
+    "input.instructions has its set"
+)
 TEXTS = pa.list_(pa.large_string())
 NUMBERS = pa.list_(pa.float64())
 QUERIES = pa.schema(
@@ -43,9 +49,9 @@ QUERIES = pa.schema(
         ("unfollowing", TEXTS),
         ("positive_scores", NUMBERS),
         ("negative_scores", NUMBERS),
+        ("instructions", TEXTS),
     ]
 )
-INSTRUCTIONS = b"instructions"  # of each task, in the metadata of the file
 
 Instructions = Mapping[str, Sequence[str]]
 
@@ -142,18 +148,16 @@ def read_instructions(storage: Storage, url: str) -> dict[str, list[str]]:
     except ValueError as error:
         raise InputError(f"{url}: not JSON: {error}") from error
     lists = [*found.items()] if isinstance(found, dict) else [("", None)]
+    sets: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     for task, texts in lists:
-        if (
-            not isinstance(texts, list)
-            or not texts
-            or not all(isinstance(text, str) and text.strip() for text in texts)
-        ):
-            raise InputError(f'{url}: {task!r}: expected {{"task": ["instruction", …], …}}, without empty ones')
-        for text in texts:
+        if not (isinstance(texts, list) and texts and all(map(_is_instruction, texts))):
+            raise InputError(f'{url}: {task!r}: expected {{"task": ["instruction", …], …}}, without empty ones and nan')
+        sets[task] = [text.strip() for text in texts]
+        for text in sets[task]:
             if owner.setdefault(text, task) != task:
                 raise InputError(f"{url}: {text!r} is an instruction of {owner[text]!r} and of {task!r}, expected one")
-    return dict(lists)
+    return sets
 
 
 def kind_of(names: Iterable[str]) -> str | None:
@@ -179,17 +183,24 @@ def parse_record(record: Mapping[str, Any], source: str, position: int) -> Recor
         raise BadRecordError(_expected(record))
     query = _text(_first(record, "query", "anchor"), "query")
     instruction = _first(record, "instruction", "query_prompt", "prompt")
-    if instruction is None and SEPARATOR in query:
-        before, _, after = query.partition(SEPARATOR)
+    separator = next((separator for separator in SEPARATORS if separator in query), None)
+    if instruction is None and separator:
+        before, _, after = query.partition(separator)
         instruction, query = before.strip(), _text(after.strip(), "query")
     if instruction is not None and not isinstance(instruction, str):
         raise BadRecordError(f"instruction is {instruction!r}, expected text or null")
-    if instruction and instruction.strip().lower() == "nan":
+    if instruction and instruction.strip() and not _is_instruction(instruction):
         raise BadRecordError("instruction is 'nan', as pandas writes an empty one; expected text, null or nothing")
     task = record.get("task")
     if task is not None and not (isinstance(task, str) and task):
         raise BadRecordError(f"task is {task!r}, expected text")
     documents = {"pair": _pair, "list": _list, "group": _group}[kind](record)
+    if not documents:
+        raise BadRecordError("no document in it")
+    kinds: dict[str, str] = {}
+    for text, of, _ in documents:
+        if kinds.setdefault(text, of) != of:
+            raise BadRecordError(f"the document is {kinds[text]} and {of} in one record: {text!r}")
     return Record(source, position, query, task, (instruction or "").strip() or None, tuple(documents))
 
 
@@ -210,6 +221,7 @@ def merge(
         if record.instruction is not None:
             seen.setdefault(task, {})[record.instruction] = None
     sets = {task: tuple(texts) for task, texts in seen.items()} | {k: tuple(v) for k, v in instructions.items()}
+    of_task = Counter(task for task, _ in groups)
     queries, duplicates = [], 0
     for (task, text), found in groups.items():
         kinds: dict[str, tuple[str, float | None]] = {}
@@ -235,9 +247,12 @@ def merge(
         }
         problem = None
         if not by_kind[POSITIVE]:
-            problem = "the query has no positive"
-        elif needs_negatives and not (by_kind[NEGATIVE] or (by_kind[UNFOLLOWING] and not needs_scores)):
-            problem = "the query has no negative"
+            problem = "the query has no positive" + SEVERAL * any(record.task is None for record in found)
+        elif not (by_kind[NEGATIVE] or (by_kind[UNFOLLOWING] and not needs_scores)):
+            if needs_negatives:
+                problem = "the query has no negative" + SEVERAL * any(record.task is None for record in found)
+            elif of_task[task] == 1:
+                problem = "the query has no negative, and its task no other query to draw one from"
         if problem:
             for record in kept:
                 _refuse(quarantine, record, problem)
@@ -263,20 +278,19 @@ def merge(
 def encode_queries(queries: Sequence[Query]) -> bytes:
     """Queries as a Parquet file."""
     rows = [{name: getattr(query, name) for name in QUERIES.names} for query in queries]
-    instructions = {query.task: query.instructions for query in queries}
-    schema = QUERIES.with_metadata({INSTRUCTIONS: json.dumps(instructions).encode()})
-    return parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
+    return parquet_bytes(pa.Table.from_pylist(rows, schema=QUERIES))
 
 
 def decode_queries(data: bytes) -> list[Query]:
     """Queries that `encode_queries` wrote."""
     table = pq.read_table(io.BytesIO(data))
-    sets = {task: tuple(texts) for task, texts in json.loads(table.schema.metadata[INSTRUCTIONS]).items()}
+    sets: dict[tuple[str, ...], tuple[str, ...]] = {}  # each once in memory
     queries = []
     for batch in table.to_batches(max_chunksize=4_096):
         for row in batch.to_pylist():
-            text, task, *lists = row.values()
-            queries.append(Query(text, task, sets[task], *map(tuple, lists)))
+            lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+            lists["instructions"] = sets.setdefault(lists["instructions"], lists["instructions"])
+            queries.append(Query(row["text"], row["task"], **lists))
     return queries
 
 
@@ -375,6 +389,10 @@ def _text(value: Any, name: str) -> str:
     if not value.strip():
         raise BadRecordError(f"{name} is empty")
     return value
+
+
+def _is_instruction(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower() not in ("", "nan")
 
 
 def _label(value: Any) -> bool:

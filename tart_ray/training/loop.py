@@ -74,7 +74,9 @@ class StateFile:
 
 @dataclass
 class Trained:
-    """What training did. The model holds the weights of ``best_step``, or of the last step without evaluation.
+    """What training did.
+
+    The model of rank 0 holds the weights of ``best_step``; without evaluation, and in other ranks, of the last step.
 
     Attributes:
         steps: that were made, in all starts of the run.
@@ -174,6 +176,7 @@ class _Loop:
 
     def run(self) -> Trained:
         self._resume()
+        self._agree()
         started, before = time.monotonic(), self.seconds
         window, made, seen, losses = started, 0, 0, torch.zeros((), device=self.model.device)
         self.model.train()
@@ -188,7 +191,8 @@ class _Loop:
                    ("log_every", "evaluate_every", "checkpoint_every")}  # fmt: skip
             if any(due.values()) and not math.isfinite(float(losses)):
                 raise TrainingError(
-                    f"step {self.step}: the loss is not finite; lower training.learning_rate, or use dtype float32"
+                    f"step {self.step}: the loss or its gradient is not finite; lower training.learning_rate, "
+                    "or use dtype float32"
                 )
             if due["log_every"]:
                 now = time.monotonic()
@@ -204,7 +208,7 @@ class _Loop:
             if stop:
                 break
         self.model.eval()
-        if self.best is not None:
+        if self.best is not None and self.workers.rank == 0:
             self.model.load_state_dict(self.best["model"])
         return Trained(
             steps=self.step,
@@ -274,12 +278,12 @@ class _Loop:
                     parameter.grad = torch.zeros_like(parameter)
                 torch.distributed.all_reduce(parameter.grad)
             torch.distributed.all_reduce(total)
-        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate(self.config, self.step, self.sampler.steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total
+        return total + 0 * norm  # not finite where the gradient is not
 
     def _evaluate(self) -> bool:
         """Evaluate, keep the best weights; whether training should stop."""
@@ -297,8 +301,10 @@ class _Loop:
         self._log(ndcg_at_10=ndcg)
         self.history.append({"step": self.step, "ndcg_at_10": ndcg})
         if self.best is None or ndcg > self.best["ndcg_at_10"]:
-            weights = {name: weight.detach().cpu().clone() for name, weight in self.model.state_dict().items()}
-            self.best, self.stale = {"step": self.step, "ndcg_at_10": ndcg, "model": weights}, 0
+            self.best, self.stale = {"step": self.step, "ndcg_at_10": ndcg}, 0
+            if self.workers.rank == 0:  # which alone saves them
+                weights = self.model.state_dict().items()
+                self.best["model"] = {name: weight.detach().cpu().clone() for name, weight in weights}
         else:
             self.stale += 1
         return self.config.patience is not None and self.stale >= self.config.patience
@@ -330,12 +336,25 @@ class _Loop:
                 "another configuration; go on with that one, or keep this one's state elsewhere"
             )
         self.model.load_state_dict(found["model"])
+        if self.workers.rank and found["best"]:
+            del found["best"]["model"]
         self.optimizer.load_state_dict(found["optimizer"])
         for name in ("step", "stale", "best", "history", "pairs", "seconds"):
             setattr(self, name, found[name])
         log.info("going on from step %d", self.step)
         if found["finished"]:
             self.sampler.steps = self.step
+
+    def _agree(self) -> None:
+        """All workers begin at one step, with the weights of rank 0."""
+        if self.workers.count == 1:
+            return
+        steps = torch.tensor([self.step, -self.step], device=self.model.device)
+        torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX)
+        if int(steps[0]) != -int(steps[1]):
+            raise TrainingError(f"workers read states of the steps {-int(steps[1])} and {int(steps[0])}; start again")
+        for parameter in self.parameters:
+            torch.distributed.broadcast(parameter.data, 0)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")

@@ -70,32 +70,41 @@ class Sampler:
         draw = np.random.default_rng((self._config.seed, epoch))
         order = draw.permutation(len(self._of_item))
         given = np.zeros(len(order), np.int64)
-        if self._config.loss != "margin_mse":
-            for items in self._items_of_tasks:
-                chosen = self._spread(items, draw)
+        if self._config.loss != "margin_mse" and self._config.max_unfollowing and self._config.max_unfollowing_fraction:
+            left = 0.0  # parts of a pair that earlier tasks could not use
+            for task in draw.permutation(len(self._items_of_tasks)):
+                chosen, left = self._spread(self._items_of_tasks[task], left, draw)
                 np.add.at(given, chosen, 1)
         return order, given
 
-    def _spread(self, items: Ints, draw: np.random.Generator) -> Ints:
+    def _spread(self, items: Ints, left: float, draw: np.random.Generator) -> tuple[Ints, float]:
         """The items of a task that get an instruction-unfollowing negative; one that gets k of them, k times.
 
-        No item gets a second one before all that can have got their first.
+        No item gets a second one before all that can have got their first. An item that has no other negative gets one
+        in any case. Also returned: what part of a pair more would have been allowed.
         """
         config = self._config
-        there = np.array([len(self._queries[q].unfollowing) for q in self._of_item[items]])
-        wanted = config.num_negatives if config.num_negatives is not None else int(there.max(initial=0))
-        there = np.minimum(there, wanted)
-        pairs = sum(1 + self._negatives_of(self._queries[q]) for q in self._of_item[items])
-        allowed = min(int(config.max_unfollowing_fraction * pairs), config.max_unfollowing)
-        rounds = [draw.permutation(items[there > k]) for k in range(int(there.max(initial=0)))]
-        return np.concatenate([np.empty(0, np.int64), *rounds])[:allowed].astype(np.int64)
-
-    def _negatives_of(self, query: Query) -> int:
-        """How many negatives a positive of the query gets."""
-        wanted, there = self._config.num_negatives, len(query.negatives) + len(query.unfollowing)
-        if wanted is None:
-            return there
-        return wanted if max(self._config.random_negatives) else min(wanted, there)
+        of_items = [self._queries[q] for q in self._of_item[items]]
+        there = np.array([len(query.unfollowing) for query in of_items])
+        others = np.array([len(query.negatives) for query in of_items])
+        if config.num_negatives is not None:
+            there = np.minimum(there, config.num_negatives)
+            others = np.minimum(others, config.num_negatives)
+            if max(config.random_negatives):
+                others[:] = config.num_negatives  # random ones fill up
+        rounds = [draw.permutation(np.flatnonzero(there > k)) for k in range(int(there.max(initial=0)))]
+        if not rounds:
+            return np.empty(0, np.int64), left
+        rounds[0] = rounds[0][np.argsort(others[rounds[0]] > 0, kind="stable")]
+        chosen = np.concatenate(rounds)
+        number = np.repeat(np.arange(1, len(rounds) + 1), [len(found) for found in rounds])
+        grows = others[chosen] + number <= (config.num_negatives or np.inf)  # else it takes another one's place
+        pairs = len(items) + others.sum() + np.concatenate([[0], np.cumsum(grows)])  # by how many are chosen
+        spare = config.max_unfollowing_fraction * pairs + left - np.arange(len(pairs))
+        count = int((spare[1:] > -1e-9).sum())
+        left = min(max(float(spare[count]), 0.0), 1.0)
+        count = max(min(count, config.max_unfollowing), int((others[rounds[0]] == 0).sum()))
+        return items[chosen[:count]].astype(np.int64), left
 
     @cached_property
     def _items_of_tasks(self) -> list[Ints]:
@@ -125,11 +134,13 @@ class Sampler:
             start, end = self._config.random_negatives
             share = start + (end - start) * min(step / max(self.steps - 1, 1), 1.0)
             random = max(int(draw.binomial(room, share)), room - len(query.negatives))
-        own = draw.permutation(len(query.negatives))[: room - random]
+        order = draw.permutation(len(query.negatives))
+        strangers = self._random_documents(item, query, random, draw)
+        own = order[: room - len(strangers)]
         documents += [query.negatives[i] for i in own]
         if query.has_scores:
             scores += [query.negative_scores[i] for i in own]
-        documents += self._random_documents(item, query, random, draw)
+        documents += strangers
 
         if not query.instructions:
             return Group([query.text] * len(documents), documents, scores)
@@ -139,9 +150,9 @@ class Sampler:
         return Group(joined if count == len(documents) else joined * len(documents), documents, scores)
 
     def _random_documents(self, item: int, query: Query, count: int, draw: np.random.Generator) -> list[str]:
-        """Positives of other queries of the task."""
+        """Positives of other queries of the task, fewer where it has few."""
         items = self._items_of_tasks[self._task_of_item[item]]
-        own = {*query.positives, *query.unfollowing}
+        own = {*query.positives, *query.unfollowing, *query.negatives}
         found: list[str] = []
         for _ in range(count * TRIES):
             if len(found) == count:

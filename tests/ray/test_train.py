@@ -27,6 +27,7 @@ from tart_ray.data.run import RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage
 from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.pipeline.job import RunFailedError
 from tart_ray.pipeline.mine import mine_negatives
 from tart_ray.pipeline.train import describe, train
 
@@ -162,37 +163,67 @@ def test_two_workers_end_in_the_weights_of_one(tmp_path: Path, make: Make) -> No
     assert train(config) == ExitCode.DONE
     assert train(config) == ExitCode.DONE, "nothing to do"
     expected = in_this_process(config)
-    found = load_file(tmp_path / "trained/checkpoint/model.safetensors")
-    assert max(float((found[name] - expected[name]).abs().max()) for name in found) < 1e-4
+    assert difference(tmp_path / "trained/checkpoint", expected) < 1e-4
     assert not (tmp_path / "trained/_work").exists()
     with pytest.raises(RunConflictError, match=r"training\.seed: 0 → 1"):
         train(make(training=few | {"seed": 1}))
 
 
-@pytest.mark.matrix
-def test_a_driver_that_was_stopped_is_continued_to_the_same_weights(tmp_path: Path, make: Make, cluster: str) -> None:
-    write_collection(tmp_path, queries=11)
-    many = TRAINING | {"max_steps": 150, "queries_per_step": 2, "checkpoint_every": 1, "dropout": 0.1}
-    config = make(training=many, cluster={"gpus_per_worker": 0, "address": cluster})
-    (tmp_path / "train.yaml").write_text(json.dumps(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "jobs.train", "--config", str(tmp_path / "train.yaml")]
-    log = tmp_path / "log"
+MANY_STEPS = TRAINING | {"max_steps": 150, "queries_per_step": 2, "checkpoint_every": 1, "dropout": 0.1}
+
+
+def start_job(config: TrainConfig, folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """jobs.train in a process of its own, as soon as it has kept a state, and its log."""
+    (folder / "train.yaml").write_text(json.dumps(config.model_dump(mode="json", exclude_defaults=True)))
+    log = folder / "log"
     with log.open("wb") as output:
+        command = [sys.executable, "-m", "jobs.train", "--config", str(folder / "train.yaml")]
         driver = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
-    state = tmp_path / "trained/_work/state.pt"
     deadline = time.monotonic() + 120
-    while not state.exists():
+    while not Path(config.output.path, "_work/state.pt").exists():
         assert driver.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)  # between looks at a process that works
+    return driver, log
+
+
+def difference(checkpoint: Path, expected: dict[str, torch.Tensor]) -> float:
+    found = load_file(checkpoint / "model.safetensors")
+    return max(float((found[name] - expected[name]).abs().max()) for name in found)
+
+
+@pytest.mark.matrix
+def test_a_driver_that_was_stopped_is_continued_to_the_same_weights(tmp_path: Path, make: Make, cluster: str) -> None:
+    write_collection(tmp_path, queries=11)
+    config = make(training=MANY_STEPS, cluster={"gpus_per_worker": 0, "address": cluster})
+    driver, _ = start_job(config, tmp_path)
     driver.send_signal(signal.SIGTERM)  # ends it where it is; of a SIGKILL, the lease would first have to expire
     assert driver.wait() == ExitCode.FAILED
     assert not (tmp_path / "trained/_SUCCESS").exists()
     assert train(config) == ExitCode.DONE
-    expected = in_this_process(config)
-    found = load_file(tmp_path / "trained/checkpoint/model.safetensors")
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert difference(tmp_path / "trained/checkpoint", in_this_process(config)) == 0
     assert report_of(tmp_path / "trained")["trained"]["pairs"] >= 150 * 2
+
+
+@pytest.mark.matrix
+def test_a_worker_that_is_killed_is_started_again_beside_the_other(tmp_path: Path, make: Make, cluster: str) -> None:
+    write_collection(tmp_path, queries=11)
+    few = MANY_STEPS | {"dropout": 0.0, "optimizer": "adafactor", "max_steps": 40}
+    config = make(training=few, cluster={"gpus_per_worker": 0, "address": cluster, "workers": 2})
+    driver, log = start_job(config, tmp_path)
+    named = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"ray::RayTrainWorker" in path.read_bytes()]
+    assert len(named) == 2, named
+    os.kill(int(named[1].parent.name), signal.SIGKILL)
+    assert driver.wait(300) == ExitCode.DONE, log.read_text()
+    assert "going on from step" in log.read_text()
+    assert difference(tmp_path / "trained/checkpoint", in_this_process(config)) < 1e-4
+
+
+def test_what_another_try_cannot_mend_is_not_tried_again(tmp_path: Path, make: Make) -> None:
+    write_collection(tmp_path, queries=5)
+    with pytest.raises(RunFailedError, match=r"^step \d: the loss or its gradient is not finite; lower") as failed:
+        train(make(training=TRAINING | {"learning_rate": 1e30, "warmup_fraction": 0.0, "max_steps": 5}))
+    assert "give another output.path" in failed.value.advice
 
 
 def test_too_many_bad_records_stop_it_before_training(tmp_path: Path, make: Make) -> None:
@@ -221,6 +252,7 @@ def test_too_many_bad_records_stop_it_before_training(tmp_path: Path, make: Make
     [
         ({"model": {"path": "/nowhere"}}, CheckpointError, "/nowhere"),
         ({"model": {"vocabulary": "/nowhere"}}, CheckpointError, "/nowhere"),
+        ({"model": {"path": "{folder}/empty"}}, CheckpointError, "spiece.model"),
         ({"input": {"evaluation": "{folder}/qrels.jsonl"}}, InputError, r"qrels\.jsonl: got fields \['a'\], expected"),
         ({"input": {"instructions": "{folder}/qrels.jsonl"}}, InputError, r"qrels\.jsonl: 'a': expected"),
     ],
@@ -230,6 +262,8 @@ def test_bad_configuration_is_refused_before_any_work(
 ) -> None:
     write_collection(tmp_path, queries=2)
     write_jsonl(tmp_path / "qrels.jsonl", [{"a": 1}])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text("{}")
     filled = {
         name: {key: value.replace("{folder}", str(tmp_path)) for key, value in section.items()}
         for name, section in sections.items()

@@ -102,6 +102,8 @@ def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
         {"query": "Find it [SEP] easy", "document": "m", "label": 1},
         {"query": "q", "document": "m"},
         {"query": "q", "document": "m", "label": 1, "instruction": 3},
+        {"query": "q", "positives": [], "negatives": []},
+        {"query": "r", "docs": ["m", "m", "n"], "labels": [1, 0, 0]},
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     found = read_examples(Storage(), str(tmp_path / "rows.jsonl"))
@@ -109,7 +111,7 @@ def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
         Query("q", "Find it", ("Find it",), ("p",), ("n",)),
         Query("bare", "", (), ("p",), ("n",)),
     ]
-    assert found.counts == {"read": 14, "used": 4, "duplicates": 1, "quarantined": 9}
+    assert found.counts == {"read": 16, "used": 4, "duplicates": 1, "quarantined": 11}
     content = (tmp_path / "rows.jsonl").read_bytes()
     reasons = {content[row["position"] :].split(b"\n")[0].decode(): row["reason"] for row in found.quarantine.rows}
     assert all(row["source"].endswith("rows.jsonl") for row in found.quarantine.rows)
@@ -117,8 +119,9 @@ def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
         "undecodable line", "instruction is 'nan'", "the document is positive in an earlier record",
         "document is empty", "label is 2, expected 0 or 1", "the query has no positive", "the query has no negative",
         "got fields ['document', 'query'], expected", "instruction is 3, expected text",
+        "no document in it", "the document is positive and negative in one record",
     ]  # fmt: skip
-    places = [3, 4, 7, 8, 9, 10, 11, 12, 13]
+    places = [3, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     for place, reason in zip(places, expected, strict=True):
         line = content.splitlines()[place].decode()
         assert reasons[line].startswith(reason), line
@@ -142,10 +145,47 @@ def test_sets_of_instructions_replace_those_of_the_records(tmp_path: Path) -> No
     ]
 
 
+def test_rows_of_tarts_own_script_are_one_query_under_the_set_of_their_task(tmp_path: Path) -> None:
+    rows = [
+        {"query": "Find it </s> q", "document": "p", "label": 1},
+        {"query": "Get it </s> q", "document": "n", "label": 0},
+        {"query": "Find it </s> q", "document": "m", "label": 0},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "sets.json").write_text('{"t": [" Find it", "Get it "]}')
+    sets = read_instructions(Storage(), str(tmp_path / "sets.json"))
+    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets)
+    assert found.queries == [Query("q", "t", ("Find it", "Get it"), ("p",), ("n", "m"))]
+    without = read_examples(Storage(), str(tmp_path / "rows.jsonl"))
+    assert [row["reason"] for row in without.quarantine.rows] == [
+        "the query has no positive under this instruction; records under several instructions are put together where "
+        "they name their task, or input.instructions has its set"
+    ]
+
+
+def test_a_query_without_a_negative_needs_others_to_draw_one_from(tmp_path: Path) -> None:
+    rows = [
+        {"query": name, "task": task, "positives": [f"p{name}"]}
+        for name, task in (("a1", "a"), ("b1", "b"), ("b2", "b"))
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), needs_negatives=False)
+    assert [query.text for query in found.queries] == ["b1", "b2"]
+    assert [row["reason"] for row in found.quarantine.rows] == [
+        "the query has no negative, and its task no other query to draw one from"
+    ]
+
+
+def test_many_instructions_are_kept(tmp_path: Path) -> None:
+    queries = [Query(f"q{i}", f"t{i}", (f"{i} " + "x" * 12_000,), ("p",), ("n",)) for i in range(9_000)]
+    assert decode_queries(encode_queries(queries)) == queries
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not JSON"),
+        ('{"a": ["x", "NaN "]}', "'a': expected"),
         ('{"a": ["x", ""]}', "'a': expected"),
         ('{"a": ["x"], "b": ["x"]}', "'x' is an instruction of 'a' and of 'b'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -153,11 +154,24 @@ def test_it_stops_early_with_the_weights_of_the_best_evaluation(tiny_checkpoint:
     assert largest_difference(weights, expected) > 0
 
 
-def test_a_loss_that_is_not_finite_ends_it_with_what_to_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="the loss is not finite; lower"):
-        run(tiny_checkpoint, tmp_path / "state.pt", learning_rate=1e30, warmup_fraction=0.0, checkpoint_every=1)
-    kept = tmp_path / "state.pt"
-    assert not kept.exists() or all(weight.isfinite().all() for weight in torch.load(kept)["model"].values())
+def test_a_loss_that_is_not_finite_ends_it_with_what_to_do(tiny_checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match="the loss or its gradient is not finite; lower"):
+        run(tiny_checkpoint, learning_rate=1e30, warmup_fraction=0.0)
+
+
+@pytest.mark.parametrize("steps", [3, 8], ids=["the last step", "one between"])
+def test_a_gradient_that_is_not_finite_spoils_no_state(steps: int, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    calls = iter(range(100))
+    model.classifier.weight.register_hook(
+        lambda gradient: gradient * math.inf if next(calls) == 2 else gradient
+    )  # of the third step, whose loss is finite
+    config = TrainingConfig.model_validate(SMALL | {"checkpoint_every": 1, "log_every": 10, "max_steps": steps})
+    with pytest.raises(TrainingError, match="step 3: the loss or its gradient is not finite"):
+        train(model, tokenizer, make_queries(40), config, state=StateFile(Storage(), str(tmp_path / "state.pt")))
+    kept = torch.load(tmp_path / "state.pt")
+    assert kept["step"] == 2
+    assert all(weight.isfinite().all() for weight in kept["model"].values())
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -75,6 +75,38 @@ def test_unfollowing_negatives_are_a_share_of_each_task_and_no_more_than_the_cap
     assert kinds(epoch(Sampler(queries, TrainingConfig(max_unfollowing_fraction=1))))["u"] == 90
 
 
+@pytest.mark.parametrize(
+    ("negatives", "unfollowing"), [(0, 4), (1, 3), (2, 5), (4, 4)], ids=["none else", "one", "two", "enough"]
+)
+def test_unfollowing_negatives_are_no_larger_share_where_there_are_few_others(negatives: int, unfollowing: int) -> None:
+    groups = epoch(Sampler(make_queries(200, negatives, unfollowing), TrainingConfig()))
+    found = kinds(groups)
+    assert all(len(group) > 1 for group in groups)
+    if negatives:
+        assert found["u"] == int(0.16 * found.total())
+    else:
+        assert found["u"] == len(groups), "the one negative that each query has is more than the share allows"
+
+
+def test_small_tasks_share_what_is_allowed() -> None:
+    queries = [query for i in range(100) for query in make_queries(1, task=f"t{i}")]
+    assert kinds(epoch(Sampler(queries, TrainingConfig())))["u"] == 0.16 * 100 * 5
+    assert kinds(epoch(Sampler(queries, TrainingConfig(max_unfollowing=0))))["u"] == 0
+
+
+def test_where_a_task_has_no_random_document_its_hard_ones_are_taken() -> None:
+    config = TrainingConfig(random_negatives=(1.0, 1.0), max_unfollowing=0)
+    lonely = [query for i in range(5) for query in make_queries(1, 4, task=f"t{i}")]
+    assert {len(group) for group in epoch(Sampler(lonely, config))} == {5}
+    positives = {document: None for query in make_queries(4, 3) for document in query.positives}
+    shared = [
+        Query(q.text, "t", q.instructions, q.positives, (*q.negatives, *(positives.keys() - {*q.positives})))
+        for q in make_queries(4, 3)
+    ]
+    groups = epoch(Sampler(shared, config.model_copy(update={"random_negatives": (0.5, 0.5), "num_negatives": 8})))
+    assert all(len(set(group.documents)) == len(group) for group in groups), "none twice"
+
+
 def test_random_negatives_give_way_to_hard_ones() -> None:
     config = TrainingConfig(random_negatives=(1.0, 0.0), queries_per_step=5, max_unfollowing=0, epochs=4)
     sampler = Sampler(make_queries() + make_queries(task="other"), config)

@@ -9,6 +9,7 @@ from tart_ray.config import TrainConfig
 
 GIVEN = ["--input.train", "pairs.jsonl", "--output.path", "trained"]
 NEW = [*GIVEN, "--model.vocabulary", "spiece.model"]
+OLD = [*GIVEN, "--model.path", "t5"]
 
 
 def test_the_defaults_are_the_published_recipe_and_lists_are_read() -> None:
@@ -25,6 +26,10 @@ def test_the_defaults_are_the_published_recipe_and_lists_are_read() -> None:
     [
         (GIVEN, "model"),
         ([*NEW, "--model.path", "t5"], "got ['path', 'vocabulary'], expected one of path, vocabulary"),
+        ([*OLD, "--model.geometry.num_layers", "3"], "got geometry beside model.path, which brings its own"),
+        ([*OLD, "--model.initialisation", "t5"], "got initialisation beside model.path, which brings its own"),
+        ([*NEW, "--training.patience", "2"], "got training.patience without input.evaluation"),
+        ([*NEW, "--cluster.gpus_per_worker", "2"], "gpus_per_worker"),
         ([*NEW, "--model.geometry.d_kv", "512"], "got d_kv 512 above d_model 256"),
         ([*NEW, "--training.loss", "margin_mse", "--training.random_negatives", "[1, 0]"], "a teacher has not scored"),
         ([*NEW, "--training.num_negatives", "null", "--training.random_negatives", "[1, 0]"], "expected num_negatives"),
