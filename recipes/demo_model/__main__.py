@@ -20,14 +20,13 @@ STEPS = ("data", "vocabulary", "start", "mine", "train", "evaluate", "publish")
 def main() -> int:
     """Run one step, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=[*STEPS, "export", "all"])
+    parser.add_argument("step", choices=[*STEPS, "all"])
     parser.add_argument("--folder", type=Path, default=Path("demo-model"))
     parser.add_argument("--cache", type=Path, help="of downloads; by default below the folder")
-    parser.add_argument("--blocks", type=int, default=8, help=f"of {train.BLOCK:,} entries to train on")
+    parser.add_argument("--blocks", type=int, default=20, help=f"of {train.BLOCK:,} entries to train on")
     parser.add_argument("--steps", type=int, default=train.TRAINING.max_steps, help="of the optimizer")
     parser.add_argument("--learning-rate", type=float, default=train.TRAINING.learning_rate, help="at its peak")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--start", default="start", help="checkpoint below the folder that training starts from")
     parser.add_argument("--run", default="run", help="folder of the training run, below the folder")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="that is evaluated on")
     arguments = parser.parse_args()
@@ -48,10 +47,8 @@ def _run(step: str, arguments: argparse.Namespace) -> None:
     elif step == "mine":
         train.mine(folder, arguments.blocks)
     elif step == "train":
-        names = ("start", "run", "blocks", "steps", "learning_rate", "threads")
+        names = ("run", "blocks", "steps", "learning_rate", "threads")
         train.train_model(folder, **{name: getattr(arguments, name) for name in names})
-    elif step == "export":
-        train.export_state(folder, start=arguments.start, run=arguments.run)
     elif step == "publish":
         size = publish.publish(folder, arguments.run)
         logging.info("%s: %d bytes", publish.PLACE, size)

@@ -46,6 +46,7 @@ def write_card(folder: Path, run: str, size: int) -> str:
         entries=sources["entries"],
         key_words=KEY_WORDS,
         steps=trained["steps"],
+        hours=trained["seconds"] / 3600,
         pairs=trained["steps"] * config["queries_per_step"] * (1 + config["num_negatives"]),
         unfollowing=config["max_unfollowing_fraction"],
         figures=_table(json.loads((folder / run / "test.json").read_text())),

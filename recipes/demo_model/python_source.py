@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recipes.demo_model.entries import STANDARD_LIBRARY, Entry
-from tart_ray.demo.corpus import first_paragraph
+from tart_ray.demo.corpus import details_of, first_paragraph
 from tart_ray.demo.functions import describe_functions
 
 # Larger packages with many documented functions; beside what is installed.
@@ -27,7 +27,6 @@ DOWNLOADED = [
 ]  # fmt: skip
 SKIPPED = re.compile(r"(^|/)(tests?|testing|idle_test|_?vendor|_?vendored|externals?|extern|thirdparty|third_party)/")
 LARGEST_SOURCE = 1_000_000  # bytes; larger ones are generated
-MIN_DOCUMENTATION_WORDS = 8
 MIN_CODE_WORDS = 5
 
 
@@ -42,12 +41,11 @@ def read_module(package: str, module: str, source: str) -> Iterator[Entry]:
         if query is None or name in seen:
             continue
         seen.add(name)
-        _, _, documentation = docstring.strip().partition("\n\n")
         answers = {}
         if len(code.split()) >= MIN_CODE_WORDS:
             answers["code"] = code
-        if len(documentation.split()) >= MIN_DOCUMENTATION_WORDS:
-            answers["documentation"] = documentation.strip()
+        if details := details_of(docstring):
+            answers["documentation"] = details
         if answers:
             yield Entry("python", package, f"{module}.{name}", module, query, answers)
 

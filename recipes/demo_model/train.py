@@ -19,7 +19,6 @@ from recipes.demo_model.start import make_start
 from recipes.demo_model.vocabulary import MAX_LENGTH, train_vocabulary
 from tart_ray.config import TrainingConfig
 from tart_ray.data.storage import Storage
-from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.training.examples import Query
 from tart_ray.training.loop import StateFile, train
@@ -28,7 +27,6 @@ from tart_ray.training.start import save_checkpoint, start_from_checkpoint
 BLOCK = 8_000  # entries that negatives are looked for in together
 SAMPLED = 60_000  # entries that the vocabulary and the first embeddings are learned from
 MOST_REPEATS = 5
-EVALUATED = 100  # queries of the dev split, during training
 TRAINING = TrainingConfig(
     loss="listwise",
     num_negatives=5,
@@ -36,16 +34,15 @@ TRAINING = TrainingConfig(
     max_unfollowing_fraction=0.2,
     max_unfollowing=1_000_000,
     queries_per_step=16,
-    max_steps=1_000,
+    max_steps=5_000,
     max_tokens_per_batch=4_096,
     max_length=MAX_LENGTH,
     learning_rate=1e-3,
     schedule="linear",
     warmup_fraction=0.05,
     dropout=0.0,
-    evaluate_every=200,
-    checkpoint_every=20,
-    log_every=10,
+    checkpoint_every=50,
+    log_every=50,
 )
 SCHEMA = pa.schema(
     [("text", pa.string()), ("task", pa.string())]
@@ -66,22 +63,19 @@ def make_first_weights(folder: Path) -> None:
 
 
 def mine(folder: Path, blocks: int) -> None:
-    """Write ``queries-dev.parquet`` and the first ``queries-NN.parquet``, those that are not there yet."""
-    for name, count in (("dev", 1), ("train", blocks)):
-        entries = read_entries(folder / f"{name}.parquet")
-        random.Random(0).shuffle(entries)  # noqa: S311
-        for number in range(count):
-            path = folder / (f"queries-{number:02}.parquet" if name == "train" else "queries-dev.parquet")
-            if not path.exists() and (block := entries[number * BLOCK : (number + 1) * BLOCK]):
-                queries = list(make_queries(block))
-                random.Random(0).shuffle(queries)  # noqa: S311
-                write_queries(path, queries)
-                log.info("%s: %d queries", path.name, len(queries))
+    """Write the first ``queries-NN.parquet``, those that are not there yet."""
+    entries = read_entries(folder / "train.parquet")
+    random.Random(0).shuffle(entries)  # noqa: S311
+    for number in range(blocks):
+        path = folder / f"queries-{number:02}.parquet"
+        if not path.exists() and (block := entries[number * BLOCK : (number + 1) * BLOCK]):
+            queries = list(make_queries(block))
+            random.Random(0).shuffle(queries)  # noqa: S311
+            write_queries(path, queries)
+            log.info("%s: %d queries", path.name, len(queries))
 
 
-def train_model(
-    folder: Path, *, start: str, run: str, blocks: int, steps: int, learning_rate: float, threads: int
-) -> None:
+def train_model(folder: Path, *, run: str, blocks: int, steps: int, learning_rate: float, threads: int) -> None:
     """Train from ``folder/start`` on the first blocks; ``folder/run`` holds state, history and, at the end, the model.
 
     The same call again goes on where the last one stopped.
@@ -90,10 +84,9 @@ def train_model(
     target = folder / run
     target.mkdir(parents=True, exist_ok=True)
     queries = balanced(list(read_queries([folder / f"queries-{number:02}.parquet" for number in range(blocks)])))
-    held_out = list(read_queries([folder / "queries-dev.parquet"]))[:EVALUATED]
-    model, tokenizer = start_from_checkpoint(folder / start)
+    model, tokenizer = start_from_checkpoint(folder / "start")
     config = TRAINING.model_copy(update={"max_steps": steps, "learning_rate": learning_rate})
-    log.info("%d queries, %d of them held out; %s", len(queries) + len(held_out), len(held_out), config)
+    log.info("%d queries; %s", len(queries), config)
     with (target / "history.jsonl").open("a", encoding="utf-8") as history:
 
         def report(figures: dict[str, object]) -> None:
@@ -101,22 +94,18 @@ def train_model(
             history.flush()
 
         state = StateFile(Storage(), str(target / "state.pt"))
-        trained = train(model, tokenizer, queries, config, evaluation=held_out, state=state, report=report)
-    _save(target, model, tokenizer, trained.best_step, _steps_before(folder, start))
-
-
-def export_state(folder: Path, *, start: str, run: str) -> None:
-    """Write ``model/`` of a run that still goes on, from its last state.
-
-    Raises:
-        FileNotFoundError: the run has no state yet.
-    """
-    model, tokenizer = start_from_checkpoint(folder / start)
-    state = StateFile(Storage(), str(folder / run / "state.pt")).load()
-    if state is None:
-        raise FileNotFoundError(f"{folder / run}: found no state there, expected one that `train` wrote")
-    model.load_state_dict(state["model"])
-    _save(folder / run, model, tokenizer, state["step"], _steps_before(folder, start))
+        trained = train(model, tokenizer, queries, config, state=state, report=report)
+    save_checkpoint(model, tokenizer, target / "model", dtype=torch.bfloat16)
+    record = {
+        "steps": trained.steps,
+        "seconds": round(trained.seconds),
+        "parameters": model.num_parameters(),
+        "pieces": len(tokenizer) - 1,
+        "queries": len(queries),
+        "config": config.model_dump(mode="json"),
+    }
+    (target / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    log.info("wrote %s", target / "model")
 
 
 def balanced(queries: Sequence[Query]) -> list[Query]:
@@ -138,22 +127,6 @@ def read_queries(paths: Sequence[Path]) -> Iterator[Query]:
         for row in pq.read_table(path).to_pylist():
             lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
             yield Query(text=row["text"], task=row["task"], **lists)
-
-
-def _save(
-    target: Path, model: EncT5ForSequenceClassification, tokenizer: EncT5Tokenizer, steps: int, before: int
-) -> None:
-    save_checkpoint(model, tokenizer, target / "model", dtype=torch.bfloat16)
-    record = {"steps": before + steps, "parameters": model.num_parameters(), "pieces": len(tokenizer) - 1}
-    record |= {"config": TRAINING.model_dump(mode="json")}
-    (target / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    log.info("wrote %s, %d steps", target / "model", before + steps)
-
-
-def _steps_before(folder: Path, start: str) -> int:
-    """Steps that the start was trained for, where it is the model of a run."""
-    path = (folder / start).parent / "training.json"
-    return int(json.loads(path.read_text())["steps"]) if path.exists() else 0
 
 
 def _sample(folder: Path) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""A small EncT5 checkpoint made on the spot."""
+"""Small EncT5 checkpoints: the trained one that the package holds, and untrained ones made on the spot."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from transformers import T5Config
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
 
+MODEL = Path(__file__).with_name("model")  # trained by recipes/demo_model; README.md there is its card
+MODEL_LENGTH = 112  # tokens of a pair that it was trained with
 PIECES = 4_000
 LINES = 20_000  # distinct ones that the vocabulary is learned from
 GEOMETRY = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}

@@ -14,7 +14,7 @@ import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +27,15 @@ SKIPPED_FOLDERS = {"test", "tests", "idle_test"}  # site-packages and the like a
 NOT_DESCRIPTIVE = re.compile(r"(same as|see|like|override|deprecated|dummy|todo|xxx|fixme)\b|.*(->|>>>)", re.IGNORECASE)
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # the parts of snake_case and camelCase
 MIN_QUERY_WORDS = 4
+MIN_DOCUMENTATION_WORDS = 8
+INSTRUCTIONS = {  # by the kind of document that they ask for
+    "code": "Retrieve the Python function that does what is described",
+    "documentation": "Retrieve the detailed documentation of the Python function that is described",
+}
 
 
 class Document(NamedTuple):
-    """A function: ``title`` is its module's name, ``text`` its dedented source."""
+    """A function: ``title`` is its module's name, ``text`` its dedented source, or documentation."""
 
     title: str
     text: str
@@ -38,11 +43,17 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Collection:
-    """Documents and queries by id; ``qrels[query_id][doc_id]`` is 1 for the relevant document, others are not in it."""
+    """Documents and queries by id; ``qrels[query_id][doc_id]`` is 1 for the relevant document, others are not in it.
+
+    ``documentation``: what docstrings say after their first paragraph, by the document that they belong to; no part of
+    the documents. ``instructions``: by query id, where queries have some of their own.
+    """
 
     documents: dict[str, Document]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    documentation: dict[str, Document] = field(default_factory=dict)
+    instructions: dict[str, str] = field(default_factory=dict)
 
     def sample(self, size: int = 200, *, seed: int = 0) -> Collection:
         """The same documents with ``size`` of the queries (all of them where there are fewer), the same for a seed."""
@@ -70,6 +81,7 @@ def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
     ``#2``, ``#3`` … on its id. A query whose text stands for more than one function is dropped, its documents stay.
     """
     documents: dict[str, Document] = {}
+    documentation: dict[str, Document] = {}
     queries: dict[str, str] = {}
     seen: set[str] = set()
     copies: Counter[str] = Counter()
@@ -83,10 +95,32 @@ def collect_functions(modules: Iterable[tuple[str, str]]) -> Collection:
             documents[doc_id] = Document(module, text)
             if query := first_paragraph(docstring):
                 queries[doc_id] = query
+            if (details := details_of(docstring)) and (squeezed := " ".join(details.split())) not in seen:
+                seen.add(squeezed)
+                documentation[doc_id] = Document(module, details)
     times = Counter(queries.values())
     kept = {doc_id: query for doc_id, query in queries.items() if times[query] == 1}
     # Not the document's id itself: BEIR's tools pass over a document that has its query's id.
-    return Collection(documents, {f"q:{i}": query for i, query in kept.items()}, {f"q:{i}": {i: 1} for i in kept})
+    asked = {f"q:{i}": query for i, query in kept.items()}
+    return Collection(documents, asked, {f"q:{i}": {i: 1} for i in kept}, documentation)
+
+
+def ask_twice(collection: Collection, size: int, *, seed: int = 0) -> Collection:
+    """Code and documentation in one corpus, where every query is asked under both `INSTRUCTIONS`.
+
+    ``size`` functions that have both kinds are asked for (all of them where there are fewer): the query
+    ``code:q:name`` wants the document ``name``, the query ``documentation:q:name`` wants ``name:documentation``.
+    """
+    documented = {q: i for q, judged in collection.qrels.items() for i in judged if i in collection.documentation}
+    chosen = sorted(random.Random(seed).sample(sorted(documented), min(size, len(documented))))  # noqa: S311
+    wanted = {f"code:{q}": documented[q] for q in chosen}
+    wanted |= {f"documentation:{q}": f"{documented[q]}:documentation" for q in chosen}
+    return Collection(
+        collection.documents | {f"{i}:documentation": document for i, document in collection.documentation.items()},
+        {query_id: collection.queries[query_id.partition(":")[2]] for query_id in wanted},
+        {query_id: {doc_id: 1} for query_id, doc_id in wanted.items()},
+        instructions={query_id: INSTRUCTIONS[query_id.partition(":")[0]] for query_id in wanted},
+    )
 
 
 def first_stage(collection: Collection, queries: Mapping[str, str], k: int = 50) -> dict[str, dict[str, float]]:
@@ -105,7 +139,8 @@ def first_stage(collection: Collection, queries: Mapping[str, str], k: int = 50)
 
 
 def write_candidates(path: Path, collection: Collection, run: Mapping[str, Mapping[str, float]]) -> int:
-    """Write the run's pairs as JSONL: ``query_id, query, doc_id, title, text, score``; returns their number.
+    """Write the run's pairs as JSONL: ``query_id, query, doc_id, title, text, score``, and ``instruction`` where the
+    query has one of its own; returns their number.
 
     Raises:
         KeyError: the run holds a query or document that the collection lacks.
@@ -115,6 +150,8 @@ def write_candidates(path: Path, collection: Collection, run: Mapping[str, Mappi
         for query_id, doc_id, score in pairs:
             row = {"query_id": query_id, "query": collection.queries[query_id], "doc_id": doc_id}
             row |= collection.documents[doc_id]._asdict() | {"score": score}
+            if query_id in collection.instructions:
+                row["instruction"] = collection.instructions[query_id]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return len(pairs)
 
@@ -143,6 +180,12 @@ def first_paragraph(docstring: str) -> str | None:
     text = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
     words = re.findall(r"[^\W\d_]{2,}", text)
     return None if len(words) < MIN_QUERY_WORDS or NOT_DESCRIPTIVE.match(text) or not text.isprintable() else text
+
+
+def details_of(docstring: str) -> str | None:
+    """What a docstring says after its first paragraph; None where that is little."""
+    details = docstring.strip().partition("\n\n")[2].strip()
+    return details if len(details.split()) >= MIN_DOCUMENTATION_WORDS else None
 
 
 def _words(text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from tart_ray import Scorer
-from tart_ray.demo.checkpoint import make_untrained_checkpoint
+from tart_ray.demo.checkpoint import MODEL, MODEL_LENGTH, make_untrained_checkpoint
 from tart_ray.demo.corpus import (
+    INSTRUCTIONS,
     Collection,
     Document,
+    ask_twice,
     build_collection,
     collect_functions,
     first_stage,
@@ -119,6 +122,30 @@ def test_query_document_and_judgement() -> None:
     assert collection.documents == {"pkg.mod.f": Document("pkg.mod", "def f():\n    return 1")}
     assert collection.queries == {"q:pkg.mod.f": QUERY}
     assert collection.qrels == {"q:pkg.mod.f": {"pkg.mod.f": 1}}
+    assert collection.documentation == {}, "two words are too little"
+
+
+def test_queries_asked_twice_want_the_code_or_the_documentation() -> None:
+    details = "Arguments:\n    x: what it is about\n\nIt never fails, whatever x is."
+    source = (
+        function("f", f"{QUERY}\n\n    {details}")
+        + function("g", f"Say it again and again.\n\n    {details}", "return 2")
+        + function("h", "Say it without any more words.", "return 3")
+    )
+    library = collect_functions([("m", source)])
+    assert library.documentation == {"m.f": Document("m", details)}, "of equal ones the first stays"
+    twice = ask_twice(library, 10)
+    assert twice.documents == library.documents | {"m.f:documentation": Document("m", details)}
+    assert twice.queries == {"code:q:m.f": QUERY, "documentation:q:m.f": QUERY}
+    assert twice.qrels == {"code:q:m.f": {"m.f": 1}, "documentation:q:m.f": {"m.f:documentation": 1}}
+    assert twice.instructions == {f"{kind}:q:m.f": words for kind, words in INSTRUCTIONS.items()}
+
+
+def test_functions_that_are_asked_for_are_drawn(library: Collection) -> None:
+    twice = ask_twice(library, 20, seed=1)
+    assert len(twice.queries) == len(twice.qrels) == 40
+    assert all(judged.keys() <= twice.documents.keys() for judged in twice.qrels.values())
+    assert twice == ask_twice(library, 20, seed=1) != ask_twice(library, 20, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +231,9 @@ def test_files(small: Collection, tmp_path: Path) -> None:
         "text": "def dropColumn(table, name):\n    del table[name]",
         "score": 1.5,
     }
+    write_candidates(tmp_path / "own.jsonl", replace(small, instructions={"q:rows.dropColumn": "Find code."}), run)
+    own = [json.loads(line) for line in (tmp_path / "own.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert own == [row | {"instruction": "Find code."} for row in rows]
     write_qrels(tmp_path / "qrels.tsv", small)
     assert (tmp_path / "qrels.tsv").read_text(encoding="utf-8").splitlines() == [
         "query-id\tcorpus-id\tscore",
@@ -254,3 +284,20 @@ def test_checkpoint_is_in_the_published_layout(
     assert scorer.model.config.vocab_size == 4_160
     assert tokenizer.decode(tokenizer("return self")["input_ids"], skip_special_tokens=True) == "return self"
     assert "trainer" not in capfd.readouterr().err
+
+
+def test_the_shipped_model_is_small_and_follows_instructions_where_bm25_cannot(library: Collection) -> None:
+    files = [path for path in MODEL.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
+    collection = ask_twice(library, 60)
+    bm25 = first_stage(collection, collection.queries)
+    pairs = [(query_id, doc_id) for query_id, hits in bm25.items() for doc_id in hits]
+    margins = Scorer.from_pretrained(MODEL, max_length=MODEL_LENGTH, device="cpu").score(
+        [collection.queries[query_id] for query_id, _ in pairs],
+        [" ".join(collection.documents[doc_id]) for _, doc_id in pairs],
+        [collection.instructions[query_id] for query_id, _ in pairs],
+    ).margin.tolist()  # fmt: skip
+    run: dict[str, dict[str, float]] = {}
+    for (query_id, doc_id), margin in zip(pairs, margins, strict=True):
+        run.setdefault(query_id, {})[doc_id] = margin
+    assert ndcg_at_10(run, collection.qrels) > ndcg_at_10(bm25, collection.qrels)

@@ -28,6 +28,7 @@ def rayjob() -> tuple[dict[str, Any], dict[tuple[str, str], dict[str, Any]]]:
     return job, named
 
 
+@pytest.mark.matrix
 def test_the_cron_script_and_the_rayjob_on_a_local_head(
     s3: S3Server, tiny_checkpoint: Path, environment: dict[str, str], head: str
 ) -> None:

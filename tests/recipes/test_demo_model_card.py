@@ -19,7 +19,14 @@ def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
     """What the steps before publishing write."""
     shutil.copytree(tiny_checkpoint, tmp_path / "run" / "model")
     interval = {"mean": 0.4321, "low": 0.4, "high": 0.46, "count": 600}
-    trained = {"steps": 700, "parameters": 3_738_114, "pieces": 8_001, "config": TRAINING.model_dump(mode="json")}
+    trained = {
+        "steps": 700,
+        "best_step": 600,
+        "seconds": 5400,
+        "parameters": 3_738_114,
+        "pieces": 8_001,
+        "config": TRAINING.model_dump(mode="json"),
+    }
     written = {
         "sources.json": {"entries": {"train": 9, "dev": 2, "test": 3}, "fetched": ["a-1.whl", "b_1.deb"]},
         "run/training.json": trained,
@@ -38,7 +45,7 @@ def test_the_card_has_the_figures_and_the_model_loads(folder: Path) -> None:
     assert "| code: model | 0.432 | 0.400 to 0.460 | 600 |" in card
     assert "| following (unseen wordings): all tasks | 0.432 |" in card
     assert "3,738,114 parameters" in card
-    assert "67,200 pairs" in card  # 700 steps of 16 queries with 6 documents
+    assert "67,200 pairs in all, 1.5 hours" in card  # 700 steps of 16 queries with 6 documents
     assert len(Scorer.from_pretrained(place).score(["a"], ["b"]).margin) == 1
 
 
