@@ -156,6 +156,7 @@ def test_train_mine_train_score(tmp_path: Path, make: Make) -> None:
     assert after > 0.5
 
 
+@pytest.mark.matrix
 def test_two_workers_end_in_the_weights_of_one(tmp_path: Path, make: Make) -> None:
     write_collection(tmp_path, queries=11)
     few = TRAINING | {"max_steps": 4, "queries_per_step": 3, "optimizer": "adafactor"}
