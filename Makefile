@@ -49,7 +49,7 @@ bench-load: setup
 bench-mining: setup
 	$(BIN)/python -m benchmarks.mining
 
-# hours on a CPU; goes on where it stopped; needs the Python and Debian package managers
+# training alone takes over an hour on two cores; goes on where it stopped; needs the Python and Debian package managers
 train-demo-model: setup
 	$(BIN)/python -m recipes.demo_model all
 
