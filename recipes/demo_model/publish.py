@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.demo_model.entries import KEY_WORDS
+from recipes.demo_model.tasks import TASKS
 
 PLACE = Path(__file__).parents[2] / "tart_ray" / "demo" / "model"
 CARD_NAME = "README.md"
@@ -45,6 +46,8 @@ def write_card(folder: Path, run: str, size: int) -> str:
         wheels=sum(name.endswith(".whl") for name in sources["fetched"]),
         entries=sources["entries"],
         key_words=KEY_WORDS,
+        wordings=min(len(task.instructions) for task in TASKS.values()),
+        unseen=min(len(task.unseen) for task in TASKS.values()),
         steps=trained["steps"],
         hours=trained["seconds"] / 3600,
         pairs=trained["steps"] * config["queries_per_step"] * (1 + config["num_negatives"]),
