@@ -4,8 +4,10 @@
     python -m benchmarks.scorer --geometry base --collection DIR --vocabulary spiece.model      # DIR: BEIR, bm25.trec
     python -m benchmarks.scorer --geometry xl --device cuda --dtypes bfloat16 --methods fast --pairs 2000
 
-Weights are random, so is the ranking. After a warm-up every repetition runs each method once, one after the other;
-shown are the median, the lowest and the highest of the repetitions, and medians of the ratios within a repetition.
+Weights are random, so is the ranking. Each peer has a process of its own, as its users have, so that the allocator's
+settings of one (`tart_ray.scoring.memory`) are not another's. After a warm-up every repetition runs each method once,
+one after the other; shown are the median, the lowest and the highest of the repetitions, and medians of the ratios
+within a repetition.
 
 - loop: as the published TART code scores. One forward pass for each query over all its candidates, padded to the
   longest, eager attention, float32, tokenised call by call.
@@ -32,7 +34,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -72,26 +77,56 @@ Method = Callable[[], np.ndarray]
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    with tempfile.TemporaryDirectory() as folder:
-        queries, tokenizer = read_pairs(arguments, Path(folder))
-    models = {dtype: make_model(arguments, dtype) for dtype in arguments.dtypes}
-    expected = score_by_float32_reference(arguments, models.get("float32"), tokenizer, queries)
-    methods = make_methods(arguments, models, tokenizer, queries)
-    logits = {name: method() for name, method in methods.items()}  # the warm-up
-    limits = {dtype: make_limit(model, arguments.device) for dtype, model in models.items()}
-    needed = needed_flops(next(iter(models.values())).config, token_lengths(tokenizer, queries))
-    wall: dict[str, list[float]] = {}
-    cpu: dict[str, list[float]] = {}
-    for _ in range(arguments.repetitions):
-        for name, method in methods.items():
-            started = time.perf_counter(), time.process_time()
-            method()
-            wall.setdefault(name, []).append(time.perf_counter() - started[0])
-            cpu.setdefault(name, []).append(time.process_time() - started[1])
-        for dtype, limit in limits.items():
-            for clock, seconds in zip((wall, cpu), limit(), strict=True):
-                clock.setdefault(f"limit {dtype}", []).append(seconds * needed)
-    report(arguments, token_lengths(tokenizer, queries), wall, cpu, drift(logits, expected, queries))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        queries, vocabulary = read_pairs(arguments, Path(folder))
+        workers: dict[str, ProcessPoolExecutor] = {}
+        for peer in [(method, dtype) for dtype in arguments.dtypes for method in arguments.methods]:
+            worker = running.enter_context(
+                ProcessPoolExecutor(1, get_context("spawn"), prepare, (arguments, queries, vocabulary, *peer))
+            )
+            workers |= dict.fromkeys(worker.submit(names).result(), worker)
+        tokenizer = EncT5Tokenizer(vocabulary)
+        expected = score_by_float32_reference(arguments, tokenizer, queries)
+        logits = {name: worker.submit(run, name).result()[2] for name, worker in workers.items()}  # the warm-up
+        models = {dtype: make_model(arguments, dtype) for dtype in arguments.dtypes}
+        limits = {dtype: make_limit(model, arguments.device) for dtype, model in models.items()}
+        lengths = token_lengths(tokenizer, queries)
+        needed = needed_flops(next(iter(models.values())).config, lengths)
+        wall: dict[str, list[float]] = {}
+        cpu: dict[str, list[float]] = {}
+        for _ in range(arguments.repetitions):
+            measured = {name: worker.submit(run, name).result()[:2] for name, worker in workers.items()}
+            for dtype, limit in limits.items():
+                wall_seconds, cpu_seconds = limit()
+                measured[f"limit {dtype}"] = wall_seconds * needed, cpu_seconds * needed
+            for name, seconds in measured.items():
+                for clock, value in zip((wall, cpu), seconds, strict=True):
+                    clock.setdefault(name, []).append(value)
+    report(arguments, lengths, wall, cpu, drift(logits, expected, queries))
+
+
+_methods: dict[str, Method] = {}  # of a worker's process
+
+
+def prepare(arguments: argparse.Namespace, queries: Pairs, vocabulary: Path, method: str, dtype: str) -> None:
+    """Make what a worker measures: one kind of method with the model in one dtype."""
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    if method == "loop" and dtype != "float32":
+        return
+    model = make_model(arguments, dtype)
+    _methods.update(make_methods(arguments, method, dtype, model, EncT5Tokenizer(vocabulary), queries))
+
+
+def names() -> list[str]:
+    """The methods of this worker."""
+    return [*_methods]
+
+
+def run(name: str) -> tuple[float, float, np.ndarray]:
+    """Seconds on the wall and of the CPU, and the logits of all pairs."""
+    started = time.perf_counter(), time.process_time()
+    logits = _methods[name]()
+    return time.perf_counter() - started[0], time.process_time() - started[1], logits
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -101,7 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--candidates", type=int, default=50, help="of a query")
+    parser.add_argument("--candidates", type=int, default=100, help="of a query")
     parser.add_argument("--collection", type=Path, help="a collection in BEIR's layout with a run, bm25.trec")
     parser.add_argument("--vocabulary", type=Path, help="T5's spiece.model; by default one is learned from the texts")
     parser.add_argument("--repetitions", type=int, default=5)
@@ -110,8 +145,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_pairs(arguments: argparse.Namespace, folder: Path) -> tuple[Pairs, EncT5Tokenizer]:
-    """Queries with their candidates' texts, and a tokenizer."""
+def read_pairs(arguments: argparse.Namespace, folder: Path) -> tuple[Pairs, Path]:
+    """Queries with their candidates' texts, and a vocabulary, which is written to the folder where none is given."""
     if arguments.collection:
         by_id = {row["_id"]: row for row in _json_lines(arguments.collection / "corpus.jsonl")}
         texts = {key: f"{row.get('title', '')} {row['text']}".strip() for key, row in by_id.items()}
@@ -136,7 +171,7 @@ def read_pairs(arguments: argparse.Namespace, folder: Path) -> tuple[Pairs, EncT
     if vocabulary is None:
         make_untrained_checkpoint(folder, texts.values())
         vocabulary = folder / VOCAB_FILE
-    return pairs, EncT5Tokenizer(vocabulary)
+    return pairs, vocabulary
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -166,31 +201,31 @@ def make_model(arguments: argparse.Namespace, dtype: str) -> EncT5ForSequenceCla
 
 def make_methods(
     arguments: argparse.Namespace,
-    models: dict[str, EncT5ForSequenceClassification],
+    method: str,
+    dtype: str,
+    model: EncT5ForSequenceClassification,
     tokenizer: EncT5Tokenizer,
     queries: Pairs,
 ) -> dict[str, Method]:
-    """What is measured: functions that return the logits of all pairs, in order."""
-    methods: dict[str, Method] = {}
-    for dtype, model in models.items():
-        if "loop" in arguments.methods and dtype == "float32":
-            methods["loop float32"] = partial(score_by_loop, model, tokenizer, queries)
-        if "st" in arguments.methods:
-            predict = make_sentence_transformers(model, tokenizer, queries)
-            methods[f"st {dtype}, default"] = predict
-            best = fastest_batch_size(predict, model.device.type)
-            methods[f"st {dtype}, {best} a batch"] = partial(predict, best)
-        encoders: dict[str, Encoder | None] = {"reference": ReferenceEncoder(model), "fast": None}
-        if arguments.device != "cpu" and "fast" in arguments.methods:
-            del encoders["fast"]
-            options = {"max_length": MAX_LENGTH, "max_tokens": arguments.max_tokens or default_max_tokens("cuda")}
-            encoders["fast-packed"] = CompiledEncoder(model, attention=PackedAttention, **options)
-            encoders["fast-padded"] = CompiledEncoder(model, attention=PaddedAttention, **options)
-        for name, encoder in encoders.items():
-            if name.partition("-")[0] in arguments.methods:
-                scorer = Scorer(model, tokenizer, max_tokens_per_batch=arguments.max_tokens, encoder=encoder)
-                methods[f"{name} {dtype}"] = partial(score_by_scorer, scorer, queries)
-    return methods
+    """What is measured, by name: functions that return the logits of all pairs, in order."""
+    if method == "loop":
+        return {f"loop {dtype}": partial(score_by_loop, model, tokenizer, queries)}
+    if method == "st":
+        predict = make_sentence_transformers(model, tokenizer, queries)
+        best = fastest_batch_size(predict, model.device.type)
+        return {f"st {dtype}, default": predict, f"st {dtype}, {best} a batch": partial(predict, best)}
+    encoders: dict[str, Encoder | None] = {method: ReferenceEncoder(model) if method == "reference" else None}
+    if method == "fast" and arguments.device != "cpu":
+        options = {"max_length": MAX_LENGTH, "max_tokens": arguments.max_tokens or default_max_tokens("cuda")}
+        encoders = {
+            "fast-packed": CompiledEncoder(model, attention=PackedAttention, **options),
+            "fast-padded": CompiledEncoder(model, attention=PaddedAttention, **options),
+        }
+    scorers = {
+        name: Scorer(model, tokenizer, max_tokens_per_batch=arguments.max_tokens, encoder=encoder)
+        for name, encoder in encoders.items()
+    }
+    return {f"{name} {dtype}": partial(score_by_scorer, scorer, queries) for name, scorer in scorers.items()}
 
 
 def score_by_scorer(scorer: Scorer, queries: Pairs) -> np.ndarray:
@@ -198,16 +233,11 @@ def score_by_scorer(scorer: Scorer, queries: Pairs) -> np.ndarray:
     return scorer.score(first, second, INSTRUCTION).logits
 
 
-def score_by_float32_reference(
-    arguments: argparse.Namespace,
-    model: EncT5ForSequenceClassification | None,
-    tokenizer: EncT5Tokenizer,
-    queries: Pairs,
-) -> np.ndarray:
-    """Logits of the first queries' pairs, `DRIFT_PAIRS` or more, by the float32 model, made where there is none."""
+def score_by_float32_reference(arguments: argparse.Namespace, tokenizer: EncT5Tokenizer, queries: Pairs) -> np.ndarray:
+    """Logits of the first queries' pairs, `DRIFT_PAIRS` or more."""
     ends = np.cumsum([len(documents) for _, documents in queries])
     first = queries[: int(np.searchsorted(ends, DRIFT_PAIRS)) + 1]
-    model = model or make_model(arguments, "float32")
+    model = make_model(arguments, "float32")
     return score_by_scorer(
         Scorer(model, tokenizer, max_tokens_per_batch=arguments.max_tokens, encoder=ReferenceEncoder(model)), first
     )

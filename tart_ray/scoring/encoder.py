@@ -1,11 +1,12 @@
 """The fast encoder on CPUs: EncT5's forward pass over pairs that stand one behind the other, without padding.
 
-What it does less of than the reference: no padding; queries, keys and values in one product; gate, product and sum
-inside the matrix products (see `projections`); relative positions looked up once; and the last layer, of which the
-classifier sees position 0 alone, is computed for that position alone. Eager: nothing is compiled, any shape goes.
+What it does less of than the reference: no padding; queries, keys and values in one product, in the first layer once
+for each distinct token; gate, product and sum inside the matrix products (see `projections`); the norms' gains inside
+the weights; relative positions looked up once; and the last layer, of which the classifier sees position 0 alone, is
+computed for that position alone. Eager: nothing is compiled, any shape goes.
 
-Shapes: N tokens of the batch, B pairs, n pairs of one length, T tokens of a pair, D d_model, H heads, K d_kv,
-I = H * K, C labels.
+Shapes: N tokens of the batch, U distinct ones of them, B pairs, n pairs of one length, T tokens of a pair, D d_model,
+H heads, K d_kv, I = H * K, C labels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers.models.t5.modeling_t5 import T5Block, T5LayerFF
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.scoring.memory import keep_freed_memory
 from tart_ray.scoring.projections import Projection, make_projection
 
 SCORES_AT_ONCE = 1 << 20  # elements of attention scores: more leave the caches
@@ -78,6 +80,7 @@ class PackedEncoder:
         if consume:
             model.encoder.forward = _refuse
         self._bias_HTT = torch.empty(self._heads, 0, 0)
+        keep_freed_memory()
 
     @torch.inference_mode()
     def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -85,9 +88,12 @@ class PackedEncoder:
         packed = pairs.take(rows[order])
         groups = equal_lengths(packed.lengths, SCORES_AT_ONCE // self._heads)
         bias_HTT = self._position_bias(int(packed.lengths.max()))
-        hidden_ND = F.embedding(torch.from_numpy(packed.input_ids), self._model.shared.weight)
-        for layer in self._layers:
-            hidden_ND = layer(hidden_ND, groups, bias_HTT)
+        ids_U, place_N = torch.unique(torch.from_numpy(packed.input_ids), return_inverse=True)
+        embedded_UD = F.embedding(ids_U, self._model.shared.weight)
+        hidden_ND = embedded_UD[place_N]
+        for number, layer in enumerate(self._layers):
+            qkv_NI = layer.qkv(hidden_ND) if number else layer.qkv(embedded_UD)[place_N]
+            hidden_ND = layer(hidden_ND, qkv_NI, groups, bias_HTT)
         first_B = torch.from_numpy(packed.offsets[:-1])
         logits_BC = classify(self._model, self._last(hidden_ND, first_B, groups, bias_HTT))
         result_BC = torch.empty_like(logits_BC)
@@ -115,13 +121,17 @@ class _Layer:
         attention, forward = block.layer[0], block.layer[1]
         own = attention.SelfAttention
         self._heads, self._epsilon = heads, epsilon
-        self._norm = attention.layer_norm.weight
-        self._qkv = project(own.q, own.k, own.v, consume=consume)
+        self._qkv = project(own.q, own.k, own.v, gain=attention.layer_norm.weight, consume=consume)
         self._out = project(own.o, consume=consume)
         self._feed_forward = _FeedForward(forward, epsilon, consume)
 
-    def __call__(self, hidden_ND: torch.Tensor, groups: list[Group], bias_HTT: torch.Tensor) -> torch.Tensor:
-        qkv_NI = self._qkv(rms_norm(hidden_ND, self._norm, self._epsilon))
+    def qkv(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values, (N, 3 * I): of each token by itself."""
+        return self._qkv(unit_rows(hidden_ND, self._epsilon))
+
+    def __call__(
+        self, hidden_ND: torch.Tensor, qkv_NI: torch.Tensor, groups: list[Group], bias_HTT: torch.Tensor
+    ) -> torch.Tensor:
         context_NI = hidden_ND.new_empty(len(qkv_NI), qkv_NI.shape[1] // 3)
         for group in groups:
             qkv_nT3HK = group.of(qkv_NI).view(group.count, group.length, 3, self._heads, -1)
@@ -177,26 +187,22 @@ class _FeedForward:
 
     def __init__(self, layer: T5LayerFF, epsilon: float, consume: bool) -> None:
         dense = layer.DenseReluDense
-        self._norm, self._epsilon = layer.layer_norm.weight, epsilon
-        self._gate = project(dense.wi_0, consume=consume)
-        self._up = project(dense.wi_1, consume=consume)
+        self._epsilon = epsilon
+        self._gate = project(dense.wi_0, gain=layer.layer_norm.weight, consume=consume)
+        self._up = project(dense.wi_1, gain=layer.layer_norm.weight, consume=consume)
         self._down = project(dense.wo, consume=consume)
 
     def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        normed_ND = rms_norm(hidden_ND, self._norm, self._epsilon)
-        return self._down.plus(self._up.times(normed_ND, self._gate.gelu(normed_ND)), hidden_ND)
+        unit_ND = unit_rows(hidden_ND, self._epsilon)
+        return self._down.plus(self._up.times(unit_ND, self._gate.gelu(unit_ND)), hidden_ND)
 
 
 def attend(q_nHTK: torch.Tensor, k_nHTK: torch.Tensor, v_nHTK: torch.Tensor, bias_HTT: torch.Tensor) -> torch.Tensor:
-    """T5's attention among the tokens of each pair, (n, H, T, K): no scale, a bias of relative positions.
-
-    On CPUs torch's fused kernel is the faster one in float32, matrix products are in bfloat16.
-    """
-    if q_nHTK.dtype == torch.float32:
-        return F.scaled_dot_product_attention(q_nHTK, k_nHTK, v_nHTK, attn_mask=bias_HTT[None], scale=1.0)
-    scores_nHTT = q_nHTK @ k_nHTK.transpose(-1, -2)
-    scores_nHTT += bias_HTT
-    return torch.softmax(scores_nHTT, -1) @ v_nHTK
+    """T5's attention among the tokens of each pair, (n, H, T, K): no scale, a bias of relative positions."""
+    bias_hTT = bias_HTT.expand(len(q_nHTK), -1, -1, -1).flatten(0, 1)  # h = n * H; no copy for one pair
+    q_hTK, k_hTK, v_hTK = (x.flatten(0, 1) for x in (q_nHTK, k_nHTK, v_nHTK))
+    weights_hTT = torch.softmax(torch.baddbmm(bias_hTT, q_hTK, k_hTK.transpose(1, 2)), -1)
+    return torch.bmm(weights_hTT, v_hTK).view(q_nHTK.shape)
 
 
 def classify(model: EncT5ForSequenceClassification, hidden_BD: torch.Tensor) -> torch.Tensor:
@@ -212,17 +218,40 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
     return F.rms_norm(x, weight.shape, weight, epsilon)
 
 
+def unit_rows(x_ND: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """``x / sqrt(sum(x²) + D * epsilon)``, (N, D): T5's layer norm but for its gain and sqrt(D).
+
+    These stand in the weights of what follows (`project`), so that they cost no pass over memory. In bfloat16 the
+    kernel of weight normalisation needs one pass where `rms_norm` needs five; it knows no epsilon, so rows that are
+    small enough for epsilon to matter in 8 bits go the long way.
+    """
+    least = x_ND.shape[1] * epsilon
+    if x_ND.dtype == torch.bfloat16:
+        unit_ND: torch.Tensor
+        unit_ND, norm_N1 = torch._weight_norm_interface(x_ND, x_ND.new_ones(len(x_ND), 1), 0)
+        if norm_N1.min() ** 2 > 1_000 * least:
+            return unit_ND
+    square_N1: torch.Tensor = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True, dtype=torch.float32).square_()
+    return (x_ND * square_N1.add_(least).rsqrt_()).to(x_ND.dtype)
+
+
 def position_bias(model: EncT5ForSequenceClassification, length: int) -> torch.Tensor:
     """Bias of relative positions for pairs of up to ``length`` tokens, (H, length, length), in the model's dtype."""
     bias: torch.Tensor = model.encoder.block[0].layer[0].SelfAttention.compute_bias(length, length)
     return bias[0].detach().to(model.shared.weight.dtype).contiguous()
 
 
-def project(*linears: nn.Linear, consume: bool) -> Projection:
-    """One projection that gives what these give, side by side."""
-    weight = (
-        torch.cat([linear.weight.detach() for linear in linears]) if len(linears) > 1 else linears[0].weight.detach()
-    )
+def project(*linears: nn.Linear, consume: bool, gain: torch.Tensor | None = None) -> Projection:
+    """One projection that gives what these give, side by side.
+
+    Args:
+        gain: of the layer norm before them, (D,), which is multiplied into the weights, with the sqrt(D) that
+            `unit_rows` leaves out.
+        consume: take the weights out of these.
+    """
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    if gain is not None:
+        weight = (weight * (gain.detach().float() * len(gain) ** 0.5)).to(weight.dtype)
     projection = make_projection(weight)
     if consume:
         for linear in linears:
