@@ -11,7 +11,7 @@ import torch
 from support.random_models import LENGTHS, all_rows, make_model, make_pairs
 
 from tart_ray import EncT5ForSequenceClassification
-from tart_ray.scoring.encoder import Group, PackedEncoder, equal_lengths
+from tart_ray.scoring.encoder import Group, PackedEncoder, equal_lengths, unit_rows
 from tart_ray.scoring.projections import OneDnnProjection, TorchProjection, make_projection
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import fastest_encoder
@@ -123,6 +123,26 @@ def test_groups_by_hand() -> None:
     part = Group(8, 2, 4).of(torch.arange(66).view(33, 2))
     assert part.shape == (2, 4, 2)
     assert part[1, 0].tolist() == [24, 25]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 0.0], ids=["ordinary rows", "epsilon counts in one", "a row of zeros"])
+def test_unit_rows_are_rms_norm_by_the_root_of_the_width(dtype: torch.dtype, tolerance: float, smallest: float) -> None:
+    x_ND = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    x_ND[3] *= smallest
+    x_ND = x_ND.to(dtype)
+    mean_square_N1 = x_ND.double().pow(2).mean(1, keepdim=True)
+    expected = x_ND.double() / (mean_square_N1 + 1e-6).sqrt() / 8
+    found = unit_rows(x_ND, 1e-6)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.double(), expected, atol=1e-8, rtol=tolerance)
+
+
+def test_one_row_more_or_less_changes_no_other() -> None:
+    x_ND = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    alone = unit_rows(x_ND, 1e-6)
+    with_a_small_one = unit_rows(torch.cat([x_ND, x_ND[:1] * 1e-3]), 1e-6)[:5]  # goes the way that knows epsilon
+    np.testing.assert_allclose(with_a_small_one.float(), alone.float(), rtol=2**-7, atol=0)
 
 
 ENDINGS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
