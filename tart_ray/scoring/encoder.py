@@ -1,12 +1,12 @@
 """The fast encoder on CPUs: EncT5's forward pass over pairs that stand one behind the other, without padding.
 
 What it does less of than the reference: no padding; queries, keys and values in one product, in the first layer once
-for each distinct token; gate, product and sum inside the matrix products (see `projections`); the norms' gains inside
-the weights; relative positions looked up once; and the last layer, of which the classifier sees position 0 alone, is
-computed for that position alone. Eager: nothing is compiled, any shape goes.
+for each distinct token; gate, product and sum inside the matrix products (see `projections`); the gains of norms inside
+the weights that follow; relative positions looked up once; and the last layer, of which the classifier sees position 0
+alone, is computed for that position alone. Eager: nothing is compiled, any shape goes.
 
 Shapes: N tokens of the batch, U distinct ones of them, B pairs, n pairs of one length, T tokens of a pair, D d_model,
-H heads, K d_kv, I = H * K, C labels.
+H heads, h = n * H, K d_kv, I = H * K, C labels.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class _FeedForward:
 
 def attend(q_nHTK: torch.Tensor, k_nHTK: torch.Tensor, v_nHTK: torch.Tensor, bias_HTT: torch.Tensor) -> torch.Tensor:
     """T5's attention among the tokens of each pair, (n, H, T, K): no scale, a bias of relative positions."""
-    bias_hTT = bias_HTT.expand(len(q_nHTK), -1, -1, -1).flatten(0, 1)  # h = n * H; no copy for one pair
+    bias_hTT = bias_HTT.expand(len(q_nHTK), -1, -1, -1).flatten(0, 1)  # no copy for one pair
     q_hTK, k_hTK, v_hTK = (x.flatten(0, 1) for x in (q_nHTK, k_nHTK, v_nHTK))
     weights_hTT = torch.softmax(torch.baddbmm(bias_hTT, q_hTK, k_hTK.transpose(1, 2)), -1)
     return torch.bmm(weights_hTT, v_hTK).view(q_nHTK.shape)
@@ -222,13 +222,14 @@ def unit_rows(x_ND: torch.Tensor, epsilon: float) -> torch.Tensor:
     """``x / sqrt(sum(x²) + D * epsilon)``, (N, D): T5's layer norm but for its gain and sqrt(D).
 
     These stand in the weights of what follows (`project`), so that they cost no pass over memory. In bfloat16 the
-    kernel of weight normalisation needs one pass where `rms_norm` needs five; it knows no epsilon, so rows that are
-    small enough for epsilon to matter in 8 bits go the long way.
+    kernel of weight normalisation needs one pass where `rms_norm` needs five; it knows no epsilon, so a batch with a
+    row that is small enough for epsilon to matter in 8 bits, or is no number, goes the long way.
     """
     least = x_ND.shape[1] * epsilon
     if x_ND.dtype == torch.bfloat16:
         unit_ND: torch.Tensor
-        unit_ND, norm_N1 = torch._weight_norm_interface(x_ND, x_ND.new_ones(len(x_ND), 1), 0)
+        ones_N1 = x_ND.new_ones(len(x_ND), 1)
+        unit_ND, norm_N1 = torch._weight_norm_interface(x_ND.contiguous(), ones_N1, 0)  # it checks no strides
         if norm_N1.min() ** 2 > 1_000 * least:
             return unit_ND
     square_N1: torch.Tensor = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True, dtype=torch.float32).square_()
@@ -249,9 +250,11 @@ def project(*linears: nn.Linear, consume: bool, gain: torch.Tensor | None = None
             `unit_rows` leaves out.
         consume: take the weights out of these.
     """
-    weight = torch.cat([linear.weight.detach() for linear in linears])
+    weights = [linear.weight.detach() for linear in linears]
     if gain is not None:
-        weight = (weight * (gain.detach().float() * len(gain) ** 0.5)).to(weight.dtype)
+        factor_D = gain.detach().float() * len(gain) ** 0.5
+        weights = [(weight * factor_D).to(weight.dtype) for weight in weights]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     projection = make_projection(weight)
     if consume:
         for linear in linears:

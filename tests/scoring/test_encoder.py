@@ -69,17 +69,24 @@ def mean_square(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).pow(2).mean())
 
 
-def test_bfloat16_is_no_further_from_float32_than_transformers_in_bfloat16() -> None:
-    draw = np.random.default_rng(3)
-    pairs = make_pairs(draw.integers(2, 120, 64).tolist())
-    expected = ReferenceEncoder(make_model())(pairs, all_rows(pairs))
-    halved = make_model().to(torch.bfloat16)
-    found = PackedEncoder(halved)(pairs, all_rows(pairs))
-    by_reference = ReferenceEncoder(halved)(pairs, all_rows(pairs))
-    with torch.inference_mode():
-        alone = [halved(torch.from_numpy(pairs.row(row)).long()[None]).logits.float() for row in range(len(pairs))]
-    for others in (by_reference, torch.cat(alone)):  # the classifier in float32, as in `found`, and in bfloat16
-        assert mean_square(found, expected) <= mean_square(others, expected)
+def test_bfloat16_is_on_average_no_further_from_float32_than_transformers_in_bfloat16() -> None:
+    distances: dict[str, list[float]] = {}
+    for seed in range(4):
+        pairs = make_pairs(np.random.default_rng(seed).integers(2, 120, 48).tolist())
+        expected = ReferenceEncoder(make_model(seed=seed))(pairs, all_rows(pairs))
+        halved = make_model(seed=seed).to(torch.bfloat16)
+        with torch.inference_mode():
+            alone = [halved(torch.from_numpy(pairs.row(row)).long()[None]).logits.float() for row in range(len(pairs))]
+        found = {
+            "ours": PackedEncoder(halved)(pairs, all_rows(pairs)),
+            "the reference": ReferenceEncoder(halved)(pairs, all_rows(pairs)),  # its classifier in float32, as ours
+            "transformers": torch.cat(alone),
+        }
+        for name, logits in found.items():
+            distances.setdefault(name, []).append(mean_square(logits, expected))
+    means = {name: np.mean(values) for name, values in distances.items()}
+    assert means["ours"] <= means["the reference"]
+    assert means["ours"] <= means["transformers"]
 
 
 def test_the_reference_classifies_in_float32() -> None:
@@ -126,10 +133,13 @@ def test_groups_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
-@pytest.mark.parametrize("smallest", [1.0, 1e-3, 0.0], ids=["ordinary rows", "epsilon counts in one", "a row of zeros"])
-def test_unit_rows_are_rms_norm_by_the_root_of_the_width(dtype: torch.dtype, tolerance: float, smallest: float) -> None:
+@pytest.mark.parametrize("row", [0, 4])
+@pytest.mark.parametrize("factor", [1.0, 3e-2, 1e-2, 1e-3, 0.0])  # epsilon is 0.1 %, 1 % of the mean square, as much …
+def test_unit_rows_are_rms_norm_but_for_the_width(
+    dtype: torch.dtype, tolerance: float, row: int, factor: float
+) -> None:
     x_ND = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
-    x_ND[3] *= smallest
+    x_ND[row] *= factor
     x_ND = x_ND.to(dtype)
     mean_square_N1 = x_ND.double().pow(2).mean(1, keepdim=True)
     expected = x_ND.double() / (mean_square_N1 + 1e-6).sqrt() / 8
@@ -138,11 +148,14 @@ def test_unit_rows_are_rms_norm_by_the_root_of_the_width(dtype: torch.dtype, tol
     np.testing.assert_allclose(found.double(), expected, atol=1e-8, rtol=tolerance)
 
 
-def test_one_row_more_or_less_changes_no_other() -> None:
-    x_ND = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    alone = unit_rows(x_ND, 1e-6)
-    with_a_small_one = unit_rows(torch.cat([x_ND, x_ND[:1] * 1e-3]), 1e-6)[:5]  # goes the way that knows epsilon
-    np.testing.assert_allclose(with_a_small_one.float(), alone.float(), rtol=2**-7, atol=0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unit_rows_of_a_view_and_beside_a_row_that_is_no_number(dtype: torch.dtype) -> None:
+    x_ND = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = unit_rows(x_ND, 1e-6)
+    assert (unit_rows(torch.cat([x_ND, x_ND], 1)[:, :64], 1e-6) == expected).all()
+    spoiled = unit_rows(torch.cat([x_ND, torch.full_like(x_ND[:1], float("nan"))]), 1e-6)
+    np.testing.assert_allclose(spoiled[:5].float(), expected.float(), rtol=2**-7, atol=0)
+    assert spoiled[5].isnan().all()
 
 
 ENDINGS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -18,10 +18,10 @@ VOCABULARY = 128
 LENGTHS = [3, 90, 17, 17, 1, 90, 128, 17, 200, 5]
 
 
-def make_model(**options: Any) -> EncT5ForSequenceClassification:
+def make_model(*, seed: int = 0, **options: Any) -> EncT5ForSequenceClassification:
     config = T5Config(**{"vocab_size": VOCABULARY, "feed_forward_proj": "gated-gelu", **TINY, **options})
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = EncT5ForSequenceClassification(config).eval()
         for name, weight in model.named_parameters():
             if "layer_norm" in name:
