@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# side by side with TART's loop, sentence-transformers, the reference and the matrix products; half an hour on two cores
+# side by side with TART's loop, sentence-transformers, the reference and the matrix products; three quarters of an hour on two cores
 bench: setup
 	$(BIN)/python -m benchmarks.scorer --geometry small
 	$(BIN)/python -m benchmarks.scorer --geometry base --pairs 100

@@ -141,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=100, help="of a query")
     parser.add_argument("--collection", type=Path, help="a collection in BEIR's layout with a run, bm25.trec")
     parser.add_argument("--vocabulary", type=Path, help="T5's spiece.model; by default one is learned from the texts")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
     parser.add_argument("--max-tokens", type=int, help="of a batch; by default the Scorer's")
     return parser.parse_args()
