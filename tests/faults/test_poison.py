@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.deadly import FAULTS, load_faulty, marker
+from support.deadly import load_faulty, marker
 from support.job_files import read_output, report_of, write_jsonl
 
 from tart_ray.command_line import ExitCode
@@ -24,15 +24,24 @@ SAID = {
     "nan": "the model's output is NaN or infinite",
     "infinite": "the model's output is NaN or infinite",
 }
+ROWS = {"exit": 17, "kill": 450, "cuda": 2000, "memory": 1300, "raise": 1301, "nan": 5, "infinite": 1999}
+QUICK = ["kill", "memory", "raise", "nan"]  # one alone in its chunk, two in one; a process that dies costs seconds
 
 
+@pytest.mark.parametrize("faults", [QUICK, pytest.param([*ROWS], marks=pytest.mark.matrix)], ids=["some", "all"])
 def test_every_poison_row_is_found_and_all_others_are_scored(
-    pairs: Any, undisturbed: Any, assert_same: Any, quarantined: Any, tmp_path: Path, make_config: Any
+    faults: list[str],
+    pairs: Any,
+    undisturbed: Any,
+    assert_same: Any,
+    quarantined: Any,
+    tmp_path: Path,
+    make_config: Any,
 ) -> None:
     rows = [dict(row) for row in pairs]
     poison = {}
-    for index, fault in enumerate(FAULTS):
-        row = rows[[17, 450, 2000, 1300, 1301, 5, 1999][index]]  # alone in their chunk, in twos, in threes
+    for fault in faults:
+        row = rows[ROWS[fault]]
         row["text"] += f" {marker(fault)}"
         poison[row["query_id"], row["doc_id"]] = SAID[fault]
     write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)

@@ -220,6 +220,7 @@ def test_a_worker_that_is_killed_is_started_again_beside_the_other(tmp_path: Pat
     assert difference(tmp_path / "trained/checkpoint", in_this_process(config)) < 1e-4
 
 
+@pytest.mark.matrix
 def test_what_another_try_cannot_mend_is_not_tried_again(tmp_path: Path, make: Make) -> None:
     write_collection(tmp_path, queries=5)
     with pytest.raises(RunFailedError, match=r"^step \d: the loss or its gradient is not finite; lower") as failed:
