@@ -106,5 +106,9 @@ def chunkwise_execution() -> Iterator[None]:
     context.raise_original_map_exception = True  # Ray's own wrapper keeps nothing of it but text
     context.execution_no_progress_timeout_s = -1  # waiting for spot capacity is no failure
     context.max_consecutive_actor_init_deaths = -1  # nor is a node lost while it loads the model; replicas count deaths
+    # A pool grows to its most as soon as a replica is at work: it holds one chunk, Ray's mark of 1.75 is out of reach.
+    # It shrinks when no chunk is left, and not before: a loaded model is worth keeping.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1e-6
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     with DataContext.current(context):
         yield

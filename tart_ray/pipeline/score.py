@@ -87,6 +87,7 @@ def score(
     """Score every chunk that no earlier run has committed; returns the records of all."""
 
     def transform(waiting: Dataset) -> Dataset:
+        replicas, most = config.cluster.replicas, waiting.count()  # one for each chunk at most
         encoded = waiting.map(lambda row: _encode_chunk(run, config, row["unit"]), memory=ENCODE_MEMORY)
         scored = encoded.map_batches(
             Replica,
@@ -94,8 +95,8 @@ def score(
             batch_format="pyarrow",
             fn_constructor_args=(run, config, load),
             compute=ActorPoolStrategy(
-                min_size=config.cluster.replicas.min,
-                max_size=config.cluster.replicas.max,
+                min_size=min(replicas.min, most),
+                max_size=min(replicas.max, most),
                 max_tasks_in_flight_per_actor=1,  # no chunk waits for one replica while another idles
             ),
             num_cpus=config.cluster.cpus_per_replica,
