@@ -198,6 +198,11 @@ def make_model(arguments: argparse.Namespace, dtype: str) -> EncT5ForSequenceCla
     with torch.device(arguments.device):
         model = EncT5ForSequenceClassification(config).eval()
     nn.init.normal_(model.classifier.weight, std=config.d_model**-0.5)
+    # transformers begins with gains of 1 and hardly any position bias: drift would not show them left out
+    nn.init.normal_(model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
+    for name, gain in model.named_parameters():
+        if name.endswith("layer_norm.weight"):
+            nn.init.uniform_(gain, 0.5, 1.5)
     return model.to(DTYPES[dtype])
 
 
@@ -315,7 +320,7 @@ def make_limit(model: EncT5ForSequenceClassification, device: str) -> Callable[[
         shapes = [(8_192, 8_192, 8_192)]
     products = []
     for count, width, out in shapes:
-        x, weights = weight.new_ones(count, width), weight.new_ones(out, width)
+        x, weights = (torch.randn(*shape).to(weight) for shape in ((count, width), (out, width)))
         products.append((x, [TorchProjection(weights), make_projection(weights)]))
     flops = 2 * sum(math.prod(shape) for shape in shapes)
 

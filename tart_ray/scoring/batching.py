@@ -22,7 +22,7 @@ def fitting_max_tokens(most: int, free_bytes: int, bytes_per_token: int) -> int:
 
 
 def bucket_of(tokens: int, max_tokens: int, multiple: int) -> int:
-    """The number of tokens that a batch is filled up to: ``max_tokens``, its half … or its sixteenth, rounded up.
+    """The number of tokens (or pairs) a batch is filled up to: ``max_tokens``, its half … or its sixteenth, rounded up.
 
     Few sizes, since a compiled encoder is compiled for each.
 

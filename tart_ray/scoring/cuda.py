@@ -35,7 +35,7 @@ from tart_ray.scoring.batching import bucket_of
 from tart_ray.scoring.encoder import classify, position_bias, require_gated_gelu, rms_norm
 
 BLOCK = 128  # tokens of a block of FlexAttention's mask
-LENGTH_STEP = 128  # padded lengths are multiples of it: with two counts of pairs eight shapes up to 512 tokens
+LENGTH_STEP = 128  # padded lengths are multiples of it
 NARROWEST_HEAD = 16  # d_kv that FlexAttention's kernel takes
 MOST_COMPILATIONS = 256  # of all encoders in the process, which share the code of their layer; dynamo's own limit is 8
 
@@ -128,7 +128,7 @@ class PackedAttention:
 
 
 class PaddedAttention:
-    """Pairs padded to a multiple of 128 tokens, and filled up with empty ones to one of two counts for that length.
+    """Pairs padded to a multiple of 128 tokens, and filled up with empty ones to one of five counts for that length.
 
     Args:
         bias_HTT: bias of relative positions for the longest pair there can be, whose length is a multiple of 128.
@@ -139,13 +139,10 @@ class PaddedAttention:
         self._bias_HTT, self._max_tokens = bias_HTT, max_tokens
 
     def _shape(self, lengths: npt.NDArray[np.int64]) -> tuple[int, int]:
-        length = -(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP
-        most = self._max_tokens // length
-        few = -(-most // 8)
-        return (few if len(lengths) <= few else most), length
+        return bucket_of(len(lengths), self.most_pairs(lengths), 1), _padded_length(lengths)
 
     def most_pairs(self, lengths: npt.NDArray[np.int64]) -> int:
-        return self._max_tokens // self._shape(lengths)[1]
+        return self._max_tokens // _padded_length(lengths)
 
     def places(self, lengths: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
         pairs, length = self._shape(lengths)
@@ -167,6 +164,10 @@ class PaddedAttention:
         q, k, v = (x.reshape(shape).transpose(1, 2) for x in (q_NHK, k_NHK, v_NHK))
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=inputs, scale=1.0)
         return context.transpose(1, 2).reshape(q_NHK.shape)
+
+
+def _padded_length(lengths: npt.NDArray[np.int64]) -> int:
+    return -(-int(lengths.max()) // LENGTH_STEP) * LENGTH_STEP
 
 
 class CompiledEncoder:
@@ -210,6 +211,7 @@ class CompiledEncoder:
         self._attention: Attention = attention(self._bias_HTT, max(max_tokens, longest))
         compile_layer = compile_layer or (lambda layer: torch.compile(layer, dynamic=False, fullgraph=True))
         self._layer = compile_layer(self._one_layer)
+        self._many_compilations = torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS)  # each one made leaks
 
     @torch.inference_mode()
     def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -230,7 +232,7 @@ class CompiledEncoder:
         device = self._model.device
         inputs = self._attention.inputs(lengths, device)
         hidden_ND = F.embedding(_to_device(ids_N, device), self._model.shared.weight)
-        with torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS):
+        with self._many_compilations:
             for weights in self._weights[:-1]:
                 hidden_ND = self._layer(hidden_ND, *weights, inputs)
         hidden_BD = self._last_layer(hidden_ND, first_B, lengths)
@@ -274,7 +276,7 @@ class CompiledEncoder:
         q_BHK = F.linear(rms_norm(hidden_ND[first_B], norm_D, self._epsilon), qkv[:inner])
         q_BHK = q_BHK.view(len(lengths), self._heads, -1)
         k_NHK, v_NHK = F.linear(normed_ND, qkv[inner:]).view(len(pair), 2, self._heads, -1).unbind(1)
-        scores_NH = (q_BHK[pair_N] * k_NHK).sum(-1, dtype=torch.float32) + self._bias_HTT[:, 0].T[position_N]
+        scores_NH = (q_BHK[pair_N].float() * k_NHK.float()).sum(-1) + self._bias_HTT[:, 0].T[position_N]
         most_BH = scores_NH.new_full((len(lengths), self._heads), float("-inf"))
         most_BH.scatter_reduce_(0, pair_N[:, None].expand_as(scores_NH), scores_NH, "amax")
         weights_NH = torch.exp(scores_NH - most_BH[pair_N])

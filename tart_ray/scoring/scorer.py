@@ -216,12 +216,13 @@ class Scorer:
                 if on_its_way:
                     logits[on_its_way[0]] = on_its_way[1]()
                 on_its_way = started
+                continue
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                waiting = self._in_smaller_batches(pairs.lengths, rows, waiting)
+            if torch.cuda.is_available():  # only here: the exception holds what the batch had allocated
+                torch.cuda.empty_cache()
+            waiting = self._in_smaller_batches(pairs.lengths, rows, waiting)
         if on_its_way:
             logits[on_its_way[0]] = on_its_way[1]()
         return Scores(logits)

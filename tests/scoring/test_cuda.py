@@ -54,8 +54,8 @@ def test_logits_of_the_reference(attention: Any, options: dict[str, Any]) -> Non
     np.testing.assert_allclose(encoder(pairs, shuffled), expected[torch.from_numpy(shuffled)], atol=1e-5, rtol=0)
 
 
-# packed: 640 tokens or 384, 256, 128; padded: 128 or 256 tokens, each for few pairs and for many
-@pytest.mark.parametrize(("attention", "most"), [(PackedAttention, 4), (PaddedAttention, 4)])
+# packed: 640 tokens or 384, 256, 128; padded: 5, 3, 2 or 1 pairs of 128 tokens, 2 or 1 of 256
+@pytest.mark.parametrize(("attention", "most"), [(PackedAttention, 4), (PaddedAttention, 6)])
 def test_compiled_a_handful_of_times(attention: Any, most: int) -> None:
     counting = Counting()
     torch._dynamo.reset()
@@ -175,6 +175,14 @@ def test_sizes_by_hand() -> None:
     assert bucket_of(900, 1_000, 128) == 1_024
     with pytest.raises(ValueError, match="got a batch of 1001 tokens, expected at most 1000"):
         bucket_of(1_001, 1_000, 128)
+
+
+@ATTENTIONS
+def test_half_the_pairs_are_half_the_tokens(attention: Any) -> None:
+    """Halving a budget must help where memory ran out."""
+    made = attention(torch.zeros(1, 512, 512), 32_768)
+    tokens = [made.places(np.full(count, 512))[1] for count in (64, 33, 32, 16, 9, 8, 4, 1)]
+    assert tokens == [32_768, 32_768, 16_384, 8_192, 8_192, 4_096, 2_048, 2_048]
 
 
 def test_a_budget_for_the_free_memory_by_hand() -> None:
