@@ -30,7 +30,7 @@ from tart_ray.demo.corpus import (
 from tart_ray.demo.quality import Run, ndcg_at_10
 
 CONFIG = """\
-# Written by `make demo`. Run it again with: python -m jobs.rerank --config {folder}/rerank.yaml
+# Written by `make demo`. Run it again with: {python} -m jobs.rerank --config {folder}/rerank.yaml
 model: {{path: {model}, max_length: {length}}}
 input: {{candidates: {folder}/candidates.jsonl}}  # each row has its instruction
 output: {{path: {folder}/run}}
@@ -55,7 +55,9 @@ def main() -> int:
     pairs = write_candidates(folder / "candidates.jsonl", collection, bm25)
     write_qrels(folder / "qrels.tsv", collection)
     config = folder / "rerank.yaml"
-    config.write_text(CONFIG.format(folder=folder, model=MODEL, length=MODEL_LENGTH), encoding="utf-8")
+    config.write_text(
+        CONFIG.format(python=sys.executable, folder=folder, model=MODEL, length=MODEL_LENGTH), encoding="utf-8"
+    )
     print(f"{len(collection.documents):,} documents, {len(collection.queries)} queries, {pairs:,} pairs to score\n")
 
     code = subprocess.run([sys.executable, "-m", "jobs.rerank", "--config", str(config)], check=False).returncode  # noqa: S603

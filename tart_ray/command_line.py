@@ -75,14 +75,25 @@ def _explain(config_class: type[BaseModel], error: ArgumentError | ValidationErr
             (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
         ]
         return "\n".join(f"configuration error: {place + ': ' if place else ''}{message}" for place, message in found)
-    message = f"configuration error: {error.message}"
-    if '"config"' in error.message:  # the file, and no key in it
+    message = f"configuration error: {_without_noise(error.message)}"
+    if '"config"' in error.message or error.message.startswith("Problems parsing config"):  # the file, and no key in it
         return message
     keys = _keys(config_class)
     sections = {key.rsplit(".", 1)[0] for key in keys}
     named = {section for section in sections if re.search(rf"(?<![\w./]){section}[.'\"]", error.message)}
     deepest = tuple(f"{section}." for section in named if not any(other.startswith(f"{section}.") for other in named))
     return f"{message}\navailable: {', '.join(key for key in keys if key.startswith(deepest or ''))}"
+
+
+def _without_noise(message: str) -> str:
+    """Without what pydantic adds to its messages, and without its complaint that a list of bad items has too few."""
+    message = re.sub(r"(\n *- )\d+ validation errors? for .*\n *", r"\1", message)
+    message = re.sub(r"\n *\d+ validation errors? for .*", "", message)
+    message = re.sub(r"\n *For further information visit [^\s]+/\w+", "", message)
+    message = re.sub(r" \[type=.*?, input_type=\w+\]", "", message)
+    if re.search(r"\n *\d+\.", message):
+        message = re.sub(r"\n *(Tuple|List) should have at least \d+ items? after validation, not \d+", "", message)
+    return message
 
 
 def _keys(config_class: type[BaseModel], prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tart_ray.command_line import parse_config
-from tart_ray.config import RerankConfig, StorageConfig
+from tart_ray.config import EvaluateConfig, RerankConfig, StorageConfig
 
 BASE = "input: {candidates: a.jsonl}\noutput: {path: run}\n"
 
@@ -58,7 +59,7 @@ MODEL = "available: model.path, model.revision, model.dtype, model.max_length, m
         (BASE, "--model.paht x", ["--model.paht", MODEL]),
         (BASE, "--nope x", ["--nope x", "available: input.candidates, "]),
         (BASE, "stray", ["stray"]),
-        (BASE + "model: {max_length: many}\n", "", ["model.max_length", "valid integer", "many", MODEL]),
+        (BASE + "model: {max_length: many}\n", "", ["model.max_length", "valid integer", "Got value: many", MODEL]),
         (BASE, "--model.max_length 7", ["model.max_length", "greater than or equal to 8", "Got value: 7"]),
         (BASE, "--model.dtype float16", ["model.dtype", "float16", "bfloat16"]),
         (BASE, "--limits.max_quarantined_fraction 2", ["limits.max_quarantined_fraction", "less than or equal to 1"]),
@@ -89,6 +90,28 @@ def test_a_bad_configuration_ends_with_what_was_got_and_what_is_available(
     assert printed.startswith("configuration error: ")
     assert printed.endswith("`python -m jobs.rerank --help` describes every key\n")
     assert [part for part in said if part not in printed] == [], printed
+    assert not re.search(r"validation error|input_type|https?:", printed), printed
+
+
+def test_bad_tasks_of_an_evaluation_are_told_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "evaluate.yaml"
+    file.write_text("input: {tasks: [{path: beir, top_kk: 3}]}\noutput: {path: run}\n")
+    with pytest.raises(SystemExit):
+        parse_config(EvaluateConfig, "evaluate", ["--config", str(file)])
+    printed = capsys.readouterr().err
+    assert "  0.name\n    Field required\n  0.top_kk\n    Extra inputs are not permitted" in printed
+    assert not re.search(r"validation error|input_type|https?:|at least 1 item", printed), printed
+    with pytest.raises(SystemExit):
+        parse_config(EvaluateConfig, "evaluate", ["--input.tasks", "[]", "--output.path", "run"])
+    assert "at least 1 item" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_yaml_is_told_without_keys(parse: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("model: {path: a\ninput: b\n")
+    printed = capsys.readouterr().err
+    assert "line 2, column" in printed
+    assert "available" not in printed
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "", "model.yaml"])

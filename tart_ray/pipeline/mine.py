@@ -262,21 +262,28 @@ def check_columns(plan: Plan, settings: Settings) -> None:
         except ValueError as error:
             raise ConfigurationError(f"trainer.formats: {error}") from None
     ranked = plan.candidates.shape == "lists" or "score" in plan.candidates.columns
-    windows = [
-        policy.name
-        for policy in settings.policies
-        if policy.rank_by == "first_stage_rank" and (policy.range_min or policy.range_max is not None)
-    ]
-    if windows and not ranked:
-        raise ConfigurationError(
-            f"mining.policies: {windows} have a window of retrieval ranks, and the candidates have no score of a first "
-            "stage (column score; input.columns maps other names): give one, or set rank_by to margin or remaining"
-        )
+    if not ranked and (why := _unmet_windows(settings)):
+        raise ConfigurationError(why)
     shared = {policy.same_query for policy in settings.policies if policy.source == "contrast"}
     if len(shared) > 1:
         raise ConfigurationError(
             f"mining.policies: got {sorted(shared)} as same_query, expected one column: rows are brought together by it"
         )
+
+
+def _unmet_windows(settings: Settings) -> str:
+    """What is wrong where no candidate has a first-stage rank; nothing if no policy asks for one."""
+    windows = [
+        policy.name
+        for policy in settings.policies
+        if policy.rank_by == "first_stage_rank" and (policy.range_min or policy.range_max is not None)
+    ]
+    if not windows:
+        return ""
+    return (
+        f"mining.policies: {windows} have a window of retrieval ranks, and the candidates have no score of a first "
+        "stage (column score; input.columns maps other names): give one, or set rank_by to margin or remaining"
+    )
 
 
 def find_scores(storage: Storage, config: MineConfig) -> Scored:
@@ -332,8 +339,12 @@ def _execute(
         mined = run_stage(run, MINED, list(chunks), functools.partial(_mine_bucket, work))
     counts = reconcile(read.values(), mined.values(), sum(rows.values()), from_qrels=qrels is not None)
     if not counts["queries with negatives"]:
-        raise InputError(_nothing_mined(mined.values()))
+        raise InputError(_nothing_mined(mined.values(), settings))
     report = _make_report(config, counts, mined.values(), settings, clock.seconds)
+    for name, written in report["trainer_rows"].items():
+        why = {reason: n for reason, n in report["left_out"].items() if reason.startswith((f"{name}: ", "trainer: "))}
+        told = f"; left out: {why}" if why else ""
+        log.log(logging.INFO if written else logging.WARNING, "trainer/%s: %s rows%s", name, f"{written:,}", told)
     summary = (
         "{queries with candidates:,} queries with candidates = {queries with negatives:,} with negatives "
         "+ {queries left out:,} left out; {read:,} judgements read = {positives:,} positives "
@@ -448,6 +459,7 @@ def _mine_bucket(work: Work, unit: str) -> Record:
     )
     return {
         "rows": len(rows),
+        "ranked": len(rows) - rows["first_stage_rank"].null_count,
         "judgements": len(judged),
         "repeated": len(judged) - len(distinct),
         "judged_positive": len(positives),
@@ -586,13 +598,17 @@ def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, f
     return counts
 
 
-def _nothing_mined(mined: Iterable[Record]) -> str:
+def _nothing_mined(mined: Iterable[Record], settings: Settings) -> str:
     """Why no query has a negative."""
     reasons: Counter[str] = Counter()
     examples: list[list[str]] = [[], []]
+    ranked = 0
     for record in mined:
+        ranked += record["ranked"]
         reasons.update(record["left_out"])
         examples = [old or new for old, new in zip(examples, record["examples"], strict=True)]
+    if not ranked and (why := _unmet_windows(settings)):
+        return f"no query has a negative: {dict(reasons)}. {why}"
     return (
         f"no query has a negative: {dict(reasons)}. A query of the candidates: {examples[0]}, of the positives: "
         f"{examples[1]}; expected query ids that both have, and policies that some candidates pass"

@@ -159,7 +159,11 @@ class Scorer:
 
         Raises:
             ValueError: lists of unequal length.
+            TypeError: a text in place of a list of texts.
         """
+        for name, given in (("queries", queries), ("documents", documents)):
+            if isinstance(given, str):
+                raise TypeError(f"{name}: got a text, expected a list of texts")
         if instructions is None or isinstance(instructions, str):
             instructions = [instructions] * len(queries)
         if not len(queries) == len(documents) == len(instructions):

@@ -424,7 +424,9 @@ def test_a_query_under_two_instructions_is_mined_as_one_over_all_buckets(
     assert report_of(mined)["left_out"]["negatives: no scored candidate"] == 20
 
 
-def test_too_many_bad_judgements_and_ids_that_a_format_cannot_hold(tmp_path: Path, make: Make) -> None:
+def test_too_many_bad_judgements_and_ids_that_a_format_cannot_hold(
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     write_small_collection(tmp_path)
     config = make(trainer={"formats": ["colbert"]}, limits={"max_quarantined_fraction": 0.1})
     assert mine_negatives(config, load=by_length) == ExitCode.TOO_MANY_QUARANTINED  # one of five judgements
@@ -433,6 +435,8 @@ def test_too_many_bad_judgements_and_ids_that_a_format_cannot_hold(tmp_path: Pat
     assert mine_negatives(config, load=never) == ExitCode.DONE
     report = report_of(tmp_path / "mined")
     assert report["trainer_rows"] == {"colbert": 0}
+    told = {(said.levelname, said.getMessage()[:32]) for said in caplog.records if "trainer/" in said.getMessage()}
+    assert told == {("WARNING", "trainer/colbert: 0 rows; left out"[:32])}
     assert report["left_out"]["colbert: no positive is left: the doc_id is not an integer"] == 1
 
 
@@ -517,3 +521,7 @@ def test_a_window_of_retrieval_ranks_needs_retrieval_ranks(tmp_path: Path, make:
     )
     with pytest.raises(ConfigurationError, match=r"\['window'\] have a window .* no score of a first stage"):
         mine_negatives(config)
+    write_jsonl(tmp_path / "candidates.jsonl", rows)  # where a later line might have a score
+    config = config.model_copy(update={"input": config.input.model_copy(update={"candidates": f"{tmp_path}/*.jsonl"})})
+    with pytest.raises(RunFailedError, match=r"no query has a negative.*\['window'\] have a window .* no score of a"):
+        mine_negatives(config, load=by_length)

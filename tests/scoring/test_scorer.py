@@ -77,6 +77,11 @@ def test_one_instruction_for_all(tiny: Scorer) -> None:
     assert (one != tiny.score(queries, documents).logits).all()
 
 
+def test_a_text_is_no_list_of_texts(tiny: Scorer) -> None:
+    with pytest.raises(TypeError, match="documents: got a text, expected a list of texts"):
+        tiny.score(["a query"], "a document")
+
+
 def test_nothing_to_score(tiny: Scorer) -> None:
     scores = tiny.score([], [])
     assert (scores.logits.shape, scores.margin.shape, scores.score.shape) == ((0, 2), (0,), (0,))
