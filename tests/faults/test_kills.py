@@ -31,7 +31,7 @@ POINTS = [
     ("_SUCCESS", puts("/_SUCCESS"), BEFORE),
     ("_SUCCESS", puts("/_SUCCESS"), AFTER),
 ]
-QUICK = [POINTS[index] for index in (10, 14)]
+QUICK = POINTS[10:11]
 
 
 @pytest.mark.parametrize("points", [QUICK, pytest.param(POINTS, marks=pytest.mark.matrix)], ids=["some", "all"])

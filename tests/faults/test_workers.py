@@ -30,6 +30,7 @@ def test_the_pool_grows_to_its_most_while_chunks_wait(gate: Gate, pairs: Any, tm
         assert len(gate.waiting(2)) == 2
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("cluster")
 def test_no_more_replicas_start_than_chunks_wait(pairs: Any, tmp_path: Path, make_config: Any) -> None:
     write_jsonl(tmp_path / "candidates" / "a.jsonl", pairs[:500])  # one chunk
