@@ -166,6 +166,16 @@ class MiningPolicy:
         margins = (self.absolute_margin, self.relative_margin, self.positive_percentage)
         return self.sampling == "simans" or any(margin is not None for margin in margins)
 
+    @property
+    def has_window(self) -> bool:
+        """Whether only some ranks pass."""
+        return self.range_min > 0 or self.range_max is not None
+
+    @property
+    def needs_first_stage_ranks(self) -> bool:
+        """Whether the ranks of its window are the retriever's."""
+        return self.has_window and self.rank_by == "first_stage_rank"
+
 
 @dataclass(frozen=True)
 class Mined:
@@ -496,7 +506,7 @@ def _filters(pairs: _Pairs, policy: MiningPolicy, free: Bools, passing: Bools) -
         yield "min_score", number >= policy.min_score
     if policy.negative_below is not None:
         yield "negative_below", number < policy.negative_below
-    if policy.range_min or policy.range_max is not None:
+    if policy.has_window:
         if policy.rank_by == "remaining":
             rank = pairs.ranks(policy.score, among=passing).astype(np.float64)
         elif policy.rank_by == "margin":
@@ -553,7 +563,7 @@ def _check(scores: pa.Table, positives: pa.Table, policies: tuple[MiningPolicy, 
             needed |= {policy.query_task, policy.document_task}
         elif policy.source == "contrast":
             needed |= {policy.same_query, "instruction"}
-        if policy.rank_by == "first_stage_rank" and (policy.range_min or policy.range_max is not None):
+        if policy.needs_first_stage_ranks:
             needed.add("first_stage_rank")
     _require(scores, "scores", sorted(needed))
     for policy in policies:

@@ -273,11 +273,7 @@ def check_columns(plan: Plan, settings: Settings) -> None:
 
 def _unmet_windows(settings: Settings) -> str:
     """What is wrong where no candidate has a first-stage rank; nothing if no policy asks for one."""
-    windows = [
-        policy.name
-        for policy in settings.policies
-        if policy.rank_by == "first_stage_rank" and (policy.range_min or policy.range_max is not None)
-    ]
+    windows = [policy.name for policy in settings.policies if policy.needs_first_stage_ranks]
     if not windows:
         return ""
     return (

@@ -66,7 +66,7 @@ def test_a_node_lost_while_it_scores_and_another_added(
 ) -> None:
     write_jsonl(tmp_path / "candidates" / "a.jsonl", pairs)
     (lost,) = nodes.worker_nodes
-    config = make_config(cluster={"replicas": {"min": 3, "max": 2}})  # 4 CPUs on two nodes: some are on each
+    config = make_config(cluster={"replicas": {"min": 3, "max": 3}})  # 4 CPUs on two nodes: some are on each
     with gate.closed_during(lambda: rerank(config, load=gate.load())):
         gate.waiting(node=lost.node_id)
         nodes.remove_node(lost, allow_graceful=False)
