@@ -550,7 +550,8 @@ class EncT5Tokenizer:
         for begin, block, special in self._blocks(text):
             spans = [(0, len(block))]
             if special is None:
-                spans = self._pieces.encode(block, return_type="offset_mapping")["offsets"]
+                pieces = self._pieces.encode(block, out_type="immutable_proto").pieces
+                spans = [(piece.begin, piece.end) for piece in pieces]
             found.append(np.array(spans, np.int64).reshape(-1, 2) + begin)
         return np.concatenate(found)
 
