@@ -210,8 +210,8 @@ class EncT5Tokenizer:
             )
         self.extra_ids = extra_ids
         self.pad_token_id, self.eos_token_id, self.unk_token_id = layout
-        self.sentinel_end = self._pieces.get_piece_size() + extra_ids
-        self.bos_token_id = self.sentinel_end if bos_token_id is None else bos_token_id
+        self.sentinel_end: int = self._pieces.get_piece_size() + extra_ids
+        self.bos_token_id: int = self.sentinel_end if bos_token_id is None else bos_token_id
         self.model_max_length = model_max_length
         self.split_special_tokens = split_special_tokens
         self.num_threads = num_threads
@@ -610,7 +610,7 @@ def words_are_independent(pieces: sentencepiece.SentencePieceProcessor) -> bool:
     texts = pieces.id_to_piece(list(range(pieces.get_piece_size())))
     if any(space in text[1:] for text in texts for space in (SPACE_PIECE, " ")):
         return False
-    model = sentencepiece_model_pb2.ModelProto.FromString(pieces.serialized_model_proto())  # type: ignore[attr-defined]
+    model = sentencepiece_model_pb2.ModelProto.FromString(pieces.serialized_model_proto())
     rules = model.normalizer_spec
     return rules.add_dummy_prefix and not _rules_replace_spaces(rules.precompiled_charsmap)
 
