@@ -12,19 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
+from tart_ray.data.columns import json_value
+from tart_ray.data.listing import InputError
+from tart_ray.data.parquet_files import read_footer, row_group_or_reason
 from tart_ray.data.quarantine import Quarantine, printable
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, IDS, ORIGIN, leaves, map_types
-from tart_ray.data.sources import InputError, Source, Split, is_damage, json_value, read_footer
-from tart_ray.data.storage import FileInfo, Storage, explained
+from tart_ray.data.sources import Source, Split
+from tart_ray.data.storage import Storage
 
 ROWS_PER_TABLE = 65_536
-
-
-class DamageError(ValueError):
-    """A part of a file that cannot be read; the message says why."""
 
 
 def read_split(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
@@ -114,7 +112,7 @@ def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Qu
     ends = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
     for group in range(split.start, split.end):
         rows = np.arange(ends[group], ends[group + 1])
-        table = _row_group_or_reason(storage, split.file, footer, group)
+        table = row_group_or_reason(storage, split.file, footer, group)
         if isinstance(table, str):
             for position in rows.tolist():
                 quarantine.add(table, split.file.url, position, 0)
@@ -125,69 +123,6 @@ def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Qu
         for start in range(0, len(table), ROWS_PER_TABLE):
             part = table.slice(start, ROWS_PER_TABLE)
             yield _named(source, split, part, rows[start : start + ROWS_PER_TABLE], quarantine)
-
-
-def _row_group(storage: Storage, file: FileInfo, footer: pq.FileMetaData, group: int) -> pa.Table:
-    """One row group.
-
-    Raises:
-        DamageError: it cannot be read.
-    """
-    filesystem, path = storage.resolve(file.url)
-    with explained("read", file.url):
-        try:
-            # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
-            with filesystem.open(path, "rb", cache_type="none") as handle:
-                opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
-                return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
-        except (pa.ArrowException, OSError) as error:
-            if not is_damage(error):
-                raise
-            damage = error
-    raise DamageError(f"row group {group} cannot be read: {damage}") from damage
-
-
-def _row_group_or_reason(storage: Storage, file: FileInfo, footer: pq.FileMetaData, group: int) -> pa.Table | str:
-    """One row group, or why it cannot be read."""
-    try:
-        return _row_group(storage, file, footer, group)
-    except DamageError:  # or what the network cut short
-        try:
-            return _row_group(storage, file, footer, group)
-        except DamageError as error:
-            return str(error)
-
-
-def _checked(table: pa.Table, rows: int) -> pa.Table:
-    """The table, after what the Parquet reader leaves unchecked.
-
-    Raises:
-        pa.ArrowInvalid: it has another number of rows than the footer says, or its arrays do not fit together.
-    """
-    if len(table) != rows:
-        raise pa.ArrowInvalid(f"got {len(table)} rows, expected {rows}")
-    table.validate()
-    for column in table.columns:
-        for array in (inner for chunk in column.chunks for inner in _arrays(chunk)):
-            if pa.types.is_dictionary(array.type):
-                least, most = pc.min_max(array.indices).as_py().values()
-                if least is not None and not 0 <= least <= most < len(array.dictionary):
-                    raise pa.ArrowInvalid(f"indices from {least} to {most} into {len(array.dictionary)} values")
-    return table
-
-
-def _arrays(array: pa.Array) -> Iterator[pa.Array]:
-    """The array and all arrays in it."""
-    yield array
-    inner = []
-    if pa.types.is_struct(array.type):
-        inner = [array.field(i) for i in range(array.type.num_fields)]
-    elif pa.types.is_map(array.type):
-        inner = [array.keys, array.items]
-    elif hasattr(array, "values"):  # lists of every kind
-        inner = [array.values]
-    for child in inner:
-        yield from _arrays(child)
 
 
 def _named(

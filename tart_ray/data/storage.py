@@ -19,12 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-
-from tart_ray.data.schema import HIVE_NULL
 
 PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
@@ -64,33 +61,6 @@ class Storage:
             return fsspec.filesystem("file"), absolute(url.removeprefix("file://"))
         filesystem, path = fsspec.core.url_to_fs(url, **self.options)
         return filesystem, path
-
-    def files(self, url: str) -> list[FileInfo]:
-        """The files that a file, directory or glob names, sorted; names with a leading ``_`` or ``.`` are skipped.
-
-        Raises:
-            StorageError: there is no such file, or none is left.
-        """
-        filesystem, path = self.resolve(url)
-        with explained("list", url):
-            if filesystem.isfile(path):
-                found = {path: filesystem.info(path)}
-            elif glob.has_magic(path) and not filesystem.isdir(path):  # a name may hold the characters of a glob
-                found = filesystem.glob(path, detail=True)
-                for name in [name for name, info in found.items() if info["type"] == "directory"]:
-                    found |= filesystem.find(name, detail=True)
-                path = path[: glob.escape(path).index("[")].rpartition("/")[0]
-            else:
-                found = filesystem.find(path, detail=True)
-        root = path.rstrip("/")
-        files = [
-            FileInfo(filesystem.unstrip_protocol(name), int(info["size"]), _version(info), path_keys(name[len(root) :]))
-            for name, info in sorted(found.items())
-            if info["type"] == "file" and info["size"] and not _is_hidden(name, root)
-        ]
-        if not files:
-            raise StorageError(f"{url}: no file there, or only empty ones; expected a file, a directory or a glob")
-        return files
 
     def exists(self, url: str) -> bool:
         """Whether the file is there."""
@@ -250,12 +220,6 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {told}"
 
 
-def path_keys(path: str) -> tuple[tuple[str, str | None], ...]:
-    """Keys and values of the ``key=value`` directories of a path."""
-    pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part.lstrip("=")]
-    return tuple((unquote(key), None if value == HIVE_NULL else unquote(value)) for key, value in pairs)
-
-
 def absolute(url: str) -> str:
     """A local path made absolute; a URL as it is."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111
@@ -286,10 +250,6 @@ def _written_beside(path: str, data: bytes | memoryview) -> Iterator[str]:
         Path(partial).unlink(missing_ok=True)
 
 
-def _is_hidden(name: str, root: str) -> bool:
-    inside = name.removeprefix(root)  # a file that is named itself is wanted
-    return any(part.startswith(("_", ".")) for part in inside.split("/") if part)
-
-
-def _version(info: Mapping[str, Any]) -> str:
+def version_of(info: Mapping[str, Any]) -> str:
+    """What tells one content of a file from another: its ETag, or its modification time."""
     return str(info.get("ETag") or info.get("mtime") or "").strip('"')

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from tart_ray.config import EvaluateInputConfig, TaskConfig
 from tart_ray.data import text_files
+from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
 from tart_ray.data.readers import read_split
 from tart_ray.data.shuffle import in_input_order
@@ -147,7 +148,7 @@ def _find_one(
     answers: tuple[FileInfo, ...] = ()
     qrels: dict[str, Source] = {}
     if config.kind == "lotte":
-        answers = tuple(storage.files(named(f"qas.{config.questions}.jsonl")))
+        answers = tuple(list_files(storage, named(f"qas.{config.questions}.jsonl")))
     elif config.kind == "followir":
         qrels = {ORIGINAL: _qrels(storage, config, "qrels_og"), CHANGED: _qrels(storage, config, "qrels_changed")}
     else:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
+from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import READ, Quarantine, parquet_bytes
 from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError
 from tart_ray.data.storage import FileInfo, Storage, explained
@@ -104,7 +105,7 @@ def read_examples(
     quarantine = Quarantine(READ)
     records: list[Record] = []
     read = 0
-    for file in storage.files(url):
+    for file in list_files(storage, url):
         for position, found in _read(storage, file):
             read += 1
             try:
@@ -128,7 +129,7 @@ def check_fields(storage: Storage, url: str) -> list[FileInfo]:
         StorageError: nothing is there.
         InputError: a record of none of the three kinds.
     """
-    files = storage.files(url)
+    files = list_files(storage, url)
     for file in files[:SAMPLED_FILES]:
         names = _first_fields(storage, file)
         if names is not None and kind_of(names) is None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.sources import Source, inspect_source
@@ -44,6 +45,12 @@ class Place:
         table = pa.concat_tables([table_schema(source).empty_table(), *tables])
         return source, table, quarantine.table().to_pylist()
 
+    def names(self, url: str) -> list[str]:
+        """The files that an input names, relative to this place, each of the size that it is listed with."""
+        files = list_files(self.storage, url)
+        assert all(len(self.storage.read(file.url)) == file.size for file in files)
+        return [file.url.removeprefix("file://").removeprefix(self.url + "/") for file in files]
+
 
 @pytest.fixture
 def local(tmp_path: Path) -> Place:
@@ -61,3 +68,11 @@ def place(request: pytest.FixtureRequest) -> Place:
         return request.getfixturevalue("local")
     options = request.getfixturevalue("s3").storage_options
     return Place(Storage(options), f"s3://{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def tree(place: Any) -> Any:
+    for name in ["b.x", "a.x", "c.y", "d/e.x", "d/f/g.x", "_h.x", ".i.x", "_j/k.x", "d/_l/m.x", "d/.n/o.x"]:
+        place.put(name, name)
+    place.put("empty.x", b"")
+    return place

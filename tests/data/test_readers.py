@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tart_ray.data.parquet_files import _checked
 from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.readers import _checked, read_split
+from tart_ray.data.readers import read_split
 from tart_ray.data.sources import inspect_source
 from tart_ray.data.storage import Storage
 

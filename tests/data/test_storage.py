@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from tart_ray.data import storage as storage_module
+from tart_ray.data.listing import list_files
 from tart_ray.data.storage import Storage, StorageError, join_url
 
 ODD_NAMES = ["a[1].x", "b*.x", "c?.x", "d e.x", "e=f.x", "ü-☃.x", "g%20h.x", "i#j.x", "k+l&m.x", "n{o,p}.x"]
@@ -67,66 +68,25 @@ def test_of_many_that_create_one_wins(place: Any) -> None:
     assert place.storage.read(url) == b"%d" % won.index(True)
 
 
-def names(place: Any, url: str) -> list[str]:
-    files = place.storage.files(url)
-    assert all(len(place.storage.read(file.url)) == file.size for file in files)
-    return [file.url.removeprefix("file://").removeprefix(place.url + "/") for file in files]
-
-
-@pytest.fixture
-def tree(place: Any) -> Any:
-    for name in ["b.x", "a.x", "c.y", "d/e.x", "d/f/g.x", "_h.x", ".i.x", "_j/k.x", "d/_l/m.x", "d/.n/o.x"]:
-        place.put(name, name)
-    place.put("empty.x", b"")
-    return place
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ("", ["a.x", "b.x", "c.y", "d/e.x", "d/f/g.x"]),
-        ("a.x", ["a.x"]),
-        ("_h.x", ["_h.x"]),  # asked for by name
-        ("_j", ["_j/k.x"]),
-        ("*.x", ["a.x", "b.x"]),
-        ("**/*.x", ["a.x", "b.x", "d/e.x", "d/f/g.x"]),
-        ("[ab].?", ["a.x", "b.x"]),
-        ("d", ["d/e.x", "d/f/g.x"]),
-        ("d/", ["d/e.x", "d/f/g.x"]),
-        ("_j/*", ["_j/k.x"]),
-    ],
-)
-def test_files_of_a_file_directory_or_glob(tree: Any, wanted: str, expected: list[str]) -> None:
-    assert names(tree, tree.at(wanted) if wanted else tree.url) == expected
-
-
-@pytest.mark.parametrize("wanted", ["missing", "missing/", "*.z", "empty.x", "missing/**"])
-def test_nothing_to_read_is_an_error_that_says_what_was_expected(tree: Any, wanted: str) -> None:
-    with pytest.raises(StorageError) as caught:
-        tree.storage.files(tree.at(wanted))
-    assert tree.at(wanted) in str(caught.value)
-    assert "expected a file, a directory or a glob" in str(caught.value)
-
-
 def test_a_bucket_that_is_not_there_is_an_error(s3: Any) -> None:
     for url in ("s3://no-such-bucket-here/x", "s3://no-such-bucket-here/x/*.jsonl"):
         with pytest.raises(StorageError, match="no-such-bucket-here"):
-            Storage(s3.storage_options).files(url)
+            list_files(Storage(s3.storage_options), url)
 
 
 def test_refused_credentials_are_an_error(s3: Any, bucket: str) -> None:
     wrong = Storage(s3.storage_options | {"secret": "wrong"})
     with pytest.raises(StorageError, match=bucket):
-        wrong.files(f"s3://{bucket}/x")
+        list_files(wrong, f"s3://{bucket}/x")
     with pytest.raises(StorageError, match="check the credentials"):
         wrong.exists(f"s3://{bucket}/x")
 
 
 def test_versions_change_with_the_content(place: Any) -> None:
-    before = place.storage.files(place.put("file", b"one"))
-    assert place.storage.files(place.at("file")) == before
+    before = list_files(place.storage, place.put("file", b"one"))
+    assert list_files(place.storage, place.at("file")) == before
     place.put("file", b"two")
-    assert place.storage.files(place.at("file"))[0].version != before[0].version
+    assert list_files(place.storage, place.at("file"))[0].version != before[0].version
 
 
 def test_names_of_a_directory(tree: Any) -> None:
@@ -158,20 +118,20 @@ def test_odd_names_are_names(place: Any) -> None:
     assert place.storage.read_many(urls) == [name.encode() for name in ODD_NAMES]
     assert place.storage.read_many([]) == []
     assert place.storage.names(place.url) == sorted(ODD_NAMES)
-    assert names(place, place.url) == sorted(ODD_NAMES)
+    assert place.names(place.url) == sorted(ODD_NAMES)
     for url, name in zip(urls, ODD_NAMES, strict=True):
-        assert names(place, url) == [name]
+        assert place.names(url) == [name]
     place.put("in[side]/file", b"x")
-    assert names(place, place.at("in[side]")) == ["in[side]/file"]
+    assert place.names(place.at("in[side]")) == ["in[side]/file"]
 
 
 def test_remove_tree_takes_one_directory_and_no_glob(place: Any) -> None:
     for name in ["run1/work/a", "run[1]/work/a", "run[1]/work/b/c", "run[1]/work2/a"]:
         place.put(name, b"x")
     place.storage.remove_tree(place.at("run[1]/work"))
-    assert names(place, place.url) == ["run1/work/a", "run[1]/work2/a"]
+    assert place.names(place.url) == ["run1/work/a", "run[1]/work2/a"]
     place.storage.remove_tree(place.at("run1/work"))
-    assert names(place, place.url) == ["run[1]/work2/a"]
+    assert place.names(place.url) == ["run[1]/work2/a"]
     place.storage.remove_tree(place.at("run1/work"))
     place.storage.remove_tree(place.at("never[was]"))
 
@@ -185,7 +145,7 @@ def test_a_dataset_that_pyarrow_wrote_to_s3_is_readable(s3: Any, bucket: str) ->
         table, f"{bucket}/marked", filesystem=filesystem, format="parquet", partitioning=["key"],
         partitioning_flavor="hive", create_dir=True,
     )  # fmt: skip
-    files = Storage(s3.storage_options).files(f"s3://{bucket}/marked")
+    files = list_files(Storage(s3.storage_options), f"s3://{bucket}/marked")
     assert [file.url for file in files] == [f"s3://{bucket}/marked/key={key}/part-0.parquet" for key in "ab"]
 
 

@@ -1,0 +1,128 @@
+"""The columns of an input: which is which of ours, of what type, and which are carried through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+
+from tart_ray.data.listing import InputError
+from tart_ray.data.schema import (
+    CANDIDATES_COLUMN,
+    FIELDS,
+    FIELDS_OF_A_CANDIDATE,
+    IDS,
+    QRELS_FIELDS,
+    RESERVED,
+    Role,
+    map_types,
+)
+
+Shape = Literal["pairs", "lists"]
+
+
+def map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
+    mapped = {}
+    known = [field.name for field in FIELDS[role]] + ([CANDIDATES_COLUMN] if shape == "lists" else [])
+    known = [name for name in known if shape == "pairs" or name not in FIELDS_OF_A_CANDIDATE]
+    claimed = {columns[name] for name in known if name in columns}
+    for ours in known:
+        theirs = columns.get(ours)
+        if theirs is not None and theirs not in names:
+            raise InputError(f"{url}: input.columns says {ours}: {theirs}, available: {sorted(names)}")
+        aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), ())
+        found = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
+        if found is not None:
+            mapped[ours] = found
+    return mapped
+
+
+def map_candidate(url: str, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Our name → their name, of the fields of the objects in a list of candidates."""
+    missing = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns and columns[ours] not in names}
+    if missing:
+        raise InputError(f"{url}: input.columns says {missing}, available in each candidate: {sorted(names)}")
+    named = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns}
+    own = (name for name in FIELDS_OF_A_CANDIDATE if name in names - {*named.values()} and name not in named)
+    return named | {name: name for name in own}
+
+
+def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str]) -> None:
+    needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
+    missing = [name for name in needed.get(role, ("query_id", "doc_id", "relevance")) if name not in mapped]
+    if missing:
+        advice = "name theirs in input.columns (our name: their name)"
+        if role == "qrels":
+            accepted = {field.name: list(field.aliases) for field in QRELS_FIELDS}
+            advice = f"rename it; names that are understood: {accepted}"
+        raise InputError(f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; {advice}")
+
+
+def check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:
+    if pa.types.is_null(got):
+        return
+    integer = pa.types.is_integer(got)
+    number = integer or pa.types.is_floating(got) or pa.types.is_decimal(got)
+    text = pa.types.is_string(got) or pa.types.is_large_string(got)
+    fits, expected = text, "string"
+    if ours == "score":
+        fits, expected = number, "a number"
+    elif ours == "relevance":
+        fits, expected = integer, "integer"
+    elif ours in IDS:
+        fits, expected = text or integer, "string or integer"
+    if not fits:
+        raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it first")
+
+
+def candidate_struct(url: str, got: pa.DataType) -> pa.Schema:
+    is_list = pa.types.is_list(got) or pa.types.is_large_list(got)
+    if not is_list or not pa.types.is_struct(got.value_type):
+        raise InputError(
+            f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>"
+        )
+    return pa.schema(list(got.value_type))
+
+
+def checked_extras(url: str, extras: pa.Schema) -> pa.Schema:
+    clash = sorted(set(extras.names) & RESERVED)
+    if clash:
+        raise InputError(f"{url}: columns {clash} have a name that the output uses; rename them")
+    return pa.schema([(field.name, map_types(field.type, _without_null)) for field in extras])
+
+
+def _without_null(kind: pa.DataType) -> pa.DataType:
+    """What is null in every file: as text, since readers trip over the type null, and pyarrow (26) itself in take()."""
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def json_type(values: Iterable[Any]) -> pa.DataType:
+    """Type of a JSON column from sampled values: nested or mixed values are carried as JSON text."""
+    kinds = {type(value) for value in values if value is not None}
+    simple = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    if len(kinds) == 1 and (kind := kinds.pop()) in simple:
+        return simple[kind]
+    return pa.float64() if kinds == {int, float} else pa.large_string()
+
+
+def json_value(value: Any, kind: pa.DataType) -> Any:
+    """A JSON value as a column of the type that `inspect_source` gave it.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if value is None:
+        return None
+    if pa.types.is_large_string(kind):
+        try:
+            return value if isinstance(value, str) else orjson.dumps(value).decode()
+        except TypeError as error:  # nested deeper than can be written
+            raise ValueError(str(error)) from error
+    expected: tuple[Any, ...] = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
+        raise ValueError(f"got {type(value).__name__} {value!r}, expected {kind}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"got {value}, which does not fit {kind}")
+    return float(value) if kind == pa.float64() else value  # Arrow refuses integers that a double would round

@@ -1,0 +1,167 @@
+"""Parquet files: their footers, the schema that several have together, and their row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow.parquet import FileMetaData
+
+from tart_ray.data.listing import InputError
+from tart_ray.data.schema import leaves, map_types
+from tart_ray.data.storage import FileInfo, Storage, explained
+
+
+class DamageError(ValueError):
+    """A part of a file that cannot be read; the message says why."""
+
+
+def read_footer(storage: Storage, file: FileInfo) -> FileMetaData:
+    """The metadata of a Parquet file.
+
+    Raises:
+        InputError: it is not a complete Parquet file.
+    """
+    filesystem, path = storage.resolve(file.url)
+    with explained("read", file.url):
+        try:
+            with filesystem.open(path, "rb", block_size=1 << 16) as handle:
+                return pq.read_metadata(handle)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            damage = error
+    raise InputError(f"{file.url}: not a complete Parquet file ({damage}); remove it or write it again") from damage
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether the Parquet reader raised the error, not the filesystem below it."""
+    of_arrow = isinstance(error, pa.ArrowException) and not isinstance(error, MemoryError)
+    return of_arrow or (type(error) is OSError and error.errno is None)
+
+
+def unify(files: list[FileInfo], footers: list[FileMetaData]) -> pa.Schema:
+    """One schema for all files: types are promoted, columns may be missing in some files."""
+    whole = pa.schema([])
+    schemas = []
+    for file, footer in zip(files, footers, strict=True):
+        try:
+            found = footer.schema.to_arrow_schema()
+            _check_lists(file, found)
+            schemas.append(_plain(found))
+            whole = pa.unify_schemas([whole, schemas[-1]], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{file.url}: its columns do not fit those of {files[0].url} and the files between: {error}; "
+                "cast them to one type"
+            ) from error
+    for file, schema in zip(files, schemas, strict=True):
+        for column in schema:
+            _check_cast(file, column, whole.field(column.name).type)
+    return whole
+
+
+def _check_lists(file: FileInfo, schema: pa.Schema) -> None:
+    """Refuse list views, which pyarrow (26) casts to lists that are not valid."""
+    for column in schema:
+        if any(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) for kind in leaves(column.type)):
+            raise InputError(
+                f"{file.url}: column {column.name!r}: got {column.type}, expected lists; cast its list views"
+            )
+
+
+def _check_cast(file: FileInfo, column: pa.Field, target: pa.DataType) -> None:
+    try:
+        pa.nulls(0, column.type).cast(target)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{file.url}: column {column.name!r}: got {column.type}, which cannot become {target}, "
+            f"the type of all files together ({error}); cast it to one type"
+        ) from error
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema without what differs between writers and changes no value: encodings, nullability, metadata."""
+    return pa.schema([(field.name, map_types(field.type, _without_view)) for field in schema])
+
+
+def _without_view(kind: pa.DataType) -> pa.DataType:
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def count_candidates(footers: list[FileMetaData], column: str) -> int:
+    """Values of the lists' first leaf; an empty or null list counts as one."""
+    total = 0
+    for footer in footers:
+        paths = [footer.schema.column(i).path for i in range(footer.num_columns)]
+        leaf = next((i for i, path in enumerate(paths) if path.startswith(f"{column}.")), None)
+        if leaf is None:  # a file without the column, or one where it is always null
+            total += footer.num_rows
+            continue
+        total += sum(footer.row_group(group).column(leaf).num_values for group in range(footer.num_row_groups))
+    return total
+
+
+def _row_group(storage: Storage, file: FileInfo, footer: FileMetaData, group: int) -> pa.Table:
+    """One row group.
+
+    Raises:
+        DamageError: it cannot be read.
+    """
+    filesystem, path = storage.resolve(file.url)
+    with explained("read", file.url):
+        try:
+            # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
+            with filesystem.open(path, "rb", cache_type="none") as handle:
+                opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
+                return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            damage = error
+    raise DamageError(f"row group {group} cannot be read: {damage}") from damage
+
+
+def row_group_or_reason(storage: Storage, file: FileInfo, footer: FileMetaData, group: int) -> pa.Table | str:
+    """One row group, or why it cannot be read."""
+    try:
+        return _row_group(storage, file, footer, group)
+    except DamageError:  # or what the network cut short
+        try:
+            return _row_group(storage, file, footer, group)
+        except DamageError as error:
+            return str(error)
+
+
+def _checked(table: pa.Table, rows: int) -> pa.Table:
+    """The table, after what the Parquet reader leaves unchecked.
+
+    Raises:
+        pa.ArrowInvalid: it has another number of rows than the footer says, or its arrays do not fit together.
+    """
+    if len(table) != rows:
+        raise pa.ArrowInvalid(f"got {len(table)} rows, expected {rows}")
+    table.validate()
+    for column in table.columns:
+        for array in (inner for chunk in column.chunks for inner in _arrays(chunk)):
+            if pa.types.is_dictionary(array.type):
+                least, most = pc.min_max(array.indices).as_py().values()
+                if least is not None and not 0 <= least <= most < len(array.dictionary):
+                    raise pa.ArrowInvalid(f"indices from {least} to {most} into {len(array.dictionary)} values")
+    return table
+
+
+def _arrays(array: pa.Array) -> Iterator[pa.Array]:
+    """The array and all arrays in it."""
+    yield array
+    inner = []
+    if pa.types.is_struct(array.type):
+        inner = [array.field(i) for i in range(array.type.num_fields)]
+    elif pa.types.is_map(array.type):
+        inner = [array.keys, array.items]
+    elif hasattr(array, "values"):  # lists of every kind
+        inner = [array.values]
+    for child in inner:
+        yield from _arrays(child)
