@@ -3,7 +3,8 @@
 A miner can put a document that does answer the query among its negatives, a false negative, and teach a model the
 wrong thing. Against that, whatever the policies say: no positive of a query is its negative; nor is a *twin*, a
 document of another id with the text of one of the query's positives; nor is a document that a policy has made a new
-positive. The same document may be a negative of any number of other queries.
+positive; nor is the query itself, where the corpus holds it (duplicate questions, arguments and their
+counter-arguments). The same document may be a negative of any number of other queries.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.derive.keys import TEXT_KEY, gumbel, random_keys, text_keys
+from tart_ray.derive.keys import TEXT_KEY, gumbel, normalise, random_keys, text_keys
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -28,6 +29,7 @@ JUDGED = "judged"  # the source of a positive that the caller gave
 NO_POSITIVE = "no positive"
 POSITIVE_NOT_SCORED = "no judged positive is among the scored candidates, and the policy needs its score"
 NOTHING_PASSES = "no candidate passes"
+QUERY_ITSELF = "the document is the query itself, by its id or its text"
 ADDED = ("rank", "policy", "relevance", "positive_by")  # columns of the result; the scores' own are replaced
 TOO_FEW = "fewer candidates pass than were asked for"
 
@@ -188,7 +190,8 @@ class Mined:
             known) and ``positive_by`` (`JUDGED` or the policy that made it one). Where a positive is not among the
             candidates everything but its ids is null, and text and title unless the positives bring them. Sorted by
             query_id, judged first, doc_id.
-        left_out: `LEFT_OUT`, one row for each query that has no positive or no negative, with the reason.
+        left_out: `LEFT_OUT`, one row for each query that has no positive or no negative, with the reason; and one for
+            each document that is no negative because it is the query itself (`QUERY_ITSELF`).
         shortfalls: `SHORTFALLS`, one row for each query and policy that gave less than asked for; queries without
             a positive are in left_out alone.
         counts: numbers of rows and queries, additive over tables: see `mine`.
@@ -255,9 +258,14 @@ def mine(
     Policies are applied in order; a document that one has chosen is not chosen again. What is asked for more than a
     query has is not made up: the query gets fewer, and is listed.
 
+    A candidate is *the query itself*, unless it was judged a positive, if its id is the query's id, or its text, or
+    its title and text together, is the query's text, compared as by `text_keys`; or, with ``twins``, if it is a copy
+    of such a document. It becomes neither a negative nor a new positive.
+
     Args:
         scores: scored pairs (`tart_ray.data.schema.SCORES`), whole queries, in any order. ``query_id``, ``doc_id`` and
-            the columns that the policies name are needed; all others are carried through.
+            the columns that the policies name are needed; all others are carried through. Without ``query`` and
+            ``text`` (or ``text_key``) only ids tell whether a document is the query itself.
         positives: ``query_id, doc_id``; optional ``relevance``, ``text``, ``title``. Every row is a positive: see
             `positives_from_qrels`. Of a pair that comes twice, the first row counts. Rows of other queries are
             ignored, so one table serves all buckets.
@@ -268,8 +276,8 @@ def mine(
 
     Returns:
         `Mined`. Its ``counts`` have ``queries``, ``kept``, ``pairs``, ``positives``, ``positives not scored``,
-        ``new positives``, ``twins``, ``negatives``; for each policy ``<name>: <filter>``, pairs that this filter was
-        the first to drop, and ``<name>: chosen``.
+        ``new positives``, ``twins``, ``query itself``, ``negatives``; for each policy ``<name>: <filter>``, pairs that
+        this filter was the first to drop, and ``<name>: chosen``.
 
     Raises:
         ValueError: a column is missing, a pair of ids comes twice (an instruction needs query ids of its own), or
@@ -283,10 +291,11 @@ def mine(
     for number, policy in enumerate(chain):
         if policy.positive_above is not None:
             above = pairs.number(policy.score) > policy.positive_above
-            new[above & (new < 0) & ~pairs.positive & ~pairs.twin] = number
+            new[above & (new < 0) & ~pairs.positive & ~pairs.twin & ~pairs.itself] = number
     counts["new positives"] = int((new >= 0).sum())
     pairs.add_positives(new >= 0)
     counts["twins"] = int(pairs.twin.sum())
+    counts["query itself"] = int(pairs.itself.sum())
 
     chosen = np.full(pairs.size, -1)
     shortfalls: list[pa.Table] = []
@@ -304,21 +313,24 @@ def mine(
     unknown = pairs.has_positive & ~pairs.has_scored_positive & any(policy.needs_positive_score for policy in chain)
     reason = np.where(unknown, POSITIVE_NOT_SCORED, NOTHING_PASSES)
     reason = np.where(pairs.has_positive, reason, NO_POSITIVE)
-    left_out = np.flatnonzero(found == 0)
-    counts |= {"kept": pairs.queries - len(left_out), "negatives": int(found.sum())}
+    without = np.flatnonzero(found == 0)
+    counts |= {"kept": pairs.queries - len(without), "negatives": int(found.sum())}
+    left_out = pa.table(
+        [
+            pairs.ids.take(pa.array(without)),
+            pa.nulls(len(without), pa.string()),
+            pa.array(reason[without].tolist(), pa.string()),
+        ],
+        schema=LEFT_OUT,
+    )
     rows = np.concatenate([np.empty(0, np.int64), *negatives])
     rows = rows[np.lexsort((chosen[rows], pairs.query[rows]))]  # stable: s stays in order
     names = pa.array([policy.name for policy in chain], pa.string())
     return Mined(
         negatives=pairs.with_rank(rows).append_column("policy", names.take(pa.array(chosen[rows]))),
         positives=pairs.positives_of(found > 0, new, names),
-        left_out=pa.table(
-            [
-                pairs.ids.take(pa.array(left_out)),
-                pa.nulls(len(left_out), pa.string()),
-                pa.array(reason[left_out].tolist(), pa.string()),
-            ],
-            schema=LEFT_OUT,
+        left_out=pa.concat_tables([left_out, pairs.queries_themselves()]).sort_by(
+            [("query_id", "ascending"), ("doc_id", "ascending")]
         ),
         shortfalls=pa.concat_tables([SHORTFALLS.empty_table(), *shortfalls]).sort_by(
             [("query_id", "ascending"), ("policy", "ascending")]
@@ -363,6 +375,7 @@ class _Pairs:
         self._keys = _keys(scores) if twins else None
         self.twin = np.zeros(self.size, bool)
         self._find_twins()
+        self.itself = self._find_queries_themselves()
         self._orders: dict[str, Ints] = {}
 
     def counts(self) -> dict[str, int]:
@@ -388,11 +401,36 @@ class _Pairs:
         if brought is not None:
             keys, of = [*keys, brought], [*of, self._known_query]
         of_positives = pa.chunked_array([chunk for key in keys for chunk in key.chunks], self._keys.type)
-        distinct = pc.unique(pc.drop_null(of_positives))
+        self.twin = self._copies(of_positives, np.concatenate(of)) & ~self.positive
+
+    def _copies(self, keys: pa.ChunkedArray, of: Ints) -> Bools:
+        """The pairs whose document has one of the texts of their query: ``keys``, of the queries ``of``."""
+        assert self._keys is not None
+        distinct = pc.unique(pc.drop_null(keys))
         count = len(distinct) + 1
-        code, known = (_positions_in(key, distinct) for key in (self._keys, of_positives))
-        texts = np.unique((np.concatenate(of) * count + known)[known >= 0])
-        self.twin = (code >= 0) & ~self.positive & np.isin(self.query * count + code, texts)
+        code, known = (_positions_in(key, distinct) for key in (self._keys, keys))
+        texts = np.unique((of * count + known)[known >= 0])
+        copies: Bools = (code >= 0) & np.isin(self.query * count + code, texts)
+        return copies
+
+    def _find_queries_themselves(self) -> Bools:
+        """The pairs whose document is their query, by id or text, or a copy of such a document; no judged positives."""
+        query_ids, doc_ids = (self.scores[name].cast(pa.string()) for name in ("query_id", "doc_id"))
+        itself = _bools(pc.equal(query_ids, doc_ids))
+        if "query" in self.scores.schema.names:
+            asked = text_keys(pa.table({"text": self.scores["query"].cast(pa.large_string())}))
+            for key in (self._keys or _keys(self.scores, required=False), _joined_keys(self.scores)):
+                if key is not None:
+                    itself |= _bools(pc.equal(key, asked))
+        if self._keys is not None and itself.any():
+            itself |= self._copies(self._keys.filter(pa.array(itself)), self.query[itself])
+        return itself & ~self.judged
+
+    def queries_themselves(self) -> pa.Table:
+        """`LEFT_OUT` rows of the documents that are their query."""
+        rows = self.scores.filter(pa.array(self.itself)).select(["query_id", "doc_id"])
+        reasons = pa.array([QUERY_ITSELF] * len(rows), pa.string())
+        return rows.append_column("reason", reasons).cast(LEFT_OUT)
 
     def number(self, column: str) -> Floats:
         """A column of numbers as float64, NaN where it is null or absent."""
@@ -483,6 +521,7 @@ def _filters(pairs: _Pairs, policy: MiningPolicy, free: Bools, passing: Bools) -
     yield "query without a positive", pairs.has_positive[query]
     yield "positive", ~pairs.positive
     yield "twin", ~pairs.twin
+    yield "query itself", ~pairs.itself
     yield "no number", ~np.isnan(number)
     if policy.source == "other_task":
         tasks = (pairs.scores[name].cast(pa.large_string()) for name in (policy.document_task, policy.query_task))
@@ -594,6 +633,31 @@ def _keys(table: pa.Table, *, required: bool = True) -> pa.ChunkedArray | None:
             raise ValueError(f"text_key is {table.schema.field('text_key').type}, expected {TEXT_KEY}, of text_keys")
         return table["text_key"]
     return text_keys(table) if required or "text" in table.schema.names else None
+
+
+def _joined_keys(scores: pa.Table) -> pa.ChunkedArray | None:
+    """Keys of title and text together, where they can be the query's; null elsewhere. None without titles or texts.
+
+    They can be only where title and query begin with the same word, which spares a second look at most texts.
+    """
+    if not {"title", "text"} <= {*scores.schema.names}:
+        return None
+    possible = pc.equal(_first_words(scores["title"]), _first_words(scores["query"]))
+    nothing, space = pa.scalar("", pa.large_string()), pa.scalar(" ", pa.large_string())
+    text = pc.fill_null(scores["text"].cast(pa.large_string()), nothing)
+    joined = pc.binary_join_element_wise(scores["title"].cast(pa.large_string()), text, space)
+    return text_keys(pa.table({"text": pc.if_else(possible, joined, None)}))
+
+
+def _first_words(texts: pa.ChunkedArray) -> pa.Array:
+    """The first word of each text, normalised; null where there is none."""
+    encoded = texts.cast(pa.large_string()).combine_chunks().dictionary_encode()
+    words = ((normalise(text) if text else "").partition(" ")[0] for text in encoded.dictionary.to_pylist())
+    return pa.array([word or None for word in words], pa.large_string()).take(encoded.indices)
+
+
+def _bools(mask: pa.ChunkedArray) -> Bools:
+    return np.asarray(pc.fill_null(mask, False).to_numpy(), dtype=bool)
 
 
 def _codes(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[Ints]]:

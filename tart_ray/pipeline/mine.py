@@ -585,7 +585,10 @@ def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, f
         "queries left out": total["queries"] - total["kept"],
         "queries without candidates": sum(record["without_candidates"] for record in mined),
         "positives of queries with candidates": total["positives"],
-        **{name: total[name] for name in ("positives not scored", "new positives", "twins", "negatives")},
+        **{
+            name: total[name]
+            for name in ("positives not scored", "new positives", "twins", "query itself", "negatives")
+        },
     }
     if counts["pairs"] != scored:
         raise ReconciliationError(f"mined {counts['pairs']} pairs of {scored} scored ones")

@@ -24,6 +24,7 @@ from tart_ray.derive.negatives import (
     NO_POSITIVE,
     NOTHING_PASSES,
     POSITIVE_NOT_SCORED,
+    QUERY_ITSELF,
     SHORTFALLS,
     TOO_FEW,
     Mined,
@@ -86,7 +87,8 @@ def chosen(mined: Mined, query: str = "q", policy: str | None = None) -> str:
 
 
 def left_out(mined: Mined) -> dict[str, str]:
-    return {row["query_id"]: row["reason"] for row in mined.left_out.to_pylist()}
+    """Of whole queries."""
+    return {row["query_id"]: row["reason"] for row in mined.left_out.to_pylist() if row["doc_id"] is None}
 
 
 def shortfalls(mined: Mined) -> list[tuple[Any, ...]]:
@@ -275,6 +277,82 @@ def test_text_keys() -> None:
 def test_documents_without_any_text_are_not_copies_of_each_other() -> None:
     table = scored({"q": {"p": 1.0, "a": 0.0}}, text=["", None])
     assert chosen(mine(table, P, MiningPolicy())) == "a"
+
+
+# the candidates of q, whose text is "How do I fly?": id or text of the first six is the query's own
+ITSELF = scored(
+    {"q": {"q": 9.0, "same": 8.0, "caps": 7.0, "split": 6.0, "titled": 5.0, "copy": 4.0, "p": 3.0, "a": 2.0, "t": 1.0}},
+    query=["How do I fly?"] * 9,
+    text=[
+        "body",
+        "How do I fly?",
+        "how  do I\nFLY?",
+        "do I fly?",
+        "",
+        "Body",
+        "wings",
+        "How do I fly? No.",
+        "wings too",
+    ],
+    title=[None, "", " ", "How", "How do I fly?", "", "How do I fly?", "", "How do I fly?"],
+)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"sampling": "random"}, {"sampling": "simans"}, {"max_score": 10.0}, {"rank_by": "remaining", "range_max": 9}],
+    ids=str,
+)
+def test_the_query_itself_is_never_its_negative(parameters: dict[str, Any]) -> None:
+    mined = mine(
+        ITSELF, P, [MiningPolicy(num_negatives=1, **parameters), MiningPolicy(name="fill", num_negatives=MANY)]
+    )
+    assert {row["doc_id"] for row in mined.negatives.to_pylist()} == {"a", "t"}  # a title alone is no document
+    itself = [("q", doc, QUERY_ITSELF) for doc in ("caps", "copy", "q", "same", "split", "titled")]
+    assert [tuple(row.values()) for row in mined.left_out.to_pylist()] == itself
+    assert mined.counts["query itself"] == mined.counts["fill: query itself"] == 6
+    # trusting the ids, a copy of the document with the query's id is a document like any other
+    mined = mine(ITSELF, P, MiningPolicy(num_negatives=MANY, **parameters), twins=False)
+    assert {row["doc_id"] for row in mined.negatives.to_pylist()} == {"copy", "a", "t"}
+    # keys made beforehand stand for texts; without titles, texts and keys the ids tell
+    keyed = ITSELF.append_column("text_key", text_keys(ITSELF)).drop_columns(["text", "title"])
+    mined = mine(keyed, P, MiningPolicy(num_negatives=MANY, **parameters))
+    assert {row["doc_id"] for row in mined.negatives.to_pylist()} == {"split", "a", "t"}
+    bare = ITSELF.drop_columns(["text", "title", "query"])
+    mined = mine(bare, P, MiningPolicy(num_negatives=MANY, **parameters), twins=False)
+    assert "q" not in mined.negatives["doc_id"].to_pylist()
+    assert mined.counts["query itself"] == 1
+
+
+def test_the_query_itself_is_no_new_positive_but_a_judged_one_stays() -> None:
+    mined = mine(ITSELF, judged(q="p same"), MiningPolicy(num_negatives=MANY, negative_below=2.0, positive_above=3.5))
+    assert [(row["doc_id"], row["positive_by"]) for row in mined.positives.to_pylist()] == [
+        ("p", JUDGED),
+        ("same", JUDGED),
+    ]
+    assert chosen(mined) == "t"
+    assert "same" not in mined.left_out["doc_id"].to_pylist()
+
+
+def test_the_query_itself_is_no_negative_of_another_task_or_instruction() -> None:
+    table = scored(
+        {"q": {"p": 2.0, "other": 1.0, "same": 3.0}},
+        text=["p", "o", "why?"],
+        query=["Why?"] * 3,
+        query_task=["wiki"] * 3,
+        document_task=["wiki", "code", "code"],
+    )
+    assert chosen(mine(table, P, MiningPolicy(source="other_task"))) == "other"
+    table = scored(
+        {"q-a": {"d1": -3.0, "same": -3.0, "p": 2.0}, "q-b": {"d1": 3.0, "same": 3.0}},
+        text=["one", "why?", "p", "one", "why?"],
+        query=["Why?"] * 5,
+        instruction=["A"] * 3 + ["B"] * 2,
+    )
+    policy = MiningPolicy(source="contrast", contrast_low=-2.0, contrast_high=2.0)
+    mined = mine(table, judged(**{"q-a": "p"}), policy)
+    assert chosen(mined, "q-a") == "d1"
+    assert ("q-b", "same", QUERY_ITSELF) in [tuple(row.values()) for row in mined.left_out.to_pylist()]
 
 
 def test_queries_without_a_positive_or_a_negative_are_listed_with_the_reason() -> None:
@@ -666,6 +744,7 @@ def problems(draw: Any) -> tuple[pa.Table, pa.Table]:
     """Scored pairs without repeats, whose texts come from few, and judgements, of which some are not scored."""
     pairs = draw(st.lists(PAIR, max_size=24, unique_by=lambda pair: pair[:2]))
     texts = draw(st.lists(st.sampled_from(["one", "One ", "two", "three", "four", None]), min_size=8, max_size=8))
+    asked = draw(st.fixed_dictionaries({q: st.sampled_from(["ONE", "four", "five"]) for q in ("q1", "q2", "q3")}))
     known = draw(st.lists(st.tuples(st.sampled_from(["q1", "q2", "q3", "q4"]), st.integers(0, 9)), max_size=8))
     scores = pa.table(
         [
@@ -675,8 +754,9 @@ def problems(draw: Any) -> tuple[pa.Table, pa.Table]:
             [(pair[2] + 4) / 8 for pair in pairs],
             [pair[3] for pair in pairs],
             [texts[int(pair[1][1:])] for pair in pairs],
+            [asked[pair[0]] for pair in pairs],
         ],
-        schema=SCHEMA,
+        schema=SCHEMA.append(pa.field("query", pa.string())),
     )
     positives = pa.table(
         {
@@ -696,15 +776,16 @@ def by_hand(scores: pa.Table, positives: pa.Table, policies: list[MiningPolicy])
         docs = {doc: row for (of, doc), row in rows.items() if of == query}
         mine_of = {doc for of, doc in known if of == query}
         texts = {normalise(docs[doc]["text"] or "") for doc in mine_of if doc in docs} - {""}
+        itself = {doc for doc, row in docs.items() if normalise(row["text"] or "") == normalise(row["query"])}
         new = {
             doc
             for policy in policies
             for doc, row in docs.items()
             if policy.positive_above is not None and row[policy.score] > policy.positive_above
-            if doc not in mine_of and normalise(row["text"] or "") not in texts
+            if doc not in mine_of | itself and normalise(row["text"] or "") not in texts
         }
         texts |= {normalise(docs[doc]["text"] or "") for doc in new} - {""}
-        barred = mine_of | new | {doc for doc, row in docs.items() if normalise(row["text"] or "") in texts}
+        barred = mine_of | new | itself | {doc for doc, row in docs.items() if normalise(row["text"] or "") in texts}
         if not mine_of | new:
             continue
         for policy in policies:

@@ -20,7 +20,15 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, RerankConfig
 from tart_ray.data.run import RunConflictError
 from tart_ray.data.storage import StorageError
-from tart_ray.derive.negatives import NO_POSITIVE, NOTHING_PASSES, POSITIVE_NOT_SCORED, TOO_FEW, MiningPolicy, mine
+from tart_ray.derive.negatives import (
+    NO_POSITIVE,
+    NOTHING_PASSES,
+    POSITIVE_NOT_SCORED,
+    QUERY_ITSELF,
+    TOO_FEW,
+    MiningPolicy,
+    mine,
+)
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.pipeline.mine import describe, mine_negatives
 from tart_ray.pipeline.rerank import RunFailedError, rerank
@@ -483,7 +491,8 @@ def test_what_was_quarantined_while_it_was_scored_is_still_a_positive_and_has_a_
 def test_a_corpus_beside_candidates_with_texts_is_that_of_positives_that_are_no_candidates(
     tmp_path: Path, make: Make
 ) -> None:
-    write_jsonl(tmp_path / "candidates.jsonl", candidates("q", "t5", "d1", "d2"))
+    itself = {"query_id": "q", "query": "flow q", "doc_id": "duplicate", "text": "Flow  Q", "score": 9.0}
+    write_jsonl(tmp_path / "candidates.jsonl", [*candidates("q", "t5", "d1", "d2"), itself])
     write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d5", "text": "wing wing wing wing wing"}])
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td5\t1\nq\td5\t0\nq\td5\t2\n")
     config = make(
@@ -497,6 +506,9 @@ def test_a_corpus_beside_candidates_with_texts_is_that_of_positives_that_are_no_
     report = report_of(tmp_path / "mined")
     assert (report["counts"]["read"], report["counts"]["positives"], report["counts"]["repeated"]) == (3, 1, 2)
     assert report["trainer_rows"] == {"triplet": 2}
+    assert left_out(tmp_path / "mined") == {("q", "duplicate", QUERY_ITSELF, "negatives")}
+    assert report["left_out"] == {f"negatives: {QUERY_ITSELF}": 1}
+    assert report["counts"]["query itself"] == report["policies"]["hard"]["dropped by query itself"] == 1
 
 
 def test_qrels_of_another_collection_end_the_run_with_the_reason(tmp_path: Path, make: Make) -> None:
