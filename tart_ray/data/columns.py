@@ -70,7 +70,7 @@ def check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -
     if ours == "score":
         fits, expected = number, "a number"
     elif ours == "relevance":
-        fits, expected = integer, "integer"
+        fits, expected = number, "integer"  # each value is looked at when it is read
     elif ours in IDS:
         fits, expected = text or integer, "string or integer"
     if not fits:

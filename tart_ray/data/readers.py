@@ -29,7 +29,7 @@ def read_split(storage: Storage, source: Source, split: Split, quarantine: Quara
     """Tables of the good rows of one split: the columns of `table_schema`, in input order."""
     tables = _read_parquet if source.format == "parquet" else _read_text
     for found in tables(storage, source, split, quarantine):
-        table, undecodable = _decoded(found)
+        table, undecodable = _decoded(_without_odd_scores(found))
         yield quarantine.sift(source, table, [*undecodable, *_rules(source, table)])
 
 
@@ -82,8 +82,6 @@ def _rules(source: Source, table: pa.Table) -> Iterator[tuple[npt.NDArray[np.boo
         yield _mask(_is_blank(table["query"])), "query is empty"
     if "text" in names and source.role == "candidates":
         yield from document_rules(table)
-    if "score" in names:
-        yield ~np.isfinite(_floats(table["score"])) & _mask(pc.is_valid(table["score"])), "score is NaN or infinite"
 
 
 def document_rules(table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
@@ -95,16 +93,21 @@ def document_rules(table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str
     yield blank, "empty document"
 
 
+def _without_odd_scores(table: pa.Table) -> pa.Table:
+    """The table with null for scores that are NaN or infinite: what writes them has no score to tell."""
+    if "score" not in table.schema.names:
+        return table
+    place = table.schema.get_field_index("score")
+    scores = pc.if_else(pc.is_finite(table["score"]), table["score"], pa.scalar(None, pa.float64()))
+    return table.set_column(place, table.schema.field(place), scores)
+
+
 def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0)
 
 
 def _mask(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.fill_null(column, False).to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    return np.asarray(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
@@ -155,6 +158,8 @@ def _named(
         rows = rows[parents]
     origin = {"_split": np.full(len(rows), split.index, np.int32), "_position": rows, "_item": items}
     schema = table_schema(source)
+    if source.role == "qrels" and pa.types.is_floating(columns["relevance"].type):
+        columns["relevance"] = pc.if_else(pc.is_nan(columns["relevance"]), None, columns["relevance"])
     found = pa.table({**origin, **columns})
     for name in schema.names:
         if name not in found.schema.names:
@@ -208,7 +213,10 @@ def _misfits(table: pa.Table, schema: pa.Schema) -> dict[int, str]:
         for row in range(len(table)):
             error = _misfit(column.slice(row, 1), one)
             if error is not None:
-                reasons.setdefault(row, f"{field.name} does not fit {field.type}, which all files share: {error}")
+                told = f"does not fit {field.type}, which all files share: {error}"
+                if field.name == "relevance":
+                    told = f"is {column[0][row]}, expected an integer"
+                reasons.setdefault(row, f"{field.name} {told}")
     return dict(sorted(reasons.items()))
 
 
@@ -275,11 +283,24 @@ def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
     return {ours.get(name, name): value for name, value in record.items() if name in ours or name not in columns}
 
 
+def _grade(value: int | float) -> int:
+    if value != int(value) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"relevance: got {value}, expected an integer of 64 bits")
+    return int(value)
+
+
+def _score(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("score: got an integer beyond what a double can hold, expected a number") from None
+
+
 # what a JSON value may be, what becomes of it, and how it is called
 TEXT: tuple[tuple[type, ...], Callable[[Any], Any], str] = ((str,), str, "string")
-_KINDS = {
-    "score": ((int, float), float, "number"),
-    "relevance": ((int,), int, "integer"),
+_KINDS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
+    "score": ((int, float), _score, "number"),
+    "relevance": ((int, float), _grade, "integer"),
     **dict.fromkeys(IDS, ((str, int), str, "string or integer")),
 }
 

@@ -193,8 +193,9 @@ def _inspect_text(
     parsed = [(file, _parse_or_none(kind, role, line)) for file, line in sampled]
     records = [dict(file.keys) | record for file, record in parsed if record is not None]
     if not records:
-        first = [line[:200] for line in lines[:1]]
-        raise InputError(f"{url}: none of the first {len(lines)} lines can be read as {kind}; first: {first}")
+        raise InputError(
+            f"{url}: none of the first {len(lines)} lines can be read as {kind}: {_why(kind, role, lines)}"
+        )
     nbytes = sum(file.size * text_files.expansion(file.url) for file in files)
     rows = nbytes * len(lines) // max(sum(len(line) + 1 for line in lines), 1)
     shape: Shape = "pairs"
@@ -221,6 +222,28 @@ def _inspect_text(
         role, url, kind, shape, tuple(files), mapped, checked_extras(url, extras), max(rows, 1), nbytes,
         tuple(Split(index, *part) for index, part in enumerate(splits)),
     )  # fmt: skip
+
+
+def _why(kind: Format, role: Role, lines: list[bytes]) -> str:
+    """Why none of these lines can be read: the reason of the first that is no header."""
+    if not lines:
+        return "there are none"
+    first = lines[1] if role == "qrels" and len(lines) > 1 and text_files.is_header_of_qrels(lines[0]) else lines[0]
+    shown = first[:200].decode(errors="replace")
+    start = first.lstrip()
+    if kind == "jsonl" and start.startswith(b"["):
+        return (
+            f"it is a JSON array, expected one object a line: `jq -c '.[]'` makes lines of it; the first line: {shown}"
+        )
+    if kind == "jsonl" and start.rstrip() == b"{":
+        return (
+            f"its objects span lines, expected one object a line: `jq -c .` makes lines of it; the first line: {shown}"
+        )
+    try:
+        text_files.parse_line(kind, role, first)
+    except text_files.BadLineError as error:
+        return f"{str(error).removeprefix('undecodable line: ')}; in the line: {shown}"
+    raise AssertionError("a line that can be read")
 
 
 def _parse_or_none(kind: Format, role: Role, line: bytes) -> dict[str, Any] | None:

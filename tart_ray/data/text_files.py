@@ -10,19 +10,29 @@ import codecs
 import gzip
 import io
 import lzma
+import math
 import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import fsspec.utils
-import orjson
 
+from tart_ray.data import json_lines
+from tart_ray.data.listing import InputError
 from tart_ray.data.schema import QRELS_FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage, StorageError, explained
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8  # some editors put it in front of a file
 COMPRESSIONS = (".gz", ".bz2", ".xz")
+BEGINNINGS = {  # of compressed files; no UTF-8 text begins like these
+    ".gz": re.compile(rb"\x1f\x8b"),
+    ".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    ".xz": re.compile(rb"\xfd7zXZ\0"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd"),
+    ".lz4": re.compile(rb"\x04\x22\x4d\x18"),
+    ".zip": re.compile(rb"PK\x03\x04"),
+}
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # of compressed files
 TYPICAL_EXPANSION = 4  # of compressed text; only the size of chunks depends on it
 WINDOW = 8 << 20
@@ -34,13 +44,13 @@ class BadLineError(ValueError):
 
 
 def expansion(url: str) -> int:
-    """How much larger a file is than it looks."""
+    """How much larger the text of a file is than the file."""
     return TYPICAL_EXPANSION if _is_compressed(url) else 1
 
 
 def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
     """The file and the byte ranges that it is read in."""
-    step = file.size if _is_compressed(file.url) else nbytes
+    step = max(file.size, 1) if _is_compressed(file.url) else nbytes
     for start in range(0, file.size, step):
         yield file, start, min(start + step, file.size)
 
@@ -48,15 +58,15 @@ def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
 def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of each line whose first byte lies in ``[start, end)``, without its end; no blank ones.
 
-    A byte order mark in front of the file is no part of its first line.
-
-    Offsets in a compressed file are those of its uncompressed text.
+    A byte order mark in front of the file is no part of its first line. Offsets in a compressed file are those of its
+    uncompressed text.
 
     Raises:
         StorageError: a compressed file is damaged.
+        InputError: a file's name does not say how it is compressed.
     """
     compressed = _is_compressed(file.url)
-    for offset, line in _compressed(storage, file.url) if compressed else _range(storage, file, start, end):
+    for offset, line in _compressed(storage, file) if compressed else _range(storage, file, start, end):
         stripped = line.rstrip(b"\r\n")
         if offset == 0:
             stripped = stripped.removeprefix(BYTE_ORDER_MARK)
@@ -84,8 +94,8 @@ def parse_line(kind: str, role: Role, line: bytes) -> dict[str, Any]:
     """
     if kind == "jsonl":
         try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            record = json_lines.parse(line)
+        except ValueError as error:
             raise BadLineError(f"undecodable line: {error}") from error
         if not isinstance(record, dict):
             raise BadLineError(f"undecodable line: got {type(record).__name__}, expected a JSON object")
@@ -106,28 +116,42 @@ def is_header_of_qrels(line: bytes) -> bool:
     return len(names) == len(known) and all(name in of for name, of in zip(names, known, strict=True))
 
 
+def compression_of(beginning: bytes) -> str | None:
+    """The suffix of files that begin like this one, if it is compressed."""
+    return next((suffix for suffix, pattern in BEGINNINGS.items() if pattern.match(beginning)), None)
+
+
 def _parse_qrels(text: str) -> dict[str, Any]:
     """``query_id iteration doc_id relevance`` of TREC, or BEIR's ``query_id <tab> doc_id <tab> relevance``."""
-    cells = text.split("\t") if "\t" in text else text.split()
-    if len(cells) != 4 and not (len(cells) == 3 and "\t" in text):  # else one would guess which of four is missing
+    cells = text.split("\t")
+    if len(cells) != 3:  # with blanks between three columns one would guess which of four is missing
+        cells = _trec_cells(text, 4)
+    if len(cells) not in (3, 4) or (len(cells) == 3 and "\t" not in text):
         raise BadLineError(
             f"undecodable line: got {len(cells)} columns, expected 4 (TREC: query_id, iteration, doc_id, relevance) "
             "or 3 with tabs between them (BEIR: query-id, corpus-id, score)"
         )
-    if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", cells[-1]) is None:
+    grade = re.fullmatch(r"\s*([+-]?[0-9]{1,18})(\.0*)?\s*", cells[-1])
+    if grade is None:
         raise BadLineError(f"undecodable line: got relevance {cells[-1]!r}, expected an integer")
-    return {"query_id": cells[0], "doc_id": cells[-2], "relevance": int(cells[-1])}
+    return {"query_id": cells[0], "doc_id": cells[-2], "relevance": int(grade[1])}
 
 
 def _parse_trec(text: str) -> dict[str, Any]:
-    cells = text.split()
+    cells = _trec_cells(text, len(TREC_COLUMNS))
     if len(cells) != len(TREC_COLUMNS):
         raise BadLineError(f"undecodable line: got {len(cells)} columns, expected {' '.join(TREC_COLUMNS)}")
     try:
-        score = float(cells[4])
+        score = float(cells[4].replace("_", "?"))  # which Python would read over
     except ValueError:
         raise BadLineError(f"undecodable line: got score {cells[4]!r}, expected a number") from None
-    return {"query_id": cells[0], "doc_id": cells[2], "score": score}
+    return {"query_id": cells[0], "doc_id": cells[2], "score": score if math.isfinite(score) else None}
+
+
+def _trec_cells(text: str, expected: int) -> list[str]:
+    """The columns of a line: between tabs, where ids may hold blanks, or else between white space of any kind."""
+    cells = [cell.strip() for cell in text.split("\t")]
+    return cells if len(cells) == expected else text.split()
 
 
 def _parse_tsv(role: Role, text: str) -> dict[str, Any]:
@@ -141,6 +165,8 @@ def _parse_tsv(role: Role, text: str) -> dict[str, Any]:
 def _range(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     position = max(start - 1, 0)  # the byte before tells whether a line starts at `start`
     data = io.BytesIO(storage.read(file.url, position, end))
+    if start == 0:
+        _check_name(file, data.getvalue()[:16])
     if start:
         position += len(data.readline())
         if position >= end:
@@ -162,13 +188,15 @@ def _rest_of_line(storage: Storage, file: FileInfo, position: int) -> bytes:
     return rest
 
 
-def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
+def _compressed(storage: Storage, file: FileInfo) -> Iterator[tuple[int, bytes]]:
+    url = file.url
+    _check_name(file, storage.read(url, 0, min(file.size, 16)))
     filesystem, path = storage.resolve(url)
     position = 0
     compression = fsspec.utils.infer_compression(path)
-    with explained("read", url), filesystem.open(path, "rb", compression=compression) as file:
+    with explained("read", url), filesystem.open(path, "rb", compression=compression) as opened:
         try:
-            for line in file:
+            for line in opened:
                 yield position, line
                 position += len(line)
         except DAMAGE as error:
@@ -178,6 +206,19 @@ def _compressed(storage: Storage, url: str) -> Iterator[tuple[int, bytes]]:
                 f"{url}: not a complete compressed file ({error}); {position} bytes of its text could be read, and "
                 "nothing tells how many rows come after them: write it again, or take it out of the input"
             ) from error
+
+
+def _check_name(file: FileInfo, beginning: bytes) -> None:
+    """Refuse a file whose name does not say how it is compressed: it would be read as noise, or not at all."""
+    named = next((suffix for suffix in COMPRESSIONS if file.url.lower().endswith(suffix)), None)
+    found = compression_of(beginning)
+    if named and found is None:
+        raise InputError(f"{file.url}: its name ends in {named} and it is not compressed: name it without that")
+    if found != named:
+        advice = f"and its name does not end in {found}: rename it"
+        if found not in COMPRESSIONS:
+            advice = f"which are not read here; expected text, or text compressed as {', '.join(COMPRESSIONS)}"
+        raise InputError(f"{file.url}: is compressed as {found} files are, {advice}")
 
 
 def _is_compressed(url: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def test_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("q1\td1\t1.0", "got relevance '1.0', expected an integer"),
+        ("q1\td1\t1.5", "got relevance '1.5', expected an integer"),
+        ("q1\td1\tnan", "got relevance 'nan', expected an integer"),
         ("q1\td1\t1_0", "got relevance '1_0', expected an integer"),
         ("q1\td1\t" + "9" * 30, "expected an integer"),
         ("q1 d1 1", "got 3 columns, expected 4"),
@@ -80,6 +82,30 @@ def test_columns_that_are_not_there_or_of_another_type(tmp_path: Path) -> None:
     pq.write_table(pa.table({"query_id": ["q"], "doc_id": ["d"], "rel": [1]}), tmp_path / "qrels.parquet")
     with pytest.raises(InputError, match=r"missing column relevance; available: .*'relevance': \['label', 'score'\]"):
         read(tmp_path / "qrels.parquet")
-    pq.write_table(pa.table({"query_id": ["q"], "doc_id": ["d"], "score": [1.0]}), tmp_path / "qrels.parquet")
-    with pytest.raises(InputError, match=r"column 'score': got double, expected integer"):
+    pq.write_table(pa.table({"query_id": ["q"], "doc_id": ["d"], "score": ["1"]}), tmp_path / "qrels.parquet")
+    with pytest.raises(InputError, match=r"column 'score': got string, expected integer"):
         read(tmp_path / "qrels.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(5, 2)], ids=str)
+def test_grades_of_parquet_that_are_written_as_fractions(kind: pa.DataType, tmp_path: Path) -> None:
+    grades = pa.array([1, 0, None, 2], pa.int8()).cast(kind)
+    columns = {"query_id": list("abcd"), "doc_id": list("efgh")}
+    pq.write_table(pa.table({**columns, "relevance": grades}), tmp_path / "qrels.parquet")
+    assert read(tmp_path / "qrels.parquet") == ([("a", "e", 1), ("b", "f", 0), ("d", "h", 2)], ["relevance is null"])
+
+
+def test_grades_that_are_no_integers(tmp_path: Path) -> None:
+    grades = [1.0, 1.5, float("nan"), 1e300, None]
+    rows = [{"query_id": "q", "doc_id": f"d{i}", "relevance": grade} for i, grade in enumerate(grades)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "qrels.parquet")
+    good = [("q", "d0", 1)]
+    assert read(tmp_path / "qrels.parquet") == (good, [
+        "relevance is 1.5, expected an integer", "relevance is 1e+300, expected an integer",
+        "relevance is null", "relevance is null",
+    ])  # fmt: skip
+    (tmp_path / "qrels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read(tmp_path / "qrels.jsonl") == (good, [
+        "relevance: got 1.5, expected an integer of 64 bits", "relevance: got 1e+300, expected an integer of 64 bits",
+        "relevance is null", "relevance is null",
+    ])  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tart_ray.data import text_files
-from tart_ray.data.listing import list_files
+from tart_ray.data.listing import InputError, list_files
 from tart_ray.data.storage import StorageError
 
 LINES = [b"one", b"", b"zw\xc3\xb6lf", b"  ", b"\xf0\x9f\x8c\x8a\xf0\x9f\x8c\x8a", b"x" * 30, b"last"]
@@ -69,10 +69,34 @@ def test_compressed_files_are_one_range_with_offsets_of_their_text(place: Any, s
 )
 def test_a_damaged_compressed_file_is_named(local: Any, suffix: str, compress: Any) -> None:
     whole = compress(b"\n".join(b"%d" % (i * i) for i in range(20_000)))
-    for data in (whole[: len(whole) // 2], b"not compressed at all\n"):
-        file = list_files(local.storage, local.put("file.jsonl" + suffix, data))[0]
-        with pytest.raises(StorageError, match=r"file\.jsonl.*not a complete compressed file"):
-            list(text_files.lines(local.storage, file, 0, file.size))
+    file = list_files(local.storage, local.put("file.jsonl" + suffix, whole[: len(whole) // 2]))[0]
+    with pytest.raises(StorageError, match=r"file\.jsonl.*not a complete compressed file"):
+        list(text_files.lines(local.storage, file, 0, file.size))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl.gz", b"plain\n", r"its name ends in \.gz and it is not compressed: name it without that"),
+        ("a.jsonl.xz", gzip.compress(b"x"), r"compressed as \.gz files are, and its name does not end in \.gz"),
+        ("a.jsonl", gzip.compress(b"x"), r"compressed as \.gz files are, and its name does not end in \.gz: rename it"),
+        ("a.jsonl", bz2.compress(b"x"), r"compressed as \.bz2 files are"),
+        ("a.jsonl", bz2.compress(b""), r"compressed as \.bz2 files are"),
+        ("a.jsonl", lzma.compress(b"x"), r"compressed as \.xz files are"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd\x04\x58", r"\.zst files are, which are not read here; expected text, .*\.gz"),
+    ],
+)  # fmt: skip
+def test_a_file_whose_name_does_not_say_how_it_is_compressed_is_named(
+    local: Any, name: str, data: bytes, message: str
+) -> None:
+    file = list_files(local.storage, local.put(name, data))[0]
+    with pytest.raises(InputError, match=rf"{name}: .*{message}"):
+        list(text_files.lines(local.storage, file, 0, file.size))
+
+
+def test_a_compressed_file_without_a_byte_is_no_lines(local: Any) -> None:
+    file = list_files(local.storage, local.put("file.jsonl.gz", gzip.compress(b"")))[0]
+    assert [line for part in text_files.ranges(file, 10) for line in text_files.lines(local.storage, *part)] == []
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
@@ -102,10 +126,23 @@ def test_head_gives_complete_lines(local: Any) -> None:
         ("jsonl", "candidates", b'{"a": "\\u00e4", "b": null}', {"a": "ä", "b": None}),
         ("trec", "candidates", b"q1 Q0 d1 1 9.5 bm25", {"query_id": "q1", "doc_id": "d1", "score": 9.5}),
         ("trec", "candidates", b"q1\tQ0\td1\t1\t-1e3\tbm25", {"query_id": "q1", "doc_id": "d1", "score": -1000.0}),
+        ("trec", "candidates", b"a q\tQ0\ta d\t1\t2\tmy run", {"query_id": "a q", "doc_id": "a d", "score": 2.0}),
+        ("trec", "candidates", b"q1 \tQ0 \td1\t1 \t2\tbm25", {"query_id": "q1", "doc_id": "d1", "score": 2.0}),
+        ("trec", "candidates", b"q1 Q0\td1 1\t2 bm25", {"query_id": "q1", "doc_id": "d1", "score": 2.0}),
+        ("trec", "candidates", b"q1 Q0 d1 1 nan bm25", {"query_id": "q1", "doc_id": "d1", "score": None}),
+        ("trec", "candidates", b"q1 Q0 d1 1 -inf bm25", {"query_id": "q1", "doc_id": "d1", "score": None}),
+        ("trec", "qrels", b"a q\t0\ta d\t1.0", {"query_id": "a q", "doc_id": "a d", "relevance": 1}),
+        ("trec", "qrels", b"q1 0\td1 -1", {"query_id": "q1", "doc_id": "d1", "relevance": -1}),
+        ("trec", "qrels", b"a q\ta d\t2.", {"query_id": "a q", "doc_id": "a d", "relevance": 2}),
+        ("jsonl", "candidates", b'{"a": NaN, "b": [-Infinity, 1], "c": "NaN \\" NaN", "NaN": Infinity}',
+         {"a": None, "b": [None, 1], "c": 'NaN " NaN', "NaN": None}),
+        ("jsonl", "candidates", b'{"a": 100000000000000000001, "b": 0.1234567890123456789, "c": -18446744073709551617}',
+         {"a": 100000000000000000001, "b": 0.12345678901234568, "c": -18446744073709551617}),
+        ("jsonl", "candidates", b'{"a": 1, "a": 2}', {"a": 2}),
         ("tsv", "queries", "q1\tgrüße".encode(), {"query_id": "q1", "query": "grüße"}),
         ("tsv", "corpus", b"d1\t", {"doc_id": "d1", "text": ""}),
     ],
-)
+)  # fmt: skip
 def test_records_of_lines(kind: str, role: Any, line: bytes, record: dict[str, Any]) -> None:
     assert text_files.parse_line(kind, role, line) == record
 
@@ -115,10 +152,18 @@ def test_records_of_lines(kind: str, role: Any, line: bytes, record: dict[str, A
     [
         ("jsonl", "candidates", b'{"a": ', "unexpected end of data"),
         ("jsonl", "candidates", b'{"a": "\xff"}', "str is not valid UTF-8"),
-        ("jsonl", "candidates", b'{"a": NaN}', "undecodable line: "),
+        ("jsonl", "candidates", b'{"a": nan}', "undecodable line: "),
+        ("jsonl", "candidates", b'{"a": NaN, }', "undecodable line: "),
+        ("jsonl", "candidates", b'{"a": 1e400}', "infinity"),
+        ("jsonl", "candidates", b'{"a": "\\ud800", "b": NaN}', "surrogate"),
+        ("jsonl", "candidates", b'{"a": ' + b"9" * 5000 + b"}", "infinity"),
+        ("jsonl", "candidates", b'{"a": ' + b"[" * 1100 + b"9" * 20 + b"]" * 1100 + b"}", "undecodable line: "),
         ("jsonl", "candidates", b"[1]", "got list, expected a JSON object"),
         ("trec", "candidates", b"q1 d1 1.0", "got 3 columns, expected query_id Q0 doc_id rank score tag"),
         ("trec", "candidates", b"q1 Q0 d1 1 high bm25", "got score 'high', expected a number"),
+        ("trec", "candidates", b"q1 Q0 d1 1 1_0 bm25", "got score '1_0', expected a number"),
+        ("trec", "qrels", b"q1 d1 1.0", "got 3 columns"),
+        ("trec", "qrels", b"q1\t0\td1\t1.5", "got relevance '1.5', expected an integer"),
         ("trec", "candidates", b"q\xff Q0 d1 1 1 bm25", "can't decode byte 0xff"),
         ("tsv", "queries", b"q1", "got 1 columns, expected 2"),
         ("tsv", "corpus", b"d1\ta\tb", "got 3 columns, expected 2"),
