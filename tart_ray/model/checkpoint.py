@@ -20,6 +20,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 CACHE_VARIABLE = "TART_RAY_CACHE"
+LABELS = (1, 2)  # outputs of a classifier that a pair can be ranked by
 WANTED = re.compile(r"(?:.*\.json|spiece\.model|.*\.safetensors|pytorch_model.*\.bin)")
 
 
@@ -78,6 +79,19 @@ def fingerprint_checkpoint(
         return _digest([f"{text}@{resolve_checkpoint(text, revision=revision, weights=False).name}"])
     names = _choose(file.name for file in local.iterdir())
     return _digest(f"{name} {_file_digest(local / name)}" for name in sorted(names))
+
+
+def check_label_count(labels: int, origin: str) -> None:
+    """Refuse a classifier whose outputs are not one pair's relevance.
+
+    Raises:
+        CheckpointError: it has neither two labels nor one.
+    """
+    if labels not in LABELS:
+        raise CheckpointError(
+            f"{origin}: got num_labels {labels}, expected 2 (irrelevant, relevant) or 1 (a number for relevance): the "
+            "margin of two of several labels would say nothing of the others"
+        )
 
 
 def _fetch_hub(repo: str, revision: str | None, weights: bool) -> Path:

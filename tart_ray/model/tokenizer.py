@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers import BatchEncoding
 
 from tart_ray.model.checkpoint import CheckpointError, resolve_checkpoint
+from tart_ray.model.segmentation import check_release, check_ties
 
 VOCAB_FILE = "spiece.model"
 SPACE_PIECE = "▁"  # what sentencepiece writes for a space
@@ -182,7 +183,8 @@ class EncT5Tokenizer:
         num_threads: sentencepiece threads for a batch.
 
     Raises:
-        CheckpointError: the vocabulary cannot be read, or is not in T5's layout.
+        CheckpointError: the vocabulary cannot be read, or is not in T5's layout; or sentencepiece is of a release that
+            gives other ids than checkpoints were trained with.
     """
 
     model_input_names = ("input_ids", "attention_mask")
@@ -198,11 +200,14 @@ class EncT5Tokenizer:
         split_special_tokens: bool = False,
         num_threads: int = 1,
     ) -> None:
+        check_release()
         self.vocab_file = Path(vocab_file)
         try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
+            vocabulary = self.vocab_file.read_bytes()
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=vocabulary)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{vocab_file}: not a sentencepiece model that can be read: {error}") from error
+        check_ties(self._pieces, vocabulary)
         layout = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if layout != (0, 1, 2):
             raise CheckpointError(
@@ -301,8 +306,12 @@ class EncT5Tokenizer:
             ``return_tensors``, int64 arrays (n, length). A single text gives one row, unbatched without tensors.
 
         Raises:
-            ValueError: lists of unequal length, or an option that is not known.
+            TypeError: something else than a text, or a list of texts.
+            ValueError: lists of unequal length, an option that is not known, or a text that is no Unicode.
         """
+        check_texts("text", [text] if isinstance(text, str) else text)
+        if text_pair is not None:
+            check_texts("text_pair", [text_pair] if isinstance(text_pair, str) else text_pair)
         single = isinstance(text, str)
         first = [text] if isinstance(text, str) else list(text)
         second = [text_pair] if isinstance(text_pair, str) else None if text_pair is None else list(text_pair)
@@ -369,7 +378,12 @@ class EncT5Tokenizer:
         return BatchEncoding(padded, tensor_type=return_tensors)
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text alone, without ``<s>`` and ``</s>``."""
+        """Ids of each text alone, without ``<s>`` and ``</s>``.
+
+        Raises:
+            TypeError, ValueError: see `check_texts`.
+        """
+        check_texts("texts", texts)
         if self.split_special_tokens:
             return self._encode_plain(list(texts))
         with_specials = {i for i, text in enumerate(texts) if "<" in text and self._special_pattern.search(text)}
@@ -396,7 +410,9 @@ class EncT5Tokenizer:
                 or ``only_document``.
 
         Raises:
-            ValueError: lists of unequal length, or a ``max_length`` with room for the special tokens alone.
+            TypeError: something else than a text in a list, or a text in place of a list.
+            ValueError: lists of unequal length, a ``max_length`` with room for the special tokens alone, or a text
+                that is no Unicode.
             QueryTooLongError: ``only_document``, and no room is left for a document.
         """
         _check_pairs(queries, documents, max_length)
@@ -442,7 +458,9 @@ class EncT5Tokenizer:
                 tokens take more than half of the room for a document; 0 by default.
 
         Raises:
-            ValueError: lists of unequal length, or a ``max_length`` without room for a token of each text.
+            TypeError: something else than a text in a list, or a text in place of a list.
+            ValueError: lists of unequal length, a ``max_length`` without room for a token of each text, or a text that
+                is no Unicode.
             QueryTooLongError: ``only_document``, and a query leaves less than an eighth of ``max_length`` for a
                 document that does not fit.
         """
@@ -707,7 +725,42 @@ def longest_first(
     return np.where(fits, first, kept_first), np.where(fits, second, kept_second)
 
 
+def check_texts(name: str, texts: object, *, optional: bool = False) -> None:
+    """Refuse what is no list of texts: what would be scored as the text "None" or "nan", or crash in native code.
+
+    Args:
+        name: of the argument, for the message.
+        optional: None may stand for a text.
+
+    Raises:
+        TypeError: a text in place of a list, no list at all, or something else than a text in it.
+        ValueError: a text with half of a surrogate pair, which no UTF-8 can say.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name}: got {_shown(texts)}, expected a list of texts")
+    for i, text in enumerate(texts):
+        if text is None and optional:
+            continue
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}]: got {_shown(text)}, expected a text{' or None' if optional else ''}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise ValueError(
+                f"{name}[{i}]: got {half!r} at character {error.start}, half of a surrogate pair, expected Unicode; "
+                "text.encode(errors='replace').decode() replaces it"
+            ) from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else f'{text[:60]}…'} ({type(value).__name__})"
+
+
 def _check_pairs(queries: Sequence[str], documents: Sequence[str], max_length: int | None) -> None:
+    check_texts("queries", queries)
+    check_texts("documents", documents)
     if len(queries) != len(documents):
         raise ValueError(f"got {len(queries)} queries and {len(documents)} documents, expected as many of each")
     if max_length is not None and max_length <= SPECIALS_PER_PAIR:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tart_ray.model.checkpoint import check_label_count
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import (
     DEFAULT_MAX_LENGTH,
@@ -23,6 +24,7 @@ from tart_ray.model.tokenizer import (
     LongDocuments,
     QueryTooLongError,
     Truncation,
+    check_texts,
     join_instruction,
 )
 from tart_ray.scoring.batching import default_max_tokens, fitting_max_tokens, plan_batches
@@ -81,6 +83,9 @@ class Scorer:
             its free memory. Running out of CUDA memory halves it, or splits the batch alone if that one was of half of
             it at most, and goes on.
         encoder: in place of the fastest one for the model and its device.
+
+    Raises:
+        CheckpointError: the model has more than two labels, so that no one number is a pair's relevance.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Scorer:
         max_tokens_per_batch: int | None = None,
         encoder: Encoder | None = None,
     ) -> None:
+        check_label_count(model.config.num_labels, model.name_or_path or type(model).__name__)
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -158,14 +164,16 @@ class Scorer:
         """Score ``documents[i]`` for ``queries[i]`` under ``instructions[i]``, or under one instruction for all.
 
         Raises:
-            ValueError: lists of unequal length.
-            TypeError: a text in place of a list of texts.
+            TypeError: something else than a text in a list (None and NaN are none), or a text in place of a list.
+            ValueError: lists of unequal length, or a text that is no Unicode. Both name argument and position.
         """
-        for name, given in (("queries", queries), ("documents", documents)):
-            if isinstance(given, str):
-                raise TypeError(f"{name}: got a text, expected a list of texts")
+        check_texts("queries", queries)
+        check_texts("documents", documents)
         if instructions is None or isinstance(instructions, str):
+            check_texts("instructions", [instructions or ""])
             instructions = [instructions] * len(queries)
+        else:
+            check_texts("instructions", instructions, optional=True)
         if not len(queries) == len(documents) == len(instructions):
             raise ValueError(
                 f"got {len(queries)} queries, {len(documents)} documents and {len(instructions)} instructions; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 
 from tart_ray import EncT5Tokenizer
+from tart_ray.model import segmentation
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.model.tokenizer import (
     EncodedPairs,
@@ -66,6 +68,76 @@ def test_runs_of_punctuation_have_the_ids_of_training(shared_data: Path) -> None
     tokenizer = EncT5Tokenizer.from_pretrained(shared_data / "tart-tiny")
     assert len(ties) == 120
     assert tokenizer.encode_texts([tie["text"] for tie in ties]) == [tie["ids"] for tie in ties]
+
+
+RUNS = {  # what sentencepiece 0.1.97 to 0.2.1 give with T5's vocabulary
+    "..........": [3, 19794, 5, 5],
+    "-----------": [1636, 14817, 14817, 14817],
+    "_____________": [31020, 22319, 834],
+    "!!!!!!!": [3, 1603, 17065],
+    "Contents .......... 12": [7185, 7, 3, 19794, 5, 5, 586],
+    "a ------- b ___________ c": [3, 9, 3, 14817, 14817, 18, 3, 115, 3, 834, 22319, 834, 834, 834, 3, 75],
+    "Section 3.2 ............................ 41": [5568, 3, 19162, 3, 19794, 2824, 22354, 8798],
+    "Kapitel !!!!!!!!! and more": [31130, 3, 12887, 17065, 11, 72],
+}
+
+
+def test_runs_of_dots_hyphens_underscores_and_exclamation_marks(shared_data: Path) -> None:
+    tokenizer = EncT5Tokenizer(shared_data / "t5" / "spiece.model")
+    assert tokenizer.encode_texts([*RUNS]) == [*RUNS.values()]
+    windows = tokenizer.encode_windows(["q"] * len(RUNS), [*RUNS])  # they take spans from sentencepiece, too
+    assert [
+        windows.rows.row(i)[len(windows.rows.row(i)) - len(ids) - 1 : -1].tolist()
+        for i, ids in enumerate(RUNS.values())
+    ] == [*RUNS.values()]
+
+
+def test_t5s_vocabulary_is_tried_with_texts_that_other_releases_cut_in_another_way(shared_data: Path) -> None:
+    ties = {tie["text"]: tie["ids"] for tie in json.loads((shared_data / "golden_ties.json").read_text())}
+    assert {text: ties[text] for text in segmentation.TIES} == segmentation.TIES
+    vocabulary = (shared_data / "t5" / "spiece.model").read_bytes()
+    assert hashlib.sha256(vocabulary).hexdigest() == segmentation.T5_VOCABULARY
+    pieces = SentencePieceProcessor(model_proto=vocabulary)
+    segmentation.check_ties(pieces, vocabulary)
+    cut = sentencepiece_model_pb2.ModelProto.FromString(vocabulary)
+    (dots,) = (piece for piece in cut.pieces if piece.piece == "....")
+    dots.score += 10  # stands for a release that takes another of the segmentations: a processor of other scores
+    other = SentencePieceProcessor(model_proto=cut.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"gives .* the ids .*expected .*pip install 'sentencepiece<=0\.2\.1'"):
+        segmentation.check_ties(other, vocabulary)
+    segmentation.check_ties(other, b"another vocabulary")  # of which nothing is known
+
+
+@pytest.mark.parametrize("release", ["0.2.2", "0.2.3.dev1", "0.3", "1.0.0"])
+def test_a_release_of_sentencepiece_that_cuts_ties_in_another_way_is_refused(release: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"got sentencepiece {release}, expected 0\.2\.1 or older.*pip install"):
+        segmentation.check_release(release)
+
+
+@pytest.mark.parametrize("release", ["0.1.97", "0.1.99", "0.2.0", "0.2.1"])
+def test_older_releases_of_sentencepiece_do(release: str) -> None:
+    segmentation.check_release(release)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda t: t.encode_pairs(["q", None], ["a", "b"]), TypeError, r"queries\[1\]: got None"),
+        (lambda t: t.encode_pairs(["q"], [float("nan")]), TypeError, r"documents\[0\]: got nan"),
+        (lambda t: t.encode_pairs("q", "d"), TypeError, r"queries: got 'q' \(str\), expected a list"),
+        (lambda t: t.encode_windows(["q"], ["a\ud83d"]), ValueError, r"documents\[0\]: got '\\ud83d' at character 1"),
+        (lambda t: t.encode_texts(["a", 7]), TypeError, r"texts\[1\]: got 7 \(int\)"),
+        (lambda t: t(["q", None]), TypeError, r"text\[1\]: got None"),
+        (lambda t: t(None), TypeError, "text: got None"),
+        (lambda t: t(["q"], [["a"]]), TypeError, r"text_pair\[0\]: got \['a'\]"),
+        (lambda t: t("q", float("nan")), TypeError, "text_pair: got nan"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_place(
+    tokenizer: EncT5Tokenizer, call: Any, error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call(tokenizer)
 
 
 def test_calling_it_gives_the_same_ids(shared_data: Path, golden: list[dict[str, Any]]) -> None:

@@ -78,8 +78,45 @@ def test_one_instruction_for_all(tiny: Scorer) -> None:
 
 
 def test_a_text_is_no_list_of_texts(tiny: Scorer) -> None:
-    with pytest.raises(TypeError, match="documents: got a text, expected a list of texts"):
+    with pytest.raises(TypeError, match=r"documents: got .a document. \(str\), expected a list of texts"):
         tiny.score(["a query"], "a document")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("queries", "documents", "instructions", "error", "message"),
+    [
+        ([None], ["a"], "Find", TypeError, r"queries\[0\]: got None \(NoneType\), expected a text"),
+        ([None], ["a"], None, TypeError, r"queries\[0\]: got None"),
+        (["q", NAN], ["a", "b"], "Find", TypeError, r"queries\[1\]: got nan \(float\)"),
+        ([["a", "b"]], ["a"], "Find", TypeError, r"queries\[0\]: got \['a', 'b'\] \(list\)"),
+        ([b"q"], ["a"], None, TypeError, r"queries\[0\]: got b'q' \(bytes\)"),
+        (["q"] * 3, ["a", None, "c"], "Find", TypeError, r"documents\[1\]: got None"),
+        (["q"], [NAN], None, TypeError, r"documents\[0\]: got nan"),
+        (["q"], ["a"], [NAN], TypeError, r"instructions\[0\]: got nan \(float\), expected a text or None"),
+        (["q"], ["a"], NAN, TypeError, r"instructions: got nan \(float\), expected a list of texts"),
+        (None, ["a"], None, TypeError, r"queries: got None \(NoneType\), expected a list of texts"),
+        (["q"] * 3, ["a", "b", "x\ud83d"], "Find", ValueError, r"documents\[2\]: got '\\ud83d' at character 1"),
+        (["\udc00"], ["a"], None, ValueError, r"queries\[0\]: got '\\udc00' at character 0"),
+        (["q"], ["a"], ["\ud800 find"], ValueError, r"instructions\[0\]: got"),
+        (["q"], ["a"], "find \ud800", ValueError, r"instructions\[0\]: got '\\ud800' at character 5"),
+    ],
+)
+@pytest.mark.parametrize("long_documents", ["truncate", "maxp"])
+def test_what_is_no_text_is_refused_by_its_place(
+    tiny: Scorer, long_documents: Any, queries: Any, documents: Any, instructions: Any, error: Any, message: str
+) -> None:
+    scorer = Scorer(tiny.model, tiny.tokenizer, long_documents=long_documents, encoder=tiny._encoder)
+    with pytest.raises(error, match=message):
+        scorer.score(queries, documents, instructions)
+
+
+def test_lists_of_other_kinds_are_lists(tiny: Scorer) -> None:
+    expected = tiny.score(["wing", "heat"], ["flow", "plate"], [None, "Find"]).margin
+    given = tiny.score(np.array(["wing", "heat"]), ("flow", "plate"), np.array([None, "Find"], dtype=object))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(given.margin, expected)
 
 
 def test_nothing_to_score(tiny: Scorer) -> None:
@@ -175,6 +212,15 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
 
 
 # From logits to scores
+
+
+def test_three_labels_are_no_relevance(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = EncT5ForSequenceClassification.config_class.from_pretrained(tiny_checkpoint, num_labels=3)
+    EncT5ForSequenceClassification(config).save_pretrained(tmp_path)
+    EncT5Tokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="got num_labels 3, expected 2") as caught:
+        Scorer.from_pretrained(tmp_path, device="cpu")
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_margin_and_score_by_hand() -> None:
