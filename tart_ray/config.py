@@ -542,6 +542,7 @@ class StartConfig(Section):
         vocabulary: Of a new model: a sentencepiece model in T5's layout, or a place that holds spiece.model.
         geometry: Of a new model.
         initialisation: Of a new model: t5 as T5 is, mimetic lets attention begin as a search for equal tokens.
+        max_length: Tokens of a pair; longer ones are cut.
     """
 
     path: str | None = None
@@ -549,6 +550,7 @@ class StartConfig(Section):
     vocabulary: str | None = None
     geometry: GeometryConfig = GeometryConfig()
     initialisation: Literal["t5", "mimetic"] = "mimetic"
+    max_length: Annotated[int, Field(ge=8)] = 512
 
     @model_validator(mode="after")
     def _one_of_two(self) -> StartConfig:
@@ -604,10 +606,32 @@ class WorkersConfig(Section):
     cpus_per_worker: PositiveInt = 1
 
 
+PUBLISHED_RECIPE: dict[str, Any] = {  # of TART-full; what else belongs to it is tart_ray.training.published
+    "loss": "cross_entropy",
+    "num_negatives": 4,
+    "random_negatives": (0.0, 0.0),
+    "max_unfollowing_fraction": 0.16,
+    "max_unfollowing": 10_000,
+    "learning_rate": 5e-5,
+    "schedule": "linear",
+    "warmup_fraction": 0.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "optimizer": "adamw",
+    "dropout": None,
+    "dtype": "float32",
+    "select_by": "accuracy",
+    "patience": 5,
+}
+
+
 class TrainingConfig(Section):
-    """How an EncT5 is trained; the defaults are the published recipe of TART-full.
+    """How an EncT5 is trained.
 
     Attributes:
+        preset: tart is the recipe that TART-full was published with, exactly: it sets the keys listed in
+            docs/training.md, draws its pairs once, takes 64 of them a step, and starts as the authors' code does. Null
+            is this project's own recipe, with the defaults given here.
         loss: cross_entropy of two labels; listwise, a softmax over the margins of a positive and its negatives; or
             margin_mse, distillation of a teacher's margins.
         num_negatives: Of each positive, drawn afresh in every epoch; null takes all there are.
@@ -620,7 +644,6 @@ class TrainingConfig(Section):
         max_steps: In place of epochs.
         queries_per_step: Positives, each with its negatives, of one step of the optimizer, over all workers.
         max_tokens_per_batch: Padded tokens that go through a worker at once; a step is cut into such batches.
-        max_length: Tokens of a pair; longer ones are cut.
         learning_rate: At its peak.
         schedule: Of the learning rate after the warm-up.
         warmup_fraction: Of all steps.
@@ -632,11 +655,13 @@ class TrainingConfig(Section):
         gradient_checkpointing: Compute activations a second time rather than keep them.
         seed: Of order, negatives, instructions and dropout.
         evaluate_every: Steps between evaluations on the held-out queries.
-        patience: Stop after so many evaluations without a better nDCG@10; null never does.
+        select_by: What tells the best weights on the held-out queries: ndcg_at_10, or accuracy of the two labels.
+        patience: Stop after so many evaluations without better weights; null never does.
         checkpoint_every: Steps between states that a killed run continues from.
         log_every: Steps between lines of the log.
     """
 
+    preset: Literal["tart"] | None = None
     loss: Literal["cross_entropy", "listwise", "margin_mse"] = "cross_entropy"
     num_negatives: PositiveInt | None = 4
     random_negatives: tuple[Fraction, Fraction] = (0.0, 0.0)
@@ -646,7 +671,6 @@ class TrainingConfig(Section):
     max_steps: PositiveInt | None = None
     queries_per_step: PositiveInt = 32
     max_tokens_per_batch: PositiveInt = 8_192
-    max_length: Annotated[int, Field(ge=8)] = 512
     learning_rate: PositiveFloat = 1e-4
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: Fraction = 0.1
@@ -658,9 +682,25 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     evaluate_every: PositiveInt = 500
+    select_by: Literal["ndcg_at_10", "accuracy"] = "ndcg_at_10"
     patience: PositiveInt | None = None
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 50
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """The preset's values in place of the defaults; the command line gives both as if they had been asked for."""
+        if not isinstance(values, dict) or values.get("preset") != "tart":
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        fixed = PUBLISHED_RECIPE | {"queries_per_step": defaults["queries_per_step"]}
+        given = {name: values[name] for name in fixed if name in values}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        other = {name: value for name, value in given.items() if value not in (defaults[name], fixed[name])}
+        if other:
+            raise ValueError(f"got {other} beside preset tart, which sets these keys; leave them or the preset out")
+        return values | fixed
 
     @model_validator(mode="after")
     def _random_negatives_fit(self) -> TrainingConfig:
@@ -738,5 +778,8 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _patience_has_something_to_wait_for(self) -> TrainConfig:
         if self.training.patience is not None and self.input.evaluation is None:
-            raise ValueError("got training.patience without input.evaluation, whose nDCG@10 it waits for")
+            why = "the published recipe stops early" if self.training.preset else "whose queries it waits for"
+            raise ValueError(f"got training.patience without input.evaluation: {why}")
+        if self.training.preset and self.model.path is None:
+            raise ValueError("got training.preset tart without model.path: the published recipe starts from a T5")
         return self

@@ -53,7 +53,8 @@ def write_card(folder: Path, run: str, size: int) -> str:
         pairs=trained["steps"] * config["queries_per_step"] * (1 + config["num_negatives"]),
         unfollowing=config["max_unfollowing_fraction"],
         figures=_table(json.loads((folder / run / "test.json").read_text())),
-        **{name: config[name] for name in ("queries_per_step", "num_negatives", "max_length")},
+        max_length=trained["max_length"],
+        **{name: config[name] for name in ("queries_per_step", "num_negatives")},
     )
 
 

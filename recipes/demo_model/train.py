@@ -36,7 +36,6 @@ TRAINING = TrainingConfig(
     queries_per_step=16,
     max_steps=5_000,
     max_tokens_per_batch=4_096,
-    max_length=MAX_LENGTH,
     learning_rate=1e-3,
     schedule="linear",
     warmup_fraction=0.05,
@@ -94,7 +93,7 @@ def train_model(folder: Path, *, run: str, blocks: int, steps: int, learning_rat
             history.flush()
 
         state = StateFile(Storage(), str(target / "state.pt"))
-        trained = train(model, tokenizer, queries, config, state=state, report=report)
+        trained = train(model, tokenizer, queries, config, state=state, report=report, max_length=MAX_LENGTH)
     save_checkpoint(model, tokenizer, target / "model", dtype=torch.bfloat16)
     record = {
         "steps": trained.steps,
@@ -103,6 +102,7 @@ def train_model(folder: Path, *, run: str, blocks: int, steps: int, learning_rat
         "pieces": len(tokenizer) - 1,
         "queries": len(queries),
         "config": config.model_dump(mode="json"),
+        "max_length": MAX_LENGTH,
     }
     (target / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     log.info("wrote %s", target / "model")

@@ -107,7 +107,7 @@ def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:
     """Their text files go by any name, and TREC's and BEIR's lines tell themselves apart: both are "trec"."""
     found: dict[Format, str] = {}
     for file in files:
-        kind = _format_by_name(file.url) or _content_of(storage, file)
+        kind = format_by_name(file.url) or format_by_content(storage, file)
         found.setdefault(kind if kind in ("parquet", "jsonl") else "trec", file.url)
     if len(found) > 1:
         raise InputError(f"files of several formats: {found}; expected one format, name one of them by a glob")
@@ -117,7 +117,7 @@ def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:
 def _format_of(storage: Storage, files: list[FileInfo]) -> Format:
     found: dict[Format, str] = {}
     for file in files:
-        kind = _format_by_name(file.url) or _content_of(storage, file)
+        kind = format_by_name(file.url) or format_by_content(storage, file)
         if kind is None:
             raise InputError(
                 f"{file.url}: unknown format; expected a name ending in {', '.join(SUFFIXES)}, "
@@ -129,14 +129,16 @@ def _format_of(storage: Storage, files: list[FileInfo]) -> Format:
     return next(iter(found))
 
 
-def _format_by_name(url: str) -> Format | None:
+def format_by_name(url: str) -> Format | None:
+    """The format that a file's name says it has."""
     name = url.rsplit("/", 1)[-1].lower()
     for suffix in text_files.COMPRESSIONS:
         name = name.removesuffix(suffix)
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
-def _content_of(storage: Storage, file: FileInfo) -> Format | None:
+def format_by_content(storage: Storage, file: FileInfo) -> Format | None:
+    """The format that a file's first line looks like."""
     head = storage.read(file.url, 0, min(file.size, 4096)).removeprefix(text_files.BYTE_ORDER_MARK)
     line = head.split(b"\n", 1)[0]
     if head.startswith(b"PAR1"):

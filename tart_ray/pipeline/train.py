@@ -11,7 +11,7 @@ import hashlib
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import ray.train
 
 import tart_ray
 from tart_ray.command_line import ExitCode
-from tart_ray.config import TrainConfig, WorkersConfig
+from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig, WorkersConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.storage import FileInfo, Storage, absolute
@@ -28,12 +28,16 @@ from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, r
 from tart_ray.pipeline.cluster import Room
 from tart_ray.pipeline.job import MEND, Clock, RunFailedError, execute_run, finish
 from tart_ray.pipeline.stages import run_stage
+from tart_ray.training.examples import Query
 
 EXAMPLES, TRAINED = "examples", "train"  # stages
 CHECKPOINT = "checkpoint"
 STATE, FAILURE = "state.pt", "failure.txt"
 TRAIN, EVALUATION = "train", "evaluation"  # roles of the input
+COUNTED = ("read", "used", "duplicates", "quarantined", "blank instructions")
 FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,29 @@ def describe(config: TrainConfig) -> Iterator[str]:
         tasks = len({query.task for query in found.queries})
         made = f"{len(found.queries):,} queries of {tasks:,} tasks, {positives:,} positives"
         yield f"  {counts['read']:,} records: {made}"
+        yield from (f"  skipped, no examples in it: {url}" for url in found.skipped)
+        if found.blank_instructions:
+            yield f"  blank instructions: {found.blank_instructions:,}, taken for none: their task's are drawn from"
         if found.quarantine.rows:
             first = found.quarantine.rows[0]
             yield f"  bad records: {len(found.quarantine):,}, the first in {first['source']}: {first['reason']}"
         if role == TRAIN:
-            steps = settings.max_steps or -(-positives // settings.queries_per_step) * settings.epochs
-            yield f"  steps: {steps:,} of {settings.queries_per_step:,} positives, loss {settings.loss}"
+            yield f"  {_steps(found.queries, settings)}, loss {settings.loss}"
+    if settings.preset:
+        told = {name: getattr(settings, name) for name in PUBLISHED_RECIPE}
+        yield f"preset {settings.preset}: {', '.join(f'{name} {value}' for name, value in told.items())}"
     yield f"workers: {config.cluster.workers}, {config.cluster.gpus_per_worker} GPUs each, {settings.dtype}"
+
+
+def _steps(queries: Sequence[Query], settings: TrainingConfig) -> str:
+    """How many steps there are, and of what."""
+    if settings.preset == "tart":
+        from tart_ray.training.published import PAIRS_PER_STEP, PairSampler
+
+        return f"steps: {PairSampler(queries, settings).steps:,} of {PAIRS_PER_STEP} pairs"
+    positives = sum(len(query.positives) for query in queries)
+    steps = settings.max_steps or -(-positives // settings.queries_per_step) * settings.epochs
+    return f"steps: {steps:,} of {settings.queries_per_step:,} positives"
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -135,7 +155,10 @@ def make_plan(config: TrainConfig) -> Plan:
             "files": {role: [[f.url, f.size, f.version] for f in found] for role, found in files.items()},
             "instructions": instructions,
         },
-        "model": {"start": _fingerprint(work), **config.model.model_dump(include={"geometry", "initialisation"})},
+        "model": {
+            "start": _fingerprint(work),
+            **config.model.model_dump(include={"geometry", "initialisation", "max_length"}),
+        },
         "training": config.training.model_dump(mode="json", exclude=FREE),
         "dtype": config.output.dtype,
     }
@@ -148,11 +171,14 @@ def roles(config: TrainConfig) -> dict[str, str]:
     return {role: url for role, url in found.items() if url is not None}
 
 
-def needs(config: TrainConfig, role: str) -> dict[str, bool]:
-    """What a query must have to be of use."""
-    has_random = role == TRAIN and max(config.training.random_negatives) > 0
-    scores = role == TRAIN and config.training.loss == "margin_mse"
-    return {"needs_negatives": not has_random, "needs_scores": scores}
+def needs(config: TrainConfig, role: str) -> dict[str, Any]:
+    """What a query must have to be of use, as `read_examples` takes it."""
+    if role != TRAIN:
+        return {}
+    if config.training.preset == "tart":
+        return {"negatives": "optional"}
+    has_random = max(config.training.random_negatives) > 0
+    return {"negatives": "random" if has_random else "own", "needs_scores": config.training.loss == "margin_mse"}
 
 
 def execute(plan: Plan, lease: Lease) -> ExitCode:
@@ -161,9 +187,7 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
     clock = Clock()
     with clock.timed("read"):
         found = run_stage(run, EXAMPLES, plan.files, functools.partial(_prepare, work))
-    counts = {
-        name: sum(record[name] for record in found.values()) for name in ("read", "used", "duplicates", "quarantined")
-    }
+    counts = {name: sum(record[name] for record in found.values()) for name in COUNTED}
     trained: Record = {}
     if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
         for role, record in found.items():
@@ -179,6 +203,8 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
         "seconds": clock.seconds,
         "config": config.model_dump(mode="json"),
     }
+    for url in (url for record in found.values() for url in record["skipped"]):
+        log.warning("%s was skipped: it holds no examples", url)
     summary = "read {read:,} = used {used:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
     figures = {name: value for name, value in trained.items() if name != "history"}
     allowed = config.limits.max_quarantined_fraction
@@ -192,7 +218,13 @@ def _prepare(work: Work, role: str) -> Record:
     found = read_examples(work.run.storage, roles(work.config)[role], work.instructions, **needs(work.config, role))
     work.run.storage.write(_examples_url(work, role), encode_queries(found.queries))
     work.run.write_quarantine(found.quarantine, EXAMPLES, role)
-    return {"rows": found.counts["read"], "queries": len(found.queries), **found.counts}
+    return {
+        "rows": found.counts["read"],
+        "queries": len(found.queries),
+        **found.counts,
+        "blank instructions": found.blank_instructions,
+        "skipped": list(found.skipped),
+    }
 
 
 def _train(work: Work) -> Record:
@@ -206,6 +238,7 @@ def _train(work: Work) -> Record:
     cluster, run = work.config.cluster, work.run
     failure = run.url(WORK, FAILURE)
     run.storage.remove(failure)
+    log.info("starting %d workers; each loads the model first", cluster.workers)
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
     with tempfile.TemporaryDirectory() as folder:  # for records of Ray Train, of this start alone
         trainer = TorchTrainer(
@@ -270,6 +303,7 @@ def _train_in_worker(work: Work) -> None:
         evaluation=queries.get(EVALUATION, ()),
         state=loop.StateFile(run.storage, run.url(WORK, STATE)),
         workers=loop.Workers(context.get_world_rank(), context.get_world_size()),
+        max_length=config.model.max_length,
     )
     if context.get_world_rank() == 0:
         with tempfile.TemporaryDirectory() as folder:
@@ -283,6 +317,7 @@ def _train_in_worker(work: Work) -> None:
                 "steps": trained.steps,
                 "best step": trained.best_step,
                 "nDCG@10": trained.best_ndcg_at_10,
+                "accuracy": trained.best_accuracy,
                 "pairs": trained.pairs,
                 "training seconds": trained.seconds,
                 "pairs/s": trained.pairs / trained.seconds if trained.seconds else None,
@@ -298,7 +333,11 @@ def _load_start(work: Work) -> Any:
     model, seed = work.config.model, work.config.training.seed
     if model.path is not None:
         return start.start_from_checkpoint(
-            model.path, seed=seed, revision=model.revision, storage_options=work.model_storage
+            model.path,
+            seed=seed,
+            revision=model.revision,
+            storage_options=work.model_storage,
+            as_published=work.config.training.preset == "tart",
         )
     return start.start_fresh(_vocabulary(work), model.geometry, mimetic=model.initialisation == "mimetic", seed=seed)
 

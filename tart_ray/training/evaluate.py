@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ir_measures
 
@@ -11,6 +12,19 @@ from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.examples import Query
 
 POSITIVE, NEGATIVE = "a", "b"  # begin ids: trec_eval puts the later one first where scores are equal
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of held-out queries: their mean nDCG@10, as trec_eval computes it, and how many pairs have the right label.
+
+    A pair's label is right where its margin is above 0 just if its document answers the query as the instruction asks.
+    """
+
+    queries: int
+    ndcg_at_10: float
+    pairs: int
+    right: int
 
 
 class Evaluation:
@@ -38,11 +52,16 @@ class Evaluation:
             texts, documents, max_length=scorer.max_length, truncation=scorer.truncation
         )
 
-    def ndcg_at_10(self) -> float:
-        """Mean nDCG@10 over the queries, as trec_eval computes it."""
+    def figures(self) -> Figures:
+        """Of the model as it is now."""
+        if not self.qrels:
+            return Figures(0, 0.0, 0, 0)
         margins = self._scorer.score_encoded(self._encoded).margin.tolist()
         run: dict[str, dict[str, float]] = {}
         for (query_id, doc_id), margin in zip(self._pairs, margins, strict=True):
             run.setdefault(query_id, {})[doc_id] = margin
         measure = ir_measures.nDCG @ 10
-        return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])
+        mean = float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])
+        labels = [doc_id.startswith(POSITIVE) for _, doc_id in self._pairs]
+        right = sum((margin > 0) == label for margin, label in zip(margins, labels, strict=True))
+        return Figures(len(self.qrels), mean, len(labels), right)

@@ -8,8 +8,8 @@ A record is one of these, told apart by its fields (the first name is ours, the 
                unfollowing, scores | pos_scores and neg_scores
 
 each with optional task and instruction | prompt | query_prompt; without the latter, the query may be
-"instruction [SEP] query", or "instruction </s> query" as TART's own script writes it. Records of one query and task
-become one `Query`.
+"instruction [SEP] query", or "instruction </s> query" as TART's own script writes it. An instruction that is blank or
+"nan", as that script writes the empty cells of its table, is none. Records of one query and task become one `Query`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from tart_ray.data import text_files
 from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import READ, Quarantine, parquet_bytes
-from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError
+from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError, format_by_content, format_by_name
 from tart_ray.data.storage import FileInfo, Storage, explained
 from tart_ray.training.examples import Query
 
@@ -55,6 +55,7 @@ QUERIES = pa.schema(
 )
 
 Instructions = Mapping[str, Sequence[str]]
+Negatives = Literal["own", "random", "optional"]
 
 
 class BadRecordError(ValueError):
@@ -63,7 +64,10 @@ class BadRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one record says of a query: each document with what it is and, if a teacher scored it, its score."""
+    """What one record says of a query: each document with what it is and, if a teacher scored it, its score.
+
+    ``is_blank``: there is a field for the instruction, and nothing in it.
+    """
 
     source: str
     position: int
@@ -71,15 +75,22 @@ class Record:
     task: str | None
     instruction: str | None
     documents: tuple[tuple[str, str, float | None], ...]
+    is_blank: bool = False
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Queries, and how many records they were made of: read = used + duplicates (say nothing new) + quarantined."""
+    """Queries, and how many records they were made of: read = used + duplicates (say nothing new) + quarantined.
+
+    ``blank_instructions``: how many records had "nan", or white space, in place of one. ``skipped``: files that hold no
+    examples, such as a README.
+    """
 
     queries: list[Query]
     counts: dict[str, int]
     quarantine: Quarantine
+    blank_instructions: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 def read_examples(
@@ -87,7 +98,7 @@ def read_examples(
     url: str,
     instructions: Instructions | None = None,
     *,
-    needs_negatives: bool = True,
+    negatives: Negatives = "own",
     needs_scores: bool = False,
 ) -> Examples:
     """All queries of a file, a directory or a glob, in the order in which they first appear.
@@ -95,7 +106,7 @@ def read_examples(
     Args:
         instructions: the set of each task, which takes the place of the instructions in the records. A record whose
             instruction is in a set belongs to that task, if it names none.
-        needs_negatives: a query without any is of no use.
+        negatives: a query needs some of its own; or another query of its task, to draw random ones from; or none.
         needs_scores: so is a document without a teacher's score.
 
     Raises:
@@ -105,7 +116,8 @@ def read_examples(
     quarantine = Quarantine(READ)
     records: list[Record] = []
     read = 0
-    for file in list_files(storage, url):
+    files, skipped = files_of_examples(storage, url)
+    for file in files:
         for position, found in _read(storage, file):
             read += 1
             try:
@@ -116,10 +128,28 @@ def read_examples(
                     quarantine.add(str(error), file.url, position, 0, found)
                 else:
                     quarantine.add(str(error), file.url, position, 0, raw=found)
-    queries, duplicates = merge(records, quarantine, instructions or {}, needs_negatives, needs_scores)
+    queries, duplicates = merge(records, quarantine, instructions or {}, negatives, needs_scores)
     used = read - duplicates - len(quarantine)
     counts = {"read": read, "used": used, "duplicates": duplicates, "quarantined": len(quarantine)}
-    return Examples(queries, counts, quarantine)
+    blank = sum(record.is_blank for record in records)
+    return Examples(queries, counts, quarantine, blank, tuple(file.url for file in skipped))
+
+
+def files_of_examples(storage: Storage, url: str) -> tuple[list[FileInfo], list[FileInfo]]:
+    """The files that hold examples, by name or by their first line, and the others, such as a README.
+
+    Raises:
+        StorageError: nothing is there.
+        InputError: none of the files holds examples.
+    """
+    files: list[FileInfo] = []
+    others: list[FileInfo] = []
+    for file in list_files(storage, url):
+        kind = format_by_name(file.url) or format_by_content(storage, file)
+        (files if kind in ("jsonl", "parquet") else others).append(file)
+    if not files:
+        raise InputError(f"{url}: no JSONL or Parquet in it; found {[file.url for file in others[:5]]}")
+    return files, others
 
 
 def check_fields(storage: Storage, url: str) -> list[FileInfo]:
@@ -129,7 +159,7 @@ def check_fields(storage: Storage, url: str) -> list[FileInfo]:
         StorageError: nothing is there.
         InputError: a record of none of the three kinds.
     """
-    files = list_files(storage, url)
+    files, _ = files_of_examples(storage, url)
     for file in files[:SAMPLED_FILES]:
         names = _first_fields(storage, file)
         if names is not None and kind_of(names) is None:
@@ -190,8 +220,7 @@ def parse_record(record: Mapping[str, Any], source: str, position: int) -> Recor
         instruction, query = before.strip(), _text(after.strip(), "query")
     if instruction is not None and not isinstance(instruction, str):
         raise BadRecordError(f"instruction is {instruction!r}, expected text or null")
-    if instruction and instruction.strip() and not _is_instruction(instruction):
-        raise BadRecordError("instruction is 'nan', as pandas writes an empty one; expected text, null or nothing")
+    is_blank = instruction is not None and not _is_instruction(instruction)
     task = record.get("task")
     if task is not None and not (isinstance(task, str) and task):
         raise BadRecordError(f"task is {task!r}, expected text")
@@ -202,22 +231,33 @@ def parse_record(record: Mapping[str, Any], source: str, position: int) -> Recor
     for text, of, _ in documents:
         if kinds.setdefault(text, of) != of:
             raise BadRecordError(f"the document is {kinds[text]} and {of} in one record: {text!r}")
-    return Record(source, position, query, task, (instruction or "").strip() or None, tuple(documents))
+    own = instruction.strip() if instruction is not None and not is_blank else None
+    return Record(source, position, query, task, own, tuple(documents), is_blank)
 
 
 def merge(
     records: Sequence[Record],
     quarantine: Quarantine,
     instructions: Instructions,
-    needs_negatives: bool,
+    negatives: Negatives,
     needs_scores: bool,
 ) -> tuple[list[Query], int]:
     """Queries of the records, and how many records repeat what is known; the unusable go to quarantine."""
     task_of = {text: task for task, texts in instructions.items() for text in texts}
     seen: dict[str, dict[str, None]] = {}  # instructions of each task, in order
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        task = record.task or task_of.get(record.instruction or "") or record.instruction or ""
+    tasks = [record.task or task_of.get(record.instruction or "") or record.instruction or "" for record in records]
+    of_query: dict[str, set[str]] = {}
+    for record, task in zip(records, tasks, strict=True):
+        if task:
+            of_query.setdefault(record.query, set()).add(task)
+    for record, task in zip(records, tasks, strict=True):
+        if record.is_blank and not task:  # what else is said of its query tells the task
+            others = of_query.get(record.query, {""})
+            if len(others) > 1:
+                _refuse(quarantine, record, f"the instruction is blank, and its query is of {len(others)} tasks")
+                continue
+            (task,) = others
         groups.setdefault((task, record.query), []).append(record)
         if record.instruction is not None:
             seen.setdefault(task, {})[record.instruction] = None
@@ -250,9 +290,9 @@ def merge(
         if not by_kind[POSITIVE]:
             problem = "the query has no positive" + SEVERAL * any(record.task is None for record in found)
         elif not (by_kind[NEGATIVE] or (by_kind[UNFOLLOWING] and not needs_scores)):
-            if needs_negatives:
+            if negatives == "own":
                 problem = "the query has no negative" + SEVERAL * any(record.task is None for record in found)
-            elif of_task[task] == 1:
+            elif negatives == "random" and of_task[task] == 1:
                 problem = "the query has no negative, and its task no other query to draw one from"
         if problem:
             for record in kept:

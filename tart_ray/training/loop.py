@@ -24,18 +24,20 @@ from torch import nn
 from tart_ray.config import TrainingConfig
 from tart_ray.data.storage import Storage
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncT5Tokenizer
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.evaluate import Evaluation
 from tart_ray.training.examples import Query, fingerprint_queries
 from tart_ray.training.losses import LOSSES, count_terms
+from tart_ray.training.published import PairSampler
 from tart_ray.training.sampling import Group, Sampler, plan_microbatches
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
 AHEAD = 2  # steps whose batches are made while one is computed
+LOG_SECONDS = 10.0  # at most, between lines of the log; a step that takes longer is told of at its end
 ANY_VALUE = {"log_every", "checkpoint_every"}  # of the configuration: a run may go on with others
 
 
@@ -82,7 +84,8 @@ class Trained:
         steps: that were made, in all starts of the run.
         pairs: that were seen, by all workers.
         seconds: that they took, without those that a kill made undone.
-        best_ndcg_at_10: on the held-out queries; None without evaluation.
+        best_ndcg_at_10: of the best weights, on the held-out queries; None without evaluation.
+        best_accuracy: the like: how many pairs have the label that the model gives them.
         history: what was reported at each evaluation.
     """
 
@@ -91,6 +94,7 @@ class Trained:
     seconds: float
     best_step: int
     best_ndcg_at_10: float | None
+    best_accuracy: float | None
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -114,19 +118,22 @@ def train(
     state: StateFile | None = None,
     report: Report | None = None,
     workers: Workers = Workers(),
+    max_length: int = DEFAULT_MAX_LENGTH,
 ) -> Trained:
     """Train the model, in float32 on its device, in place.
 
     Args:
         evaluation: held-out queries; the best weights on them are kept. Without any, the last are.
         state: goes on from it where there is one, and keeps it up to date.
-        report: called with step, loss, learning_rate and pairs_per_second as they are logged, and with ndcg_at_10.
+        report: called with step, loss, learning_rate and pairs_per_second as they are logged, and with the figures of
+            each evaluation.
+        max_length: tokens of a pair; longer ones are cut.
 
     Raises:
         ValueError: the examples cannot be trained on as configured.
         TrainingError: the state is another run's, or the loss is not finite any more.
     """
-    return _Loop(model, tokenizer, queries, config, evaluation, state, report, workers).run()
+    return _Loop(model, tokenizer, queries, config, evaluation, state, report, workers, max_length).run()
 
 
 class _Loop:
@@ -140,13 +147,16 @@ class _Loop:
         state: StateFile | None,
         report: Report | None,
         workers: Workers,
+        max_length: int,
     ) -> None:
         self.model, self.tokenizer, self.config, self.workers = model, tokenizer, config, workers
-        self.sampler = Sampler(queries, config)
+        self.max_length = max_length
+        self.sampler = PairSampler(queries, config) if config.preset == "tart" else Sampler(queries, config)
         self.report = report or (lambda _: None)
         self.state_file = state
         self.identity = {
             "config": config.model_dump(mode="json", exclude=ANY_VALUE),
+            "max_length": max_length,
             "queries": fingerprint_queries(queries),
             "evaluation": fingerprint_queries(evaluation),
         }
@@ -162,7 +172,7 @@ class _Loop:
         scorer = Scorer(
             model,
             tokenizer,
-            max_length=config.max_length,
+            max_length=max_length,
             max_tokens_per_batch=config.max_tokens_per_batch,
             encoder=ReferenceEncoder(model),  # the others have the weights of when they were made
         )
@@ -194,12 +204,13 @@ class _Loop:
                     f"step {self.step}: the loss or its gradient is not finite; lower training.learning_rate, "
                     "or use dtype float32"
                 )
-            if due["log_every"]:
-                now = time.monotonic()
+            now = time.monotonic()
+            if due["log_every"] or now - window > LOG_SECONDS:
                 self._log(
                     loss=float(losses) / made,
                     learning_rate=self.optimizer.param_groups[0]["lr"],
                     pairs_per_second=seen / (now - window),
+                    seconds_left=(self.sampler.steps - self.step) * (now - window) / made,
                 )
                 window, made, seen, losses = now, 0, 0, torch.zeros_like(losses)
             stop = due["evaluate_every"] and self._evaluate()
@@ -216,6 +227,7 @@ class _Loop:
             seconds=self.seconds,
             best_step=self.best["step"] if self.best else self.step,
             best_ndcg_at_10=self.best["ndcg_at_10"] if self.best else None,
+            best_accuracy=self.best["accuracy"] if self.best else None,
             history=self.history,
         )
 
@@ -238,11 +250,11 @@ class _Loop:
         pairs = self.tokenizer.encode_pairs(
             [text for group in own for text in group.queries],
             [text for group in own for text in group.documents],
-            max_length=self.config.max_length,
+            max_length=self.max_length,
         )
         sizes = np.array([len(group) for group in own])
         first = np.zeros(len(pairs), bool)
-        first[np.cumsum(sizes) - sizes] = True
+        first[np.cumsum(sizes) - sizes] = [group.has_positive for group in own]
         scores = np.zeros(len(pairs), np.float32)
         if self.config.loss == "margin_mse":
             scores[:] = [score for group in own for score in group.scores]
@@ -290,18 +302,19 @@ class _Loop:
         if self.evaluation is None:
             return False
         self.model.eval()
-        count = len(self.evaluation.qrels)
         with self._autocast():
-            total = self.evaluation.ndcg_at_10() * count if count else 0.0
+            own = self.evaluation.figures()
         self.model.train()
-        summed = torch.tensor([total, count], dtype=torch.float64, device=self.model.device)
+        parts = [own.ndcg_at_10 * own.queries, own.queries, own.right, own.pairs]
+        summed = torch.tensor(parts, dtype=torch.float64, device=self.model.device)
         if self.workers.count > 1:
             torch.distributed.all_reduce(summed)
-        ndcg = float(summed[0] / summed[1])
-        self._log(ndcg_at_10=ndcg)
-        self.history.append({"step": self.step, "ndcg_at_10": ndcg})
-        if self.best is None or ndcg > self.best["ndcg_at_10"]:
-            self.best, self.stale = {"step": self.step, "ndcg_at_10": ndcg}, 0
+        figures = {"ndcg_at_10": float(summed[0] / summed[1]), "accuracy": float(summed[2] / summed[3])}
+        self._log(**figures)
+        self.history.append({"step": self.step, **figures})
+        chosen = self.config.select_by
+        if self.best is None or figures[chosen] > self.best[chosen]:
+            self.best, self.stale = {"step": self.step, **figures}, 0
             if self.workers.rank == 0:  # which alone saves them
                 weights = self.model.state_dict().items()
                 self.best["model"] = {name: weight.detach().cpu().clone() for name, weight in weights}

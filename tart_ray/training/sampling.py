@@ -24,12 +24,14 @@ TRIES = 20  # to find a random document that is not one of the query's own
 class Group:
     """A positive and negatives of one query: n pairs, the positive first.
 
-    ``queries``: with the instruction in front. ``scores``: a teacher's margins, or none.
+    ``queries``: with the instruction in front. ``scores``: a teacher's margins, or none. ``has_positive``: False where
+    all are negatives, which only the loss of single pairs can take.
     """
 
     queries: list[str]
     documents: list[str]
     scores: list[float]
+    has_positive: bool = True
 
     def __len__(self) -> int:
         return len(self.documents)

@@ -14,6 +14,7 @@ from tart_ray.config import GeometryConfig
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
+from tart_ray.training.published import start_as_published
 
 HEAD = {"classifier.weight", "classifier.bias"}
 ROWS_MULTIPLE = 64  # of embedding rows: matrix units like it
@@ -27,8 +28,12 @@ def start_from_checkpoint(
     seed: int = 0,
     revision: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    as_published: bool = False,
 ) -> Start:
     """An EncT5 as it is, or a T5's encoder with a new row for ``<s>`` and a new head of two labels; float32.
+
+    Args:
+        as_published: a T5 begins as TART-full did: the row of ``<s>`` is the T5's own, the head is as torch begins it.
 
     Raises:
         CheckpointError: there is no such checkpoint, it is neither of the two, or it has another number of labels.
@@ -50,7 +55,9 @@ def start_from_checkpoint(
         rows = model.shared.num_embeddings
         if len(tokenizer) > rows:
             raise CheckpointError(f"{path}: got {rows} embedding rows, expected {len(tokenizer)} for its vocabulary")
-        if missing:
+        if missing and as_published:
+            start_as_published(model)
+        elif missing:
             _add_head_and_start_token(model, tokenizer)
     return model, tokenizer
 

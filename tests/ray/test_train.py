@@ -39,7 +39,6 @@ TRAINING: dict[str, Any] = {
     "queries_per_step": 8,
     "max_steps": 40,
     "learning_rate": 3e-3,
-    "max_length": 48,
     "dtype": "float32",
     "dropout": 0.0,
 }
@@ -231,7 +230,7 @@ def test_what_another_try_cannot_mend_is_not_tried_again(tmp_path: Path, make: M
 def test_too_many_bad_records_stop_it_before_training(tmp_path: Path, make: Make) -> None:
     write_collection(tmp_path, queries=5)
     with (tmp_path / "train.jsonl").open("a") as file:
-        file.write('{"query": "nan [SEP] wing", "document": "lift", "label": 1}\n')
+        file.write('{"query": "Find it [SEP] wing", "document": " ", "label": 1}\n')
     config = make(training=TRAINING | {"max_steps": 2})
     lines = "\n".join(describe(config))
     assert "26 records: 5 queries of 1 tasks, 5 positives" in lines
@@ -239,7 +238,7 @@ def test_too_many_bad_records_stop_it_before_training(tmp_path: Path, make: Make
     assert "steps: 2 of 8 positives, loss cross_entropy" in lines
     assert train(config) == ExitCode.TOO_MANY_QUARANTINED
     (bad,) = read_output(tmp_path / "trained", "quarantine")
-    assert bad["reason"].startswith("instruction is 'nan'")
+    assert bad["reason"].startswith("document is empty")
     assert bad["source"].endswith("train.jsonl")
     assert not (tmp_path / "trained/checkpoint").exists()
     assert report_of(tmp_path / "trained")["trained"] == {}

@@ -26,6 +26,7 @@ def folder(tmp_path: Path, tiny_checkpoint: Path) -> Path:
         "parameters": 3_738_114,
         "pieces": 8_001,
         "config": TRAINING.model_dump(mode="json"),
+        "max_length": 112,
     }
     written = {
         "sources.json": {"entries": {"train": 9, "dev": 2, "test": 3}, "fetched": ["a-1.whl", "b_1.deb"]},

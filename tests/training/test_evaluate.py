@@ -42,11 +42,19 @@ def test_ndcg_by_hand(by_length: Callable[[int], Scorer]) -> None:
     rank_2 = 1 / math.log2(3)
     # longest first: a of a, c, b; g, e, f, d of which e and d are positive
     second = (rank_2 + 1 / math.log2(5)) / (1 + rank_2)
-    assert Evaluation(QUERIES, by_length(1)).ndcg_at_10() == pytest.approx((1 + second) / 2)
+    assert Evaluation(QUERIES, by_length(1)).figures().ndcg_at_10 == pytest.approx((1 + second) / 2)
     # shortest first: b, c, a; d, f, e, g
-    assert Evaluation(QUERIES, by_length(-1)).ndcg_at_10() == pytest.approx((0.5 + (1 + 0.5) / (1 + rank_2)) / 2)
+    figures = Evaluation(QUERIES, by_length(-1)).figures()
+    assert figures.ndcg_at_10 == pytest.approx((0.5 + (1 + 0.5) / (1 + rank_2)) / 2)
+    assert (figures.queries, figures.pairs) == (2, 7)
+
+
+def test_labels_are_right_where_the_margin_has_the_sign_of_the_answer(by_length: Callable[[int], Scorer]) -> None:
+    assert Evaluation(QUERIES, by_length(1)).figures().right == 3, "all are called relevant: a, d and e are"
+    assert Evaluation(QUERIES, by_length(-1)).figures().right == 4, "none is"
+    assert Evaluation(QUERIES, by_length(0)).figures().right == 4, "a margin of 0 is label 0, as argmax has it"
 
 
 def test_a_model_that_cannot_tell_documents_apart_gets_nothing_for_it(by_length: Callable[[int], Scorer]) -> None:
     query = Query("wing", "t", (), ("a",), tuple("bcdefghijk"))
-    assert Evaluation([query], by_length(0)).ndcg_at_10() == 0.0
+    assert Evaluation([query], by_length(0)).figures().ndcg_at_10 == 0.0

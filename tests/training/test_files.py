@@ -111,17 +111,18 @@ def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
         Query("q", "Find it", ("Find it",), ("p",), ("n",)),
         Query("bare", "", (), ("p",), ("n",)),
     ]
-    assert found.counts == {"read": 16, "used": 4, "duplicates": 1, "quarantined": 11}
+    assert found.counts == {"read": 16, "used": 4, "duplicates": 2, "quarantined": 10}
+    assert found.blank_instructions == 3
     content = (tmp_path / "rows.jsonl").read_bytes()
     reasons = {content[row["position"] :].split(b"\n")[0].decode(): row["reason"] for row in found.quarantine.rows}
     assert all(row["source"].endswith("rows.jsonl") for row in found.quarantine.rows)
     expected = [
-        "undecodable line", "instruction is 'nan'", "the document is positive in an earlier record",
+        "undecodable line", "the document is positive in an earlier record",
         "document is empty", "label is 2, expected 0 or 1", "the query has no positive", "the query has no negative",
         "got fields ['document', 'query'], expected", "instruction is 3, expected text",
         "no document in it", "the document is positive and negative in one record",
     ]  # fmt: skip
-    places = [3, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+    places = [3, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     for place, reason in zip(places, expected, strict=True):
         line = content.splitlines()[place].decode()
         assert reasons[line].startswith(reason), line
@@ -169,11 +170,53 @@ def test_a_query_without_a_negative_needs_others_to_draw_one_from(tmp_path: Path
         for name, task in (("a1", "a"), ("b1", "b"), ("b2", "b"))
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), needs_negatives=False)
+    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), negatives="random")
     assert [query.text for query in found.queries] == ["b1", "b2"]
     assert [row["reason"] for row in found.quarantine.rows] == [
         "the query has no negative, and its task no other query to draw one from"
     ]
+    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), negatives="optional")
+    assert [query.text for query in found.queries] == ["a1", "b1", "b2"]
+
+
+def test_a_blank_instruction_is_that_of_its_querys_task(tmp_path: Path) -> None:
+    rows = [
+        {"query": "Find it </s> q", "document": "p", "label": 1},
+        {"query": "nan </s> q", "document": "n", "label": 0},
+        {"query": " </s> q", "document": "m", "label": 0},
+        {"query": "nan </s> bare", "document": "p", "label": 1},
+        {"query": "nan </s> bare", "document": "n", "label": 0},
+        {"query": "q", "instruction": "Get it", "document": "x", "label": 1},
+        {"query": "q", "instruction": "Get it", "document": "y", "label": 0},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows[:5])
+    sets = {"t": ["Find it", "Seek it"]}
+    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets)
+    assert found.queries == [
+        Query("q", "t", ("Find it", "Seek it"), ("p",), ("n", "m")),
+        Query("bare", "", (), ("p",), ("n",)),
+    ]
+    assert (found.blank_instructions, found.counts["quarantined"]) == (4, 0)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    reasons = [row["reason"] for row in read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets).quarantine.rows]
+    assert reasons == ["the instruction is blank, and its query is of 2 tasks"] * 2 + [
+        "the query has no negative under this instruction; records under several instructions are put together where "
+        "they name their task, or input.instructions has its set"
+    ]
+
+
+def test_files_without_examples_are_skipped_by_name(tmp_path: Path) -> None:
+    rows = [{"query": "q", "document": "p", "label": 1}, {"query": "q", "document": "n", "label": 0}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    write_jsonl(tmp_path / "rows", [{"query": "r", "positives": ["p"], "negatives": ["n"]}])
+    (tmp_path / "README.md").write_text("# What these are\n")
+    (tmp_path / "LICENSE").write_text("CC-BY-NC-4.0\n")
+    assert [file.url.rsplit("/")[-1] for file in check_fields(Storage(), str(tmp_path))] == ["rows", "rows.jsonl"]
+    found = read_examples(Storage(), str(tmp_path))
+    assert [query.text for query in found.queries] == ["r", "q"]
+    assert [url.rsplit("/")[-1] for url in found.skipped] == ["LICENSE", "README.md"]
+    with pytest.raises(InputError, match=r"README\.md: no JSONL or Parquet in it"):
+        check_fields(Storage(), str(tmp_path / "README.md"))
 
 
 def test_many_instructions_are_kept(tmp_path: Path) -> None:

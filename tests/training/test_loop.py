@@ -22,7 +22,7 @@ from tart_ray.training.examples import Query
 from tart_ray.training.loop import StateFile, Trained, TrainingError, learning_rate, train
 from tart_ray.training.start import start_from_checkpoint
 
-SMALL = {"queries_per_step": 4, "max_steps": 8, "learning_rate": 3e-3, "max_length": 48, "dtype": "float32"}
+SMALL = {"queries_per_step": 4, "max_steps": 8, "learning_rate": 3e-3, "dtype": "float32"}
 
 
 def make_queries(count: int, seed: int = 0) -> list[Query]:
@@ -48,6 +48,7 @@ def run(
         TrainingConfig.model_validate(SMALL | changes),
         evaluation=make_queries(evaluation, seed=1),
         state=StateFile(Storage(), str(state)) if state else None,
+        max_length=48,
     )
     return trained, model.state_dict()
 

@@ -12,12 +12,13 @@ NEW = [*GIVEN, "--model.vocabulary", "spiece.model"]
 OLD = [*GIVEN, "--model.path", "t5"]
 
 
-def test_the_defaults_are_the_published_recipe_and_lists_are_read() -> None:
+def test_defaults_and_lists() -> None:
     config, plan_only = parse_config(TrainConfig, "train", [*NEW, "--training.random_negatives", "[1.0, 0.3]"])
     training = config.training
     assert not plan_only
     assert training.random_negatives == (1.0, 0.3)
-    assert (training.loss, training.num_negatives, training.epochs, training.max_length) == ("cross_entropy", 4, 1, 512)
+    assert (training.loss, training.num_negatives, training.epochs) == ("cross_entropy", 4, 1)
+    assert (training.preset, training.select_by, config.model.max_length) == (None, "ndcg_at_10", 512)
     assert (training.max_unfollowing_fraction, training.max_unfollowing) == (0.16, 10_000)
 
 
