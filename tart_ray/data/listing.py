@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 from tart_ray.data.schema import HIVE_NULL
@@ -39,6 +40,21 @@ def list_files(storage: Storage, url: str) -> list[FileInfo]:
     if not files:
         raise StorageError(f"{url}: no file there, or only empty ones; expected a file, a directory or a glob")
     return files
+
+
+def look_at(storage: Storage, urls: Sequence[str]) -> list[FileInfo]:
+    """The files of these names, sorted: for files that are known, where a listing may lag.
+
+    Raises:
+        StorageError: one is not there.
+    """
+    found = []
+    for url in sorted(urls):
+        filesystem, path = storage.resolve(url)
+        with explained("look at", url):
+            info = filesystem.info(path)
+        found.append(FileInfo(filesystem.unstrip_protocol(path), int(info["size"]), version_of(info)))
+    return found
 
 
 def path_keys(path: str) -> tuple[tuple[str, str | None], ...]:

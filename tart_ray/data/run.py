@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +100,20 @@ class Run:
         self.storage.write(self.url(COMMITS, stage, f"{unit}.json"), json.dumps(record).encode())
         return record
 
+    def records(self, stage: str, units: Sequence[str]) -> dict[str, Record]:
+        """Records of these units, all of which are done. Reads them by name, so it misses none where a listing lags.
+
+        Raises:
+            StorageError: a unit has no commit.
+        """
+        contents = self.storage.read_many([self.url(COMMITS, stage, f"{unit}.json") for unit in units])
+        return {unit: json.loads(text) for unit, text in zip(units, contents, strict=True)}
+
     def committed(self, stage: str) -> dict[str, Record]:
-        """Records of the units of a stage that are done."""
+        """Records of the units of a stage that a listing shows as done.
+
+        A listing may lag. This tells which units need not be done again; what a stage wrote is told by `records`.
+        """
         names = [name for name in self.storage.names(self.url(COMMITS, stage)) if name.endswith(".json")]
         contents = self.storage.read_many([self.url(COMMITS, stage, name) for name in names])
         return {name.removesuffix(".json"): json.loads(text) for name, text in zip(names, contents, strict=True)}

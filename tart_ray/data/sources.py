@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from tart_ray.data.columns import (
     map_candidate,
     map_columns,
 )
-from tart_ray.data.listing import InputError, list_files
+from tart_ray.data.listing import InputError, list_files, look_at
 from tart_ray.data.parquet_files import count_candidates, read_footer, unify
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage
@@ -82,25 +82,32 @@ class Source:
         return self.splits[split].file.url
 
 
-def inspect_source(storage: Storage, url: str, role: Role, columns: Mapping[str, str] | None = None) -> Source:
+def inspect_source(
+    storage: Storage,
+    url: str,
+    role: Role,
+    columns: Mapping[str, str] | None = None,
+    files: Sequence[str] | None = None,
+) -> Source:
     """Look at the files without reading the data: listing, Parquet footers, the head of some text files.
 
     Args:
         columns: our name → their name, where they differ.
+        files: URLs of all files, where they are known; else a listing of ``url`` tells them.
 
     Raises:
         StorageError: nothing is there.
         InputError: an unknown or mixed format, a missing column, or a column of the wrong type.
     """
-    files = list_files(storage, url)
-    kind = _format_of(storage, files) if role != "qrels" else _format_of_qrels(storage, files)
+    infos = list_files(storage, url) if files is None else look_at(storage, files)
+    kind = _format_of(storage, infos) if role != "qrels" else _format_of_qrels(storage, infos)
     if kind == "trec" and role not in ("candidates", "qrels"):
         raise InputError(f"{url}: got a TREC run, expected {role} as JSONL, TSV or Parquet")
     if kind == "tsv" and role == "candidates":
         raise InputError(f"{url}: got TSV, expected candidates as Parquet, JSONL or a TREC run (.trec, .run)")
     if kind == "parquet":
-        return _inspect_parquet(storage, url, role, files, columns or {})
-    return _inspect_text(storage, url, role, kind, files, columns or {})
+        return _inspect_parquet(storage, url, role, infos, columns or {})
+    return _inspect_text(storage, url, role, kind, infos, columns or {})
 
 
 def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:

@@ -30,10 +30,10 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import EvaluateConfig, InputConfig, MetricsConfig, OutputConfig, RerankConfig, TaskConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import READ, Quarantine
-from tart_ray.data.run import WORK, Record, Run
+from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.shuffle import bucket_of
 from tart_ray.data.sources import InputError
-from tart_ray.data.storage import Storage, absolute
+from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.evaluation import summary
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union, without_identical
 from tart_ray.evaluation.datasets import (
@@ -61,9 +61,10 @@ from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
 from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
+from tart_ray.pipeline.rank import ranked_files
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
-from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
-from tart_ray.pipeline.scored import manifest_of_scores
+from tart_ray.pipeline.score import LoadScorer, load_scorer
+from tart_ray.pipeline.scored import ScoreStore, manifest_of_scores
 from tart_ray.pipeline.stages import run_stage
 
 RETRIEVED, COLLECTED, MEASURED, SUMMARISED = "retrieve", "collect", "measure", "summarise"
@@ -96,7 +97,7 @@ class Work:
     scoring: Run
     tasks: Mapping[str, Task]
     parts: Mapping[str, int]  # of each task's queries
-    stores: Mapping[str, tuple[Run, ...]]  # task → the finished runs that have its scores
+    stores: Mapping[str, tuple[ScoreStore, ...]]  # task → the finished runs that have its scores
     models: Mapping[str, str]  # task → the checkpoint that scored it
     metrics: MetricsConfig
 
@@ -182,15 +183,19 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
         raise ConfigurationError(
             f"input.tasks: got names {[task.name for task in found]}, expected each once, forums included"
         )
-    stores = {task.name: tuple(Run.at(storage, path, attempts) for path in task.scores) for task in tasks.values()}
+    runs = {task.name: [Run.at(storage, path, attempts) for path in task.scores] for task in tasks.values()}
     manifests = {
-        name: [manifest_of_scores(run, f"input.tasks: {name}: scores") for run in runs] for name, runs in stores.items()
+        name: [manifest_of_scores(run, f"input.tasks: {name}: scores") for run in found] for name, found in runs.items()
+    }
+    stores = {
+        name: tuple(ScoreStore.of(run, said["identity"]) for run, said in zip(found, manifests[name], strict=True))
+        for name, found in runs.items()
     }
     models = {
         name: str(found[0]["config"]["model"]["path"]) if found else config.model.path
         for name, found in manifests.items()
     }
-    pairs = {name: _stored(runs) if runs else tasks[name].pairs for name, runs in stores.items()}
+    pairs = {name: _stored(found) if found else tasks[name].pairs for name, found in stores.items()}
     parts = {name: min(max(math.ceil(number / PAIRS_PER_PART), 1), MAX_PARTS) for name, number in pairs.items()}
     run = Run.at(storage, config.output.path, attempts)
     scoring = Run.at(storage, run.url(SCORING), attempts)
@@ -237,15 +242,22 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
     with clock.timed("collect"):
         collected = run_stage(run, COLLECTED, work.tasks, functools.partial(_collect, work))
     scored: dict[str, int] = {"read": 0, "scored": 0, "duplicates": 0, "quarantined": 0}
+    reranked: dict[str, list[str]] = {}
     if sum(record["pairs"] for record in collected.values()):
+        written = [name for record in collected.values() for name in record["files"]]
+        files = {
+            role: [run.url(name) for name in written if name.startswith(f"{folder}/")]
+            for role, folder in (("candidates", CANDIDATES), ("corpus", CORPUS))
+        }
         with clock.timed("score"):
-            code = rerank(_scoring_config(config, work), load=load)
+            code = rerank(_scoring_config(config, work), load=load, files=files)
         if code != ExitCode.DONE:
             return code
         scored = json.loads(run.storage.read(work.scoring.url("report.json")))["counts"]
+        reranked = ranked_files(work.scoring, json.loads(run.storage.read(work.scoring.url(MANIFEST)))["identity"])
     with clock.timed("measure"):
         units = [_unit(task, part) for task in work.tasks for part in range(work.parts[task])]
-        measured = run_stage(run, MEASURED, units, functools.partial(_measure, work))
+        measured = run_stage(run, MEASURED, units, functools.partial(_measure, work, reranked))
     with clock.timed("summarise"):
         summaries = run_stage(run, SUMMARISED, work.tasks, functools.partial(_summarise, work))
     counts = reconcile(collected.values(), scored, measured.values(), sum(map(_stored, work.stores.values())))
@@ -368,18 +380,23 @@ def _collect(work: Work, unit: str) -> Record:
         kept = without_identical(task, compared.table)
         check_ids(kept["doc_id"], f"{task.name}: compare_with")
         run.write_table(kept, WORK, "compare_with", f"{task.name}.parquet")
-    pairs, counts = 0, {}
+    pairs = 0
+    counts: dict[str, int] = {}
+    files: list[str] = []
     if not task.scores:
         candidates = union(first_stages)
         tables = candidates_of(task, candidates, queries.table, work.parts[unit])
         for variant, table in zip(task.variants, tables, strict=True):
             if len(table):
-                run.write_table(table, CANDIDATES, f"{task.name}@{variant.name}.parquet")
+                files.append(join_url(CANDIDATES, f"{task.name}@{variant.name}.parquet"))
+                run.write_table(table, files[-1])
             pairs += len(table)
-        counts = _write_documents(work, task, candidates["doc_id"], judgements, bad_documents)
+        documents, counts = _write_documents(work, task, candidates["doc_id"], judgements, bad_documents)
+        files += documents
     with_candidates = first_stages[CLOSED]["query_id"]
     relevant = [found.table.filter(pc.greater(found.table["relevance"], 0)) for found in judgements.values()]
     record = {
+        "files": files,
         "pairs": pairs,
         "read": read,
         "quarantined": len(bad),
@@ -426,7 +443,7 @@ def _first_stage(work: Work, task: Task, setup: str, bad: Quarantine) -> tuple[p
 def _first_stage_of_scores(work: Work, task: Task) -> pa.Table:
     """The first stage that scored pairs come from; scores are null where the store has neither scores nor ranks."""
     columns = ["query_id", "doc_id", "first_stage_rank", "first_stage_score"]
-    whole = pa.concat_tables([table for store in work.stores[task.name] for table in _score_files(store, columns)])
+    whole = pa.concat_tables([table for store in work.stores[task.name] for table in store.tables(columns)])
     scores = whole["first_stage_score"]
     if scores.null_count:
         scores = pc.negate(whole["first_stage_rank"].cast(pa.float64()))
@@ -438,9 +455,10 @@ def _first_stage_of_scores(work: Work, task: Task) -> pa.Table:
 
 def _write_documents(
     work: Work, task: Task, wanted: pa.ChunkedArray, judgements: Mapping[str, Any], bad: Quarantine
-) -> dict[str, int]:
-    """Write the documents of a task's candidates, and say which are not there."""
-    run, files = work.run, 0
+) -> tuple[list[str], dict[str, int]]:
+    """Write the documents of a task's candidates; the files, and counts of what is not there."""
+    run = work.run
+    files: list[str] = []
     of_candidates = wanted.unique()
     of_judgements = pa.concat_arrays([c for found in judgements.values() for c in found.table["doc_id"].chunks])
     of_judgements = of_judgements.drop_null().unique()
@@ -454,24 +472,29 @@ def _write_documents(
             held.append(found)
             nbytes += found.nbytes
             if nbytes > BYTES_PER_FILE:
-                _write_part(run, task, held, files)
-                held, nbytes, files = [DOCUMENTS.empty_table()], 0, files + 1
-    _write_part(run, task, held, files)
+                files.append(_write_part(run, task, held, len(files)))
+                held, nbytes = [DOCUMENTS.empty_table()], 0
+    if nbytes or not files:
+        files.append(_write_part(run, task, held, len(files)))
     there = {name: pa.chunked_array(chunks, pa.string()) for name, chunks in seen.items()}
-    return {
+    return files, {
         "candidates_not_in_corpus": _count_missing(of_candidates, there[CANDIDATES]),
         "judged_documents_not_in_corpus": _count_missing(of_judgements, there["judged"]),
     }
 
 
-def _write_part(run: Run, task: Task, held: list[pa.Table], index: int) -> None:
-    whole = pa.concat_tables(held)
-    if len(whole):
-        run.write_table(whole, CORPUS, f"{task.name}@{index:05d}.parquet")
+def _write_part(run: Run, task: Task, held: list[pa.Table], index: int) -> str:
+    name = join_url(CORPUS, f"{task.name}@{index:05d}.parquet")
+    run.write_table(pa.concat_tables(held), name)
+    return name
 
 
-def _measure(work: Work, unit: str) -> Record:
-    """Rankings of a part of a task's queries, and their values."""
+def _measure(work: Work, reranked: Mapping[str, list[str]], unit: str) -> Record:
+    """Rankings of a part of a task's queries, and their values.
+
+    Args:
+        reranked: files of the scoring run's ``reranked/`` by partition.
+    """
     name, _, number = unit.rpartition("@")
     task, part, run = work.tasks[name], int(number), work.run
 
@@ -485,7 +508,10 @@ def _measure(work: Work, unit: str) -> Record:
     whole = {setup: _read_table(run, WORK, "first_stage", name, f"{setup}.parquet") for setup in task.setups}
     ranked = not any(table["score"].null_count for table in whole.values())
     compared = mine(_read_table(run, WORK, "compare_with", f"{name}.parquet")) if task.compare_with else None
-    scored = _scores_of_runs(work, task, mine) if task.scores else _scores_of(work, task, part)
+    if task.scores:
+        scored = _scores_of_runs(work, task, mine)
+    else:
+        scored = _scores_of(work, reranked.get(f"task={name}/part={part}", []))
     rankings = make_rankings(task, {setup: mine(t) for setup, t in whole.items()}, compared, scored, ranked=ranked)
     run.write_table(measure(task, judgements, rankings), WORK, "values", f"{unit}.parquet")
     for ranking in rankings:
@@ -496,12 +522,11 @@ def _measure(work: Work, unit: str) -> Record:
     return {"rows": len(scored), "rankings": names, "incomplete": incomplete(task, scored)}
 
 
-def _scores_of(work: Work, task: Task, part: int) -> pa.Table:
-    """The scored pairs of a part of a task: `SCORED`. The counts of the job tell whether a listing was too short."""
-    storage, folder = work.run.storage, work.scoring.url("reranked", f"task={task.name}", f"part={part}")
-    files = storage.read_many([f"{folder}/{name}" for name in storage.names(folder)])
+def _scores_of(work: Work, files: list[str]) -> pa.Table:
+    """The scored pairs in files of ``reranked/``: `SCORED`."""
     names = ["variant", "task_query_id", "doc_id", "margin"]
-    tables = [pq.read_table(io.BytesIO(file), columns=names).select(names) for file in files]
+    contents = work.run.storage.read_many(files)
+    tables = [pq.read_table(io.BytesIO(file), columns=names).select(names) for file in contents]
     return pa.concat_tables([SCORED.empty_table(), *(pa.table(t.columns, schema=SCORED) for t in tables)])
 
 
@@ -509,17 +534,10 @@ def _scores_of_runs(work: Work, task: Task, mine: Callable[[pa.Table], pa.Table]
     """Those of the scored pairs of the runs that a task names that ``mine`` keeps: `SCORED`, one variant per run."""
     tables = []
     for variant, store in zip(task.variants, work.stores[task.name], strict=True):
-        for table in map(mine, _score_files(store, ["query_id", "doc_id", "margin"])):
+        for table in map(mine, store.tables(["query_id", "doc_id", "margin"])):
             named = pa.repeat(pa.scalar(variant.name), len(table))
             tables.append(pa.table([named, *table.columns], schema=SCORED))
     return with_full_ids(pa.concat_tables([SCORED.empty_table(), *tables]), task.name)
-
-
-def _score_files(store: Run, columns: list[str]) -> Iterator[pa.Table]:
-    for chunk, record in store.committed(SCORES).items():
-        if record["rows"]:
-            file = store.storage.read(store.url("scores", f"{chunk}.parquet"))
-            yield pq.read_table(io.BytesIO(file), columns=columns).select(columns)
 
 
 def _summarise(work: Work, unit: str) -> Record:
@@ -531,7 +549,7 @@ def _summarise(work: Work, unit: str) -> Record:
     order = [(name, "ascending") for name in ("setup", "run", "judged_by", "measure", "query_id")]
     values = values.sort_by(order)
     run.write_table(values, "per_query", f"{unit}.parquet")
-    records = run.committed(MEASURED)
+    records = run.records(MEASURED, units)
     made = {part: records[part]["rankings"] for part in units}
     for setup, name in dict.fromkeys((setup, name) for rankings in made.values() for setup, name in rankings):
         urls = [run.url(WORK, "runs", part, setup, name) for part in units if [setup, name] in made[part]]
@@ -539,15 +557,15 @@ def _summarise(work: Work, unit: str) -> Record:
     return {"summary": summary.summarise(task, values, work.metrics, work.models[unit])}
 
 
-def _stored(runs: Iterable[Run]) -> int:
+def _stored(stores: Iterable[ScoreStore]) -> int:
     """Pairs in the score stores of finished runs."""
-    return sum(record["rows"] for run in runs for record in run.committed(SCORES).values())
+    return sum(store.rows for store in stores)
 
 
 def _told(work: Work, name: str, collected: Record, measured: Mapping[str, Record]) -> dict[str, int]:
     """Counts of a task."""
     missing = sum(measured[_unit(name, part)]["incomplete"] for part in range(work.parts[name]))
-    return {**collected, "incomplete": missing}
+    return {**{key: value for key, value in collected.items() if key != "files"}, "incomplete": missing}
 
 
 def _notes(counts: Mapping[str, int]) -> list[str]:

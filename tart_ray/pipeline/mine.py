@@ -55,7 +55,6 @@ from tart_ray.pipeline.plan import (
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
-    CHUNKS,
     fragment_url,
     prepare,
     read_chunk,
@@ -65,8 +64,8 @@ from tart_ray.pipeline.prepare import (
     unit_name,
 )
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
-from tart_ray.pipeline.score import SCORES, LoadScorer, load_scorer
-from tart_ray.pipeline.scored import Scored, find_run
+from tart_ray.pipeline.score import LoadScorer, load_scorer
+from tart_ray.pipeline.scored import Scored, ScoreStore, find_run, scored_chunks
 from tart_ray.pipeline.stages import run_stage
 
 log = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ def describe(config: MineConfig) -> Iterator[str]:
         yield f"scores first, into {scored.run.path}:"
         yield from dry_run.describe(scored.config)
     else:
-        pairs = sum(record["rows"] for record in scored.run.committed(SCORES).values())
+        pairs = ScoreStore.of(scored.run, scored.identity).rows
         yield f"scores: {pairs:,} pairs in {scored.plan.query_buckets:,} buckets of queries: {scored.run.path}"
     if qrels is None:
         yield f"positives: {settings.label_column} of the candidates, at least {settings.min_relevance}"
@@ -319,21 +318,18 @@ def _execute(
         if code != ExitCode.DONE:
             log.error("scoring ended with exit code %d: nothing is mined", code)
             return code
-    rows = {chunk: record["rows"] for chunk, record in scored.run.committed(SCORES).items()}
-    chunks = {
-        bucket: {chunk: rows[chunk] for chunk, _ in record["chunks"]}
-        for bucket, record in scored.run.committed(CHUNKS).items()
-    }
+    chunks = scored_chunks(scored.run, scored.identity)
     texts = dataclasses.replace(run, path=run.url(WORK, TEXTS))
     document_buckets = bucket_count(corpus.nbytes / BYTES_PER_BUCKET) if corpus else scored.plan.document_buckets
     work = Work(run, texts, scored.run, scored.plan, settings, qrels, corpus, document_buckets, chunks)
     with clock.timed("prepare"):
         if set(chunks) - set(run.committed(MINED)):
             _prepare(work, scored)
-        read = run.committed(read_stage("qrels")) if qrels else {}
+        read = run.records(read_stage("qrels"), [unit_name(split.index) for split in qrels.splits]) if qrels else {}
     with clock.timed("mine"):
         mined = run_stage(run, MINED, list(chunks), functools.partial(_mine_bucket, work))
-    counts = reconcile(read.values(), mined.values(), sum(rows.values()), from_qrels=qrels is not None)
+    pairs = sum(sum(rows.values()) for rows in chunks.values())
+    counts = reconcile(read.values(), mined.values(), pairs, from_qrels=qrels is not None)
     if not counts["queries with negatives"]:
         raise InputError(_nothing_mined(mined.values(), settings))
     report = _make_report(config, counts, mined.values(), settings, clock.seconds)

@@ -25,6 +25,8 @@ NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is 
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
 
+Files = Mapping[str, Sequence[str]]  # URLs by role: candidates, queries, corpus
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,8 +64,11 @@ class Plan:
         return self.candidates.nbytes + self.candidates.rows * self.corpus.nbytes // max(self.corpus.rows, 1)
 
 
-def make_plan(storage: Storage, config: RerankConfig) -> Plan:
+def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None) -> Plan:
     """Look at the input.
+
+    Args:
+        files: URLs of all files of a role, where they are known.
 
     Raises:
         StorageError, InputError: it is not there, or not as configured.
@@ -72,13 +77,16 @@ def make_plan(storage: Storage, config: RerankConfig) -> Plan:
     """
     read = {f"input.{name}": getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
     refuse_output_within(config.output.path, read)
-    candidates = inspect_source(storage, config.input.candidates, "candidates", config.input.columns)
+    known = files or {}
+    candidates = inspect_source(
+        storage, config.input.candidates, "candidates", config.input.columns, known.get("candidates")
+    )
     if not candidates.rows:
         raise ConfigurationError(
             f"{config.input.candidates}: no rows in {len(candidates.files)} files; nothing to score"
         )
-    queries = _texts(storage, candidates, "queries", "query", config.input.queries)
-    corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus)
+    queries = _texts(storage, candidates, "queries", "query", config.input.queries, known.get("queries"))
+    corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus, known.get("corpus"))
     windows = config.model.long_documents == "maxp"
     plan = Plan(candidates, queries, corpus, 1, 0, windows)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
@@ -185,7 +193,9 @@ def replica_dtype(config: RerankConfig) -> str:
     return "bfloat16" if config.cluster.gpus_per_replica else "float32"
 
 
-def _texts(storage: Storage, candidates: Source, role: Any, column: str, url: str | None) -> Source | None:
+def _texts(
+    storage: Storage, candidates: Source, role: Any, column: str, url: str | None, files: Sequence[str] | None
+) -> Source | None:
     """The source that texts are joined from, where the candidates do not hold them."""
     if column in candidates.columns:
         return None
@@ -195,7 +205,7 @@ def _texts(storage: Storage, candidates: Source, role: Any, column: str, url: st
             f"Columns found: {sorted({*candidates.columns.values(), *candidates.extras.names})}; "
             f"input.columns maps other names"
         )
-    return inspect_source(storage, url, role)
+    return inspect_source(storage, url, role, files=files)
 
 
 def bucket_count(wanted: float) -> int:

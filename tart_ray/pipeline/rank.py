@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from tart_ray.data.hive import partitions
 from tart_ray.data.run import Record, Run
 from tart_ray.derive.rank import rank
 from tart_ray.pipeline.plan import Plan, output_schema, scores_schema
+from tart_ray.pipeline.prepare import unit_name
 from tart_ray.pipeline.stages import run_stage
 
 RANKED = "rank"
@@ -28,12 +31,31 @@ def rank_queries(run: Run, plan: Plan, output: OutputConfig, scored: dict[str, l
     return run_stage(run, RANKED, list(scored), work)
 
 
+def ranked_files(run: Run, identity: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The files of a finished run's ``reranked/``: URLs by partition, as in ``language=en/part=1``; "" without any.
+
+    They follow from the run's identity and its commits: no listing decides what there is.
+
+    Raises:
+        StorageError: a commit is not there.
+    """
+    found: dict[str, list[str]] = {}
+    buckets = [unit_name(bucket) for bucket in range(identity["plan"]["query_buckets"])]
+    for unit, record in run.records(RANKED, buckets).items():
+        for folder in record["partitions"]:
+            parts = filter(None, ["reranked", *folder.split("/"), f"{unit}.parquet"])
+            found.setdefault(folder, []).append(run.url(*parts))
+    return found
+
+
 def _rank_bucket(run: Run, plan: Plan, output: OutputConfig, scored: dict[str, list[str]], unit: str) -> Record:
     files = run.storage.read_many([run.url("scores", f"{chunk}.parquet") for chunk in scored[unit]])
     tables = [pq.read_table(io.BytesIO(file)) for file in files]
     scores = pa.concat_tables([scores_schema(plan).empty_table(), *tables])
     ranked = rank(scores, output.top_k).select(output_schema(plan).names)
+    written = []
     for folder, part in partitions(ranked, output.partition_by):
         if len(part):
             run.write_table(part, "reranked", *folder, f"{unit}.parquet")
-    return {"rows": len(scores), "written": len(ranked)}
+            written.append("/".join(folder))
+    return {"rows": len(scores), "written": len(ranked), "partitions": written}

@@ -77,7 +77,6 @@ from tart_ray.pipeline.plan import (
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
-    CHUNKS,
     Chunk,
     Prepared,
     fragment_url,
@@ -90,7 +89,7 @@ from tart_ray.pipeline.prepare import (
 from tart_ray.pipeline.rerank import with_absolute_paths
 from tart_ray.pipeline.score import SCORES as SCORING
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
-from tart_ray.pipeline.scored import Scored, find_run
+from tart_ray.pipeline.scored import Scored, ScoreStore, find_run, scored_chunks
 from tart_ray.pipeline.stages import run_stage
 from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
@@ -225,7 +224,7 @@ def describe(config: RelabelConfig) -> Iterator[str]:
         yield "pairs, of which those are scored that changed since the runs before:"
         yield from dry_run.describe(task.scoring)
     else:
-        pairs = sum(record["rows"] for record in task.scored.run.committed(SCORING).values())
+        pairs = ScoreStore.of(task.scored.run, task.scored.identity).rows
         yield f"scores: {pairs:,} pairs, none is scored again: {task.scored.run.path}"
     labels = config.labels
     number = "the calibrated probability" if labels.by == "calibrated" else labels.score
@@ -422,10 +421,7 @@ def _work(task: Task, versions: Versions, id_: str, base: str | None, prepared: 
     chunks = {bucket: [chunk.id for chunk in found] for bucket, found in prepared.buckets.items()}
     scored_at = None
     if task.scored is not None:
-        before = {
-            bucket: [chunk for chunk, _ in record["chunks"]]
-            for bucket, record in task.scored.run.committed(CHUNKS).items()
-        }
+        before = {bucket: [*found] for bucket, found in scored_chunks(task.scored.run, task.scored.identity).items()}
         if before != chunks:
             raise ReconciliationError(f"{task.scored.run.path}: its input was prepared again, and gave other chunks")
         scored_at = _moment(json.loads(versions.storage.read(task.scored.run.url(MANIFEST)))["created"])
@@ -460,13 +456,15 @@ def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str
     They are those of the current run, and those of others that did not become current: interrupted, held back or
     switched away from.
     """
-    for other in versions.ids(since=base):
+    for other in sorted({*versions.ids(since=base), *([base] if base else [])}):  # a listing may lag
         run = versions.run(other)
         if other == id_:
             continue
-        yield from (f"{other}.bucket.{bucket}" for bucket in run.committed(LABELS))
-        if run.is_complete():  # its buckets have all of its scores
+        if run.is_complete():  # its buckets have all of its scores; their names do not depend on a listing
+            buckets = versions.manifest(other)["identity"]["scores"]["plan"]["query_buckets"]
+            yield from (f"{other}.bucket.{unit_name(bucket)}" for bucket in range(buckets))
             continue
+        yield from (f"{other}.bucket.{bucket}" for bucket in run.committed(LABELS))
         pending = _pending(run)
         there = {*pending.storage.names(pending.url("scores"))}  # a kill may have come while they were removed
         yield from (
@@ -695,7 +693,7 @@ def _labelling(work: Work) -> Labelling:
         found = zip(table["instruction"].to_pylist(), table["thresholds"].to_pylist(), strict=True)
         return Labelling(labels.score, (), {instruction: tuple(cuts) for instruction, cuts in found})
     if labels.by == "calibrated":
-        fitted = work.run.committed(CALIBRATED)[ALL]["calibration"]
+        fitted = work.run.records(CALIBRATED, [ALL])[ALL]["calibration"]
         return Labelling("margin", labels.cuts, calibration=Calibration(**fitted))
     return Labelling(labels.score, labels.cuts)
 

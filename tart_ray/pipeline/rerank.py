@@ -20,7 +20,7 @@ from tart_ray.pipeline.job import (
     execute_run,
     finish,
 )
-from tart_ray.pipeline.plan import Plan, identity, make_plan
+from tart_ray.pipeline.plan import Files, Plan, identity, make_plan
 from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
@@ -28,10 +28,13 @@ from tart_ray.pipeline.score import LoadScorer, load_scorer, score
 __all__ = ["RunFailedError", "rerank"]
 
 
-def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
+def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files | None = None) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
 
     Ends this process, with exit code 1, on SIGTERM and SIGINT, and when another driver has taken the output path over.
+
+    Args:
+        files: URLs of all files of a role, where they are known; else listings of the input's directories tell them.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
@@ -40,7 +43,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
     config = with_absolute_paths(config)
     storage = Storage(config.storage.fsspec_options("s3://"))
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
-    plan = make_plan(storage, config)
+    plan = make_plan(storage, config, files)
     return execute_run(
         run,
         identity(plan, config),

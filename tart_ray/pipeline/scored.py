@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tart_ray.command_line import ConfigurationError
@@ -14,6 +17,7 @@ from tart_ray.config import RerankConfig, StorageConfig
 from tart_ray.data.run import MANIFEST, Run, differences
 from tart_ray.data.storage import Storage
 from tart_ray.pipeline.plan import Plan, input_identity, make_plan
+from tart_ray.pipeline.prepare import CHUNKS, unit_name
 from tart_ray.pipeline.score import SCORES
 
 
@@ -25,6 +29,38 @@ class Scored:
     config: RerankConfig
     plan: Plan
     identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoreStore:
+    """The scores of a finished run. Pickles into every worker.
+
+    ``chunks``: rows of each chunk; one without rows has no file.
+    """
+
+    run: Run
+    chunks: Mapping[str, int]
+
+    @classmethod
+    def of(cls, run: Run, identity: Mapping[str, Any]) -> ScoreStore:
+        """The scores of a finished run of this identity.
+
+        Raises:
+            StorageError: a commit is not there.
+        """
+        found = scored_chunks(run, identity).values()
+        return cls(run, {chunk: rows for chunks in found for chunk, rows in chunks.items()})
+
+    @property
+    def rows(self) -> int:
+        """Scored pairs."""
+        return sum(self.chunks.values())
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """These columns, chunk by chunk."""
+        for chunk in (chunk for chunk, rows in self.chunks.items() if rows):
+            file = self.run.storage.read(self.run.url("scores", f"{chunk}.parquet"))
+            yield pq.read_table(io.BytesIO(file), columns=columns).select(columns)
 
 
 def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
@@ -43,19 +79,37 @@ def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(run.storage.read(run.url(MANIFEST)))
         job = manifest["identity"]["job"]
         manifest["config"]["model"]["path"]
+        if job == "rerank":
+            manifest["identity"]["plan"]["query_buckets"]
     except (ValueError, KeyError, TypeError):
         raise ConfigurationError(f"{place}: {MANIFEST} is none of jobs.rerank") from None
     if job != "rerank":
         raise ConfigurationError(f"{place}: got a run of jobs.{job}, expected jobs.rerank")
     if not run.is_complete():
         raise ConfigurationError(f"{place}: has no _SUCCESS: finish it first")
-    expected = {f"{chunk}.parquet" for chunk, record in run.committed(SCORES).items() if record["rows"]}
-    missing = sorted(expected - set(run.storage.names(run.url("scores"))))
+    chunks = ScoreStore.of(run, manifest["identity"]).chunks
+    expected = {f"{chunk}.parquet" for chunk, rows in chunks.items() if rows}
+    unlisted = sorted(expected - set(run.storage.names(run.url("scores"))))  # a listing may lag
+    missing = [name for name in unlisted if not run.storage.exists(run.url("scores", name))]
     if missing:
         raise ConfigurationError(
             f"{place}: {len(missing)} of {len(expected)} files are gone from scores/, such as {missing[0]}"
         )
     return manifest
+
+
+def scored_chunks(run: Run, identity: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """The chunks of a finished jobs.rerank by bucket of queries, and of each the number of rows in its scores.
+
+    All names follow from the run's identity and its commits: no listing decides what there is.
+
+    Raises:
+        StorageError: a commit is not there.
+    """
+    cut = run.records(CHUNKS, [unit_name(bucket) for bucket in range(identity["plan"]["query_buckets"])])
+    names = {bucket: [chunk for chunk, _ in record["chunks"]] for bucket, record in cut.items()}
+    scores = run.records(SCORES, [chunk for chunks in names.values() for chunk in chunks])
+    return {bucket: {chunk: scores[chunk]["rows"] for chunk in chunks} for bucket, chunks in names.items()}
 
 
 def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: int) -> Scored:

@@ -264,7 +264,7 @@ def _train(work: Work) -> Record:
             raise RunFailedError(f"training: {error}") from error
     if run.storage.exists(failure):
         raise RunFailedError(run.storage.read(failure).decode(), MEND)
-    return run.committed(TRAINED)[TRAINED]
+    return run.records(TRAINED, [TRAINED])[TRAINED]
 
 
 def _train_worker(settings: Mapping[str, Any]) -> None:
