@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ from tart_ray.data.parquet_files import count_candidates, read_footer, unify
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage
 
-__all__ = ["InputError", "Source", "Split", "inspect_source"]
+__all__ = ["InputError", "Source", "Split", "inspect_source", "notes_of"]
 
 Format = Literal["parquet", "jsonl", "tsv", "trec"]
 
@@ -64,6 +64,8 @@ class Source:
 
     ``columns``: our name → their name, of the columns that are there. ``extras``: the other columns, carried through.
     ``rows``: pairs, queries or documents; exact for Parquet pairs, else estimated from a sample.
+    ``skipped``: how many entries of its directory are not read. ``notes``: what was left out or changed, in words, for
+    the plan, the log and the report.
     """
 
     role: Role
@@ -76,6 +78,8 @@ class Source:
     rows: int
     nbytes: int
     splits: tuple[Split, ...] = field(repr=False)
+    skipped: int = 0
+    notes: tuple[str, ...] = ()
 
     def origin(self, split: int) -> str:
         """The URL of the file that a split is part of."""
@@ -99,15 +103,24 @@ def inspect_source(
         StorageError: nothing is there.
         InputError: an unknown or mixed format, a missing column, or a column of the wrong type.
     """
-    infos = list_files(storage, url) if files is None else look_at(storage, files)
+    listing = list_files(storage, url) if files is None else look_at(storage, files)
+    infos = [*listing.files]
     kind = _format_of(storage, infos) if role != "qrels" else _format_of_qrels(storage, infos)
     if kind == "trec" and role not in ("candidates", "qrels"):
         raise InputError(f"{url}: got a TREC run, expected {role} as JSONL, TSV or Parquet")
     if kind == "tsv" and role == "candidates":
         raise InputError(f"{url}: got TSV, expected candidates as Parquet, JSONL or a TREC run (.trec, .run)")
     if kind == "parquet":
-        return _inspect_parquet(storage, url, role, infos, columns or {})
-    return _inspect_text(storage, url, role, kind, infos, columns or {})
+        source = _inspect_parquet(storage, url, role, infos, columns or {})
+    else:
+        source = _inspect_text(storage, url, role, kind, infos, columns or {})
+    skipped = sum(found.count for found in listing.skipped)
+    return replace(source, skipped=skipped, notes=(*listing.notes, *source.notes))
+
+
+def notes_of(sources: Mapping[str, Source]) -> dict[str, list[str]]:
+    """What was left out or changed of each source, of those where anything was."""
+    return {name: [*source.notes] for name, source in sources.items() if source.notes}
 
 
 def _format_of_qrels(storage: Storage, files: list[FileInfo]) -> Format:

@@ -25,7 +25,7 @@ from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
 from tart_ray.data.readers import read_split
 from tart_ray.data.shuffle import in_input_order
-from tart_ray.data.sources import InputError, Source, inspect_source
+from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import FileInfo, Storage, join_url
 from tart_ray.evaluation.instructions import Template, Variant, make_variant
 from tart_ray.evaluation.metrics import check_measures
@@ -98,6 +98,12 @@ class Task:
         return {name: source for name, source in found.items() if source is not None}
 
     @property
+    def told(self) -> tuple[str, ...]:
+        """The notes on the task and on what is read of it."""
+        of_sources = (f"{name}: {note}" for name, notes in notes_of(self.sources).items() for note in notes)
+        return (*self.notes, *of_sources)
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         """Names of the sets of judgements."""
         return tuple(dict.fromkeys(variant.judged_by for variant in self.variants))
@@ -148,7 +154,7 @@ def _find_one(
     answers: tuple[FileInfo, ...] = ()
     qrels: dict[str, Source] = {}
     if config.kind == "lotte":
-        answers = tuple(list_files(storage, named(f"qas.{config.questions}.jsonl")))
+        answers = list_files(storage, named(f"qas.{config.questions}.jsonl")).files
     elif config.kind == "followir":
         qrels = {ORIGINAL: _qrels(storage, config, "qrels_og"), CHANGED: _qrels(storage, config, "qrels_changed")}
     else:

@@ -45,6 +45,7 @@ def describe(config: RerankConfig) -> Iterator[str]:
         yield f"  columns: {', '.join(f'{ours} ← {theirs}' for ours, theirs in source.columns.items())}"
         if source.extras.names:
             yield f"  carried through: {', '.join(source.extras.names)}"
+        yield from (f"  note: {note}" for note in source.notes)
     pairs = plan.candidates.rows
     yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"
 

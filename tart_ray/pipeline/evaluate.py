@@ -59,7 +59,7 @@ from tart_ray.evaluation.measuring import SCORED, VALUES, incomplete, make_ranki
 from tart_ray.evaluation.picture import draw
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
-from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
+from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, tell
 from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
 from tart_ray.pipeline.rank import ranked_files
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
@@ -120,6 +120,7 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
     """
     config = _with_absolute_paths(config)
     work, who = _plan(config)
+    tell({name: task.told for name, task in work.tasks.items()})
     return execute_run(
         work.run,
         who,
@@ -151,7 +152,7 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
             f"{task.name}: {task.kind}, about {task.corpus.rows:,} documents, {task.queries.rows:,} queries; "
             f"{', '.join(task.setups)}; first stage {stage or BM25}; measures {', '.join(task.measures)}"
         )
-        yield from (f"  note: {note}" for note in task.notes)
+        yield from (f"  note: {note}" for note in task.told)
         if task.scores:
             yield f"  scores that are there: {', '.join(task.scores)}"
             continue
@@ -274,7 +275,7 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
     text = summary.plain(cells)
     run.storage.write(run.url("table.txt"), f"{text}\n".encode())
     print(text)  # noqa: T201
-    notes = {name: [*task.notes, *_notes(told[name])] for name, task in work.tasks.items()}
+    notes = {name: [*task.told, *_notes(told[name])] for name, task in work.tasks.items()}
     report = {
         "job": "evaluate",
         "tart_ray": tart_ray.__version__,

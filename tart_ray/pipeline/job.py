@@ -171,6 +171,18 @@ def finish(
     return ExitCode.DONE
 
 
+def tell(notes: Mapping[str, Sequence[str]]) -> None:
+    """Log what was left out or changed of each input."""
+    for name, found in notes.items():
+        for note in found:
+            log.info("%s: %s", name, note)
+
+
+def as_figures(notes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The same for the page of a report."""
+    return {f"{name}: {note}": "" for name, found in notes.items() for note in found}
+
+
 def nothing_to_do(run: Run) -> ExitCode:
     """Say so."""
     log.info("%s is complete already: nothing to do", run.path)

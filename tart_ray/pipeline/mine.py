@@ -12,7 +12,7 @@ import io
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from tart_ray.data.lease import Lease
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
-from tart_ray.data.sources import InputError, Source, inspect_source
+from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.derive.negatives import (
     LEFT_OUT,
@@ -43,7 +43,7 @@ from tart_ray.derive.negatives import (
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.cluster import room_for_replicas
-from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish
+from tart_ray.pipeline.job import Clock, ReconciliationError, as_figures, execute_run, finish, tell
 from tart_ray.pipeline.plan import (
     BYTES_PER_BUCKET,
     Plan,
@@ -147,13 +147,15 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
         "mining": {"policies": [dataclasses.asdict(policy) for policy in settings.policies], "twins": settings.twins},
         "trainer": {"formats": list(settings.formats), **dataclasses.asdict(settings.options)},
     }
+    notes = notes_of(_sources(scored, qrels, corpus))
+    tell(notes)
     return execute_run(
         run,
         who,
         config,
         config.cluster.address,
         None if config.input.run else room_for_replicas(config.cluster),
-        lambda lease: _execute(run, scored, qrels, corpus, settings, config, load, lease),
+        lambda lease: _execute(run, scored, qrels, corpus, settings, config, notes, load, lease),
     )
 
 
@@ -176,7 +178,7 @@ def describe(config: MineConfig) -> Iterator[str]:
     refuse_output_within(config.output.path, _inputs(config))
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
-    qrels, _ = _inspect_positives(storage, config, scored)
+    qrels, corpus = _inspect_positives(storage, config, scored)
     if config.input.run is None:
         yield f"scores first, into {scored.run.path}:"
         yield from dry_run.describe(scored.config)
@@ -188,6 +190,8 @@ def describe(config: MineConfig) -> Iterator[str]:
     else:
         rows = f"about {qrels.rows:,} judgements"
         yield f"positives: {len(qrels.files):,} files, {rows}, at least {settings.min_relevance}: {qrels.url}"
+    told = _sources(scored if config.input.run else None, qrels, corpus)
+    yield from (f"  note: {name}: {note}" for name, notes in notes_of(told).items() for note in notes)
     for policy in settings.policies:
         default = MiningPolicy(name=policy.name, contrast_low=policy.contrast_low, contrast_high=policy.contrast_high)
         changed = {
@@ -307,6 +311,7 @@ def _execute(
     corpus: Source | None,
     settings: Settings,
     config: MineConfig,
+    notes: Mapping[str, Sequence[str]],
     load: LoadScorer,
     lease: Lease,
 ) -> ExitCode:
@@ -332,7 +337,7 @@ def _execute(
     counts = reconcile(read.values(), mined.values(), pairs, from_qrels=qrels is not None)
     if not counts["queries with negatives"]:
         raise InputError(_nothing_mined(mined.values(), settings))
-    report = _make_report(config, counts, mined.values(), settings, clock.seconds)
+    report = {**_make_report(config, counts, mined.values(), settings, clock.seconds), "notes": notes}
     for name, written in report["trainer_rows"].items():
         why = {reason: n for reason, n in report["left_out"].items() if reason.startswith((f"{name}: ", "trainer: "))}
         told = f"; left out: {why}" if why else ""
@@ -350,6 +355,7 @@ def _execute(
         },
         **{f"left out: {reason}": number for reason, number in report["left_out"].items()},
         **{f"{name}: rows": number for name, number in report["trainer_rows"].items()},
+        **as_figures(notes),
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
     }
     allowed = config.limits.max_quarantined_fraction
@@ -661,6 +667,12 @@ def _inspect_positives(storage: Storage, config: MineConfig, scored: Scored) -> 
     url = config.positives.corpus or unused
     corpus = inspect_source(storage, url, "corpus") if url is not None else None
     return inspect_source(storage, config.positives.qrels, "qrels"), corpus
+
+
+def _sources(scored: Scored | None, qrels: Source | None, corpus: Source | None) -> dict[str, Source]:
+    """Everything that is read, by what it is."""
+    more = {"qrels": qrels, "corpus of positives": corpus}
+    return {**(scored.plan.sources if scored else {}), **{name: found for name, found in more.items() if found}}
 
 
 def _inputs(config: MineConfig) -> dict[str, str | None]:

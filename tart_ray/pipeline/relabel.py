@@ -35,7 +35,7 @@ from tart_ray.data.quarantine import SCORE, Quarantine
 from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.schema import ORIGIN, SCORES
 from tart_ray.data.shuffle import bucket_of, encode_fragment, read_bucket
-from tart_ray.data.sources import InputError, Source, inspect_source
+from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, StorageError, absolute
 from tart_ray.data.versions import BASE, Current, Versions, id_of
 from tart_ray.derive import calibration
@@ -61,10 +61,12 @@ from tart_ray.pipeline.job import (
     Clock,
     ReconciliationError,
     RunFailedError,
+    as_figures,
     at_work,
     continue_run,
     finish,
     nothing_to_do,
+    tell,
 )
 from tart_ray.pipeline.plan import (
     Plan,
@@ -128,6 +130,11 @@ class Task:
     partition_by: tuple[str, ...]
     identity: Mapping[str, Any]
 
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What is left out or changed of what is read."""
+        return notes_of({**self.plan.sources, **({"qrels": self.qrels} if self.qrels else {})})
+
 
 @dataclass(frozen=True)
 class Work:
@@ -176,6 +183,7 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
     if config.output.switch_to is not None:
         return _switch(versions, config.output.switch_to)
     task = look(versions.storage, config)
+    tell(task.notes)
     if _nothing_to_do(versions, task):
         return ExitCode.DONE
     room = room_for_replicas(config.cluster) if task.scored is None else None
@@ -226,6 +234,7 @@ def describe(config: RelabelConfig) -> Iterator[str]:
     else:
         pairs = ScoreStore.of(task.scored.run, task.scored.identity).rows
         yield f"scores: {pairs:,} pairs, none is scored again: {task.scored.run.path}"
+        yield from (f"  note: {name}: {note}" for name, notes in task.notes.items() for note in notes)
     labels = config.labels
     number = "the calibrated probability" if labels.by == "calibrated" else labels.score
     yield f"labels: 0 to {len(labels.cuts)} by {labels.by} {[*labels.cuts]} of {number}"
@@ -401,6 +410,7 @@ def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: 
         **{f"label {name}": pairs for name, pairs in report["labels"].items()},
         **{f"label {old} → {new}": pairs for old, new, pairs in report["flips"]},
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
+        **as_figures(task.notes),
     }
     if fitted:
         figures["Brier score, held out"] = round(fitted["held_out"]["brier"], 4)
@@ -842,6 +852,7 @@ def _make_report(
         "padding": 1 - told["tokens"] / told["padded_tokens"] if told["padded_tokens"] else 0.0,
         "replica_seconds": told["seconds"],
         "seconds": dict(seconds),
+        "notes": task.notes,
         "config": task.config.model_dump(mode="json"),
     }
 

@@ -11,14 +11,17 @@ from tart_ray.command_line import ExitCode
 from tart_ray.config import RerankConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Record, Run
+from tart_ray.data.sources import notes_of
 from tart_ray.data.storage import Storage, absolute
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import (
     Clock,
     ReconciliationError,
     RunFailedError,
+    as_figures,
     execute_run,
     finish,
+    tell,
 )
 from tart_ray.pipeline.plan import Files, Plan, identity, make_plan
 from tart_ray.pipeline.prepare import Prepared, prepare
@@ -44,6 +47,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files
     storage = Storage(config.storage.fsspec_options("s3://"))
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     plan = make_plan(storage, config, files)
+    tell(notes_of(plan.sources))
     return execute_run(
         run,
         identity(plan, config),
@@ -76,6 +80,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
         "padding": f"{report['padding']:.1%}",
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
         "pairs/s of a busy replica": report["pairs_per_replica_second"],
+        **as_figures(report["notes"]),
     }
     allowed = config.limits.max_quarantined_fraction
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
@@ -140,5 +145,7 @@ def make_report(
         "replica_seconds": busy,
         "pairs_per_replica_second": counts["scored"] / busy if busy else None,
         "files": {role: len(source.files) for role, source in plan.sources.items()},
+        "skipped_files": {role: source.skipped for role, source in plan.sources.items()},
+        "notes": notes_of(plan.sources),
         "config": config.model_dump(mode="json"),
     }

@@ -26,7 +26,7 @@ from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.storage import FileInfo, Storage, absolute
 from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
 from tart_ray.pipeline.cluster import Room
-from tart_ray.pipeline.job import MEND, Clock, RunFailedError, execute_run, finish
+from tart_ray.pipeline.job import MEND, Clock, RunFailedError, as_figures, execute_run, finish, tell
 from tart_ray.pipeline.stages import run_stage
 from tart_ray.training.examples import Query
 
@@ -56,11 +56,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done, checked: files of each role, and the identity of the run."""
+    """What would be done, checked: files of each role, the run's identity, and what is left out of each role."""
 
     work: Work
     files: Mapping[str, list[FileInfo]]
     identity: Mapping[str, Any]
+    notes: Mapping[str, list[str]]
 
 
 def train(config: TrainConfig) -> ExitCode:
@@ -72,6 +73,7 @@ def train(config: TrainConfig) -> ExitCode:
     """
     plan = make_plan(config)
     config, cluster = plan.work.config, plan.work.config.cluster
+    tell(plan.notes)
     return execute_run(
         plan.work.run,
         plan.identity,
@@ -104,6 +106,7 @@ def describe(config: TrainConfig) -> Iterator[str]:
     for role, url in roles(config).items():
         files = plan.files[role]
         yield f"{role}: {len(files):,} files, {sum(file.size for file in files) / 1e6:,.1f} MB: {url}"
+        yield from (f"  note: {note}" for note in plan.notes.get(role, ()))
         found = read_examples(plan.work.run.storage, url, plan.work.instructions, **needs(config, role))
         counts, positives = found.counts, sum(len(query.positives) for query in found.queries)
         tasks = len({query.task for query in found.queries})
@@ -146,7 +149,9 @@ def make_plan(config: TrainConfig) -> Plan:
     storage = Storage(config.storage.fsspec_options("s3://"))
     named = config.input.instructions
     instructions = read_instructions(storage, named) if named else None
-    files = {role: check_fields(storage, url) for role, url in roles(config).items()}
+    listings = {role: check_fields(storage, url) for role, url in roles(config).items()}
+    files = {role: [*found.files] for role, found in listings.items()}
+    notes = {role: [*found.notes] for role, found in listings.items() if found.notes}
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     work = Work(run, config, instructions)
     identity = {
@@ -162,7 +167,7 @@ def make_plan(config: TrainConfig) -> Plan:
         "training": config.training.model_dump(mode="json", exclude=FREE),
         "dtype": config.output.dtype,
     }
-    return Plan(work, files, identity)
+    return Plan(work, files, identity, notes)
 
 
 def roles(config: TrainConfig) -> dict[str, str]:
@@ -201,12 +206,13 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
         "counts": counts | {f"{role} queries": record["queries"] for role, record in found.items()},
         "trained": trained,
         "seconds": clock.seconds,
+        "notes": plan.notes,
         "config": config.model_dump(mode="json"),
     }
     for url in (url for record in found.values() for url in record["skipped"]):
         log.warning("%s was skipped: it holds no examples", url)
     summary = "read {read:,} = used {used:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
-    figures = {name: value for name, value in trained.items() if name != "history"}
+    figures = {name: value for name, value in trained.items() if name != "history"} | as_figures(plan.notes)
     allowed = config.limits.max_quarantined_fraction
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tart_ray.data import text_files
-from tart_ray.data.listing import list_files
+from tart_ray.data.listing import Listing, list_files
 from tart_ray.data.quarantine import READ, Quarantine, parquet_bytes
 from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError, format_by_content, format_by_name
 from tart_ray.data.storage import FileInfo, Storage, explained
@@ -116,8 +116,8 @@ def read_examples(
     quarantine = Quarantine(READ)
     records: list[Record] = []
     read = 0
-    files, skipped = files_of_examples(storage, url)
-    for file in files:
+    listing, skipped = files_of_examples(storage, url)
+    for file in listing.files:
         for position, found in _read(storage, file):
             read += 1
             try:
@@ -135,7 +135,7 @@ def read_examples(
     return Examples(queries, counts, quarantine, blank, tuple(file.url for file in skipped))
 
 
-def files_of_examples(storage: Storage, url: str) -> tuple[list[FileInfo], list[FileInfo]]:
+def files_of_examples(storage: Storage, url: str) -> tuple[Listing, list[FileInfo]]:
     """The files that hold examples, by name or by their first line, and the others, such as a README.
 
     Raises:
@@ -144,27 +144,28 @@ def files_of_examples(storage: Storage, url: str) -> tuple[list[FileInfo], list[
     """
     files: list[FileInfo] = []
     others: list[FileInfo] = []
-    for file in list_files(storage, url):
+    listing = list_files(storage, url)
+    for file in listing.files:
         kind = format_by_name(file.url) or format_by_content(storage, file)
         (files if kind in ("jsonl", "parquet") else others).append(file)
     if not files:
         raise InputError(f"{url}: no JSONL or Parquet in it; found {[file.url for file in others[:5]]}")
-    return files, others
+    return Listing(tuple(files), listing.skipped), others
 
 
-def check_fields(storage: Storage, url: str) -> list[FileInfo]:
+def check_fields(storage: Storage, url: str) -> Listing:
     """The files, after a look at the fields of the first record of some.
 
     Raises:
         StorageError: nothing is there.
         InputError: a record of none of the three kinds.
     """
-    files, _ = files_of_examples(storage, url)
-    for file in files[:SAMPLED_FILES]:
+    listing, _ = files_of_examples(storage, url)
+    for file in listing.files[:SAMPLED_FILES]:
         names = _first_fields(storage, file)
         if names is not None and kind_of(names) is None:
             raise InputError(f"{file.url}: {_expected(names)}")
-    return files
+    return listing
 
 
 def read_instructions(storage: Storage, url: str) -> dict[str, list[str]]:

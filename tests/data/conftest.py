@@ -47,7 +47,7 @@ class Place:
 
     def names(self, url: str) -> list[str]:
         """The files that an input names, relative to this place, each of the size that it is listed with."""
-        files = list_files(self.storage, url)
+        files = list_files(self.storage, url).files
         assert all(len(self.storage.read(file.url)) == file.size for file in files)
         return [file.url.removeprefix("file://").removeprefix(self.url + "/") for file in files]
 

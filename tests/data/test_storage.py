@@ -86,7 +86,7 @@ def test_versions_change_with_the_content(place: Any) -> None:
     before = list_files(place.storage, place.put("file", b"one"))
     assert list_files(place.storage, place.at("file")) == before
     place.put("file", b"two")
-    assert list_files(place.storage, place.at("file"))[0].version != before[0].version
+    assert list_files(place.storage, place.at("file")).files[0].version != before.files[0].version
 
 
 def test_names_of_a_directory(tree: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_dataset_that_pyarrow_wrote_to_s3_is_readable(s3: Any, bucket: str) ->
         table, f"{bucket}/marked", filesystem=filesystem, format="parquet", partitioning=["key"],
         partitioning_flavor="hive", create_dir=True,
     )  # fmt: skip
-    files = list_files(Storage(s3.storage_options), f"s3://{bucket}/marked")
+    files = list_files(Storage(s3.storage_options), f"s3://{bucket}/marked").files
     assert [file.url for file in files] == [f"s3://{bucket}/marked/key={key}/part-0.parquet" for key in "ab"]
 
 

@@ -35,7 +35,7 @@ def test_the_expected_offsets_are_right() -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_every_line_is_read_once_whatever_the_split_size(local: Any, end: bytes, trailing: bool) -> None:
     data = end.join(LINES) + (end if trailing else b"")
-    file = list_files(local.storage, local.put("file.jsonl", data))[0]
+    file = list_files(local.storage, local.put("file.jsonl", data)).files[0]
     for size in range(1, len(data) + 2):
         parts = list(text_files.ranges(file, size))
         assert [start for _, start, _ in parts] == list(range(0, len(data), size))
@@ -46,7 +46,7 @@ def test_every_line_is_read_once_whatever_the_split_size(local: Any, end: bytes,
 @pytest.mark.parametrize("size", [1, 7, 58, 59, 60, 1000])
 def test_ranges_on_s3_end_where_the_object_does(place: Any, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "WINDOW", 5)
-    file = list_files(place.storage, place.put("file.jsonl", b"\n".join(LINES)))[0]
+    file = list_files(place.storage, place.put("file.jsonl", b"\n".join(LINES))).files[0]
     assert file.size == 59
     found = [line for part in text_files.ranges(file, size) for line in text_files.lines(place.storage, *part)]
     assert found == expected(b"\n")
@@ -57,7 +57,7 @@ def test_ranges_on_s3_end_where_the_object_does(place: Any, size: int, monkeypat
     [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".GZ", gzip.compress)],
 )
 def test_compressed_files_are_one_range_with_offsets_of_their_text(place: Any, suffix: str, compress: Any) -> None:
-    file = list_files(place.storage, place.put("file.jsonl" + suffix, compress(b"\n".join(LINES))))[0]
+    file = list_files(place.storage, place.put("file.jsonl" + suffix, compress(b"\n".join(LINES)))).files[0]
     parts = list(text_files.ranges(file, 1))
     assert parts == [(file, 0, file.size)]
     assert list(text_files.lines(place.storage, *parts[0])) == expected(b"\n")
@@ -69,7 +69,7 @@ def test_compressed_files_are_one_range_with_offsets_of_their_text(place: Any, s
 )
 def test_a_damaged_compressed_file_is_named(local: Any, suffix: str, compress: Any) -> None:
     whole = compress(b"\n".join(b"%d" % (i * i) for i in range(20_000)))
-    file = list_files(local.storage, local.put("file.jsonl" + suffix, whole[: len(whole) // 2]))[0]
+    file = list_files(local.storage, local.put("file.jsonl" + suffix, whole[: len(whole) // 2])).files[0]
     with pytest.raises(StorageError, match=r"file\.jsonl.*not a complete compressed file"):
         list(text_files.lines(local.storage, file, 0, file.size))
 
@@ -89,13 +89,13 @@ def test_a_damaged_compressed_file_is_named(local: Any, suffix: str, compress: A
 def test_a_file_whose_name_does_not_say_how_it_is_compressed_is_named(
     local: Any, name: str, data: bytes, message: str
 ) -> None:
-    file = list_files(local.storage, local.put(name, data))[0]
+    file = list_files(local.storage, local.put(name, data)).files[0]
     with pytest.raises(InputError, match=rf"{name}: .*{message}"):
         list(text_files.lines(local.storage, file, 0, file.size))
 
 
 def test_a_compressed_file_without_a_byte_is_no_lines(local: Any) -> None:
-    file = list_files(local.storage, local.put("file.jsonl.gz", gzip.compress(b"")))[0]
+    file = list_files(local.storage, local.put("file.jsonl.gz", gzip.compress(b""))).files[0]
     assert [line for part in text_files.ranges(file, 10) for line in text_files.lines(local.storage, *part)] == []
 
 
@@ -106,16 +106,16 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(local: Any, end: bytes) 
     second = 3 + 3 + len(end)
     found = [(0, b"one"), (second, mark + b"two"), (second + 6 + len(end), b"three")]
     for name, content in {"a.jsonl": data, "a.jsonl.gz": gzip.compress(data)}.items():
-        file = list_files(local.storage, local.put(name, content))[0]
+        file = list_files(local.storage, local.put(name, content)).files[0]
         for size in (1, 2, 3, 4, 1000):
             parts = text_files.ranges(file, size)
             assert [line for part in parts for line in text_files.lines(local.storage, *part)] == found
-    file = list_files(local.storage, local.put("b.jsonl", mark + end + b"one"))[0]
+    file = list_files(local.storage, local.put("b.jsonl", mark + end + b"one")).files[0]
     assert list(text_files.lines(local.storage, file, 0, file.size)) == [(3 + len(end), b"one")]
 
 
 def test_head_gives_complete_lines(local: Any) -> None:
-    file = list_files(local.storage, local.put("file.jsonl", b"\n".join(LINES)))[0]
+    file = list_files(local.storage, local.put("file.jsonl", b"\n".join(LINES))).files[0]
     assert text_files.head(local.storage, file, 16) == [LINES[0], LINES[2], LINES[4]]
     assert text_files.head(local.storage, file, 1 << 20) == [line for line in LINES if line.strip()]
 
