@@ -207,7 +207,11 @@ def test_hive_partitioned_candidates_keep_their_keys(form: str, tmp_path: Path, 
             pq.write_table(pa.Table.from_pylist(rows), folder / "part-0.parquet")
         else:
             write_jsonl(folder / "part-0.jsonl", rows)
+    (tmp_path / "candidates" / "_SUCCESS").write_text("not data")
     assert rerank(make_config()) == ExitCode.DONE
+    report = report_of(tmp_path / "run")
+    assert report["skipped_files"] == {"candidates": 1}
+    assert report["notes"] == {"candidates": ["skipped 1 hidden (names that begin with _ or .): _SUCCESS"]}
     found = {(row["query_id"], row["language"]) for row in read_output(tmp_path / "run")}
     assert found == {("q0", "en"), ("q1", "pt/BR"), ("q2", None)}
     assert len(read_output(tmp_path / "run")) == 9
