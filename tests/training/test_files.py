@@ -211,10 +211,11 @@ def test_files_without_examples_are_skipped_by_name(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows", [{"query": "r", "positives": ["p"], "negatives": ["n"]}])
     (tmp_path / "README.md").write_text("# What these are\n")
     (tmp_path / "LICENSE").write_text("CC-BY-NC-4.0\n")
-    assert [file.url.rsplit("/")[-1] for file in check_fields(Storage(), str(tmp_path))] == ["rows", "rows.jsonl"]
-    found = read_examples(Storage(), str(tmp_path))
-    assert [query.text for query in found.queries] == ["r", "q"]
-    assert [url.rsplit("/")[-1] for url in found.skipped] == ["LICENSE", "README.md"]
+    found = check_fields(Storage(), str(tmp_path)).files
+    assert [file.url.rsplit("/")[-1] for file in found] == ["rows", "rows.jsonl"]
+    read = read_examples(Storage(), str(tmp_path))
+    assert [query.text for query in read.queries] == ["r", "q"]
+    assert [url.rsplit("/")[-1] for url in read.skipped] == ["LICENSE", "README.md"]
     with pytest.raises(InputError, match=r"README\.md: no JSONL or Parquet in it"):
         check_fields(Storage(), str(tmp_path / "README.md"))
 
