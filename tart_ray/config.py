@@ -8,20 +8,27 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
+from tart_ray.locations import MASK, STORES, check_location, printable, scheme_of
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Location = Annotated[str, AfterValidator(check_location)]  # what is read
+Destination = Annotated[str, AfterValidator(partial(check_location, written=True))]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what files are named by
 COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
 
@@ -29,7 +36,7 @@ COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class ModelConfig(Section):
@@ -47,7 +54,7 @@ class ModelConfig(Section):
         max_tokens_per_batch: Padded tokens that go through a replica at once; auto suits the device.
     """
 
-    path: str = "facebook/tart-full-flan-t5-xl"
+    path: Location = "facebook/tart-full-flan-t5-xl"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -68,9 +75,9 @@ class InputConfig(Section):
         columns: Our name: their name, for candidates whose columns are called otherwise.
     """
 
-    candidates: str
-    queries: str | None = None
-    corpus: str | None = None
+    candidates: Location
+    queries: Location | None = None
+    corpus: Location | None = None
     instruction: str | None = None
     columns: dict[str, str] = {}
 
@@ -91,7 +98,7 @@ class OutputConfig(Section):
         top_k: Documents kept per query in reranked/; scores/ keeps every pair.
     """
 
-    path: str
+    path: Destination
     partition_by: list[str] = []
     top_k: PositiveInt | None = None
 
@@ -144,15 +151,18 @@ class LimitsConfig(Section):
 
 
 class StorageConfig(Section):
-    """Object storage, where the usual AWS_* environment variables do not say it.
+    """The stores, where their usual environment variables do not say it; see docs/storage.md.
 
     Attributes:
         endpoint_url: Of an S3 server other than AWS.
         region: AWS region.
-        key: Access key id; better left to the environment or an instance profile.
-        secret: Secret access key.
-        token: Session token.
-        anonymous: Read public buckets without credentials.
+        key: Of S3, the access key id; better left to the environment or an instance profile.
+        secret: Of S3, the secret access key.
+        token: Of S3, the session token.
+        anonymous: Read public S3 buckets without credentials.
+        gs: Options of gcsfs for gs://, such as project or token.
+        az: Options of adlfs for az:// and abfs://, such as account_name or sas_token.
+        hf: Options of huggingface_hub's filesystem for hf://, such as token.
     """
 
     endpoint_url: str | None = None
@@ -161,6 +171,13 @@ class StorageConfig(Section):
     secret: SecretStr | None = None
     token: SecretStr | None = None
     anonymous: bool = False
+    gs: dict[str, Any] = Field(default={}, repr=False)
+    az: dict[str, Any] = Field(default={}, repr=False)
+    hf: dict[str, Any] = Field(default={}, repr=False)
+
+    @field_serializer("gs", "az", "hf", when_used="json")
+    def _masked(self, options: dict[str, Any]) -> dict[str, str]:
+        return dict.fromkeys(options, MASK)  # any of them may be a secret
 
     @field_validator("key", "secret", "token", mode="before")
     @classmethod
@@ -173,22 +190,26 @@ class StorageConfig(Section):
     @field_validator("endpoint_url")
     @classmethod
     def _without_credentials(cls, value: str | None) -> str | None:
-        if value and "@" in value:
+        if value and ("@" in value or "?" in value or printable(value) != value):
             raise ValueError("credentials in the URL would show in logs; use storage.key and storage.secret")
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"got {value!r}, expected http://host:port or https://host")
         return value
 
-    def fsspec_options(self, url: str) -> dict[str, Any]:
-        """Keyword arguments of the filesystem that serves ``url``; secrets in clear."""
-        if not url.startswith(("s3://", "s3a://")):
+    def fsspec_options(self, location: str) -> dict[str, Any]:
+        """Keyword arguments of the filesystem that serves ``location``; secrets in clear."""
+        store = STORES.get(scheme_of(location) or "")
+        if store is None:
             return {}
+        if store.name != "s3":
+            return {**store.options, **getattr(self, store.name, {})}
         client = {"region_name": self.region} if self.region else {}
         secrets = {"key": self.key, "secret": self.secret, "token": self.token}
         return {
+            **store.options,
             "endpoint_url": self.endpoint_url,
             "anon": self.anonymous,
             "client_kwargs": client,
-            "use_listings_cache": False,  # a listing must see what another process has just written
-            "max_concurrency": 1,  # a file is read by one GET: s3fs repeats one that was cut short, but not its parts
             **{name: value.get_secret_value() for name, value in secrets.items() if value},
         }
 
@@ -217,10 +238,10 @@ class MineInputConfig(Section):
         columns: Our name: their name, for candidates whose columns are called otherwise.
     """
 
-    run: str | None = None
-    candidates: str | None = None
-    queries: str | None = None
-    corpus: str | None = None
+    run: Location | None = None
+    candidates: Location | None = None
+    queries: Location | None = None
+    corpus: Location | None = None
     instruction: str | None = None
     columns: dict[str, str] = {}
 
@@ -248,8 +269,8 @@ class PositivesConfig(Section):
         min_relevance: Judgements below it are no positives.
     """
 
-    qrels: str | None = None
-    corpus: str | None = None
+    qrels: Location | None = None
+    corpus: Location | None = None
     label_column: str | None = None
     min_relevance: int = 1
 
@@ -304,7 +325,7 @@ class MineOutputConfig(Section):
         path: Directory of this run, local or s3://; one run, one path.
     """
 
-    path: str
+    path: Destination
 
 
 class TaskConfig(Section):
@@ -328,16 +349,16 @@ class TaskConfig(Section):
     """
 
     name: Annotated[str, Field(pattern=NAME)]
-    path: str
+    path: Location
     kind: Literal["beir", "lotte", "followir", "cqadupstack"] = "beir"
     split: str = "test"
     questions: Literal["search", "forum"] = "search"
     instructions: tuple[str | dict[str, str], ...] = ()
     template: Literal["instruction_first", "query_first"] = "instruction_first"
-    first_stage: str | None = None
-    pooled_first_stage: str | None = None
-    scores: tuple[str, ...] = ()
-    compare_with: str | None = None
+    first_stage: Location | None = None
+    pooled_first_stage: Location | None = None
+    scores: tuple[Location, ...] = ()
+    compare_with: Location | None = None
     top_k: PositiveInt = 100
     measures: tuple[str, ...] = ()
     ignore_identical_ids: bool | None = None
@@ -410,7 +431,7 @@ class EvaluateOutputConfig(Section):
         path: Directory of this run, local or s3://; one run, one path.
     """
 
-    path: str
+    path: Destination
 
 
 class RelabelInputConfig(MineInputConfig):
@@ -440,7 +461,7 @@ class CalibrationConfig(Section):
     """
 
     method: Literal["platt", "isotonic"] = "platt"
-    qrels: str | None = None
+    qrels: Location | None = None
     label_column: str | None = None
     min_relevance: int = 1
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -490,7 +511,7 @@ class RelabelOutputConfig(Section):
         switch_to: Label nothing, but make another finished run current: its id, or previous, the one before.
     """
 
-    path: str
+    path: Destination
     partition_by: list[str] | None = None
     switch_to: str | None = None
 
@@ -545,9 +566,9 @@ class StartConfig(Section):
         max_length: Tokens of a pair; longer ones are cut.
     """
 
-    path: str | None = None
+    path: Location | None = None
     revision: str | None = None
-    vocabulary: str | None = None
+    vocabulary: Location | None = None
     geometry: GeometryConfig = GeometryConfig()
     initialisation: Literal["t5", "mimetic"] = "mimetic"
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -573,9 +594,9 @@ class TrainInputConfig(Section):
         instructions: JSON, {task: [instruction, ...]}: one of its task's is drawn for each pair.
     """
 
-    train: str
-    evaluation: str | None = None
-    instructions: str | None = None
+    train: Location
+    evaluation: Location | None = None
+    instructions: Location | None = None
 
 
 class TrainOutputConfig(Section):
@@ -586,7 +607,7 @@ class TrainOutputConfig(Section):
         dtype: Of the weights in the checkpoint; bfloat16 halves it.
     """
 
-    path: str
+    path: Destination
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 

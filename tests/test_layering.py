@@ -17,12 +17,13 @@ MODULES = sorted((ROOT / "tart_ray").rglob("*.py"))
 # part of tart_ray -> parts it may import beside itself
 MAY_IMPORT = {
     "__init__": {"model", "scoring"},
-    "config": set(),
+    "locations": set(),
+    "config": {"locations"},
     "file_versions": set(),
-    "command_line": {"config"},
-    "model": {"file_versions"},
+    "command_line": {"config", "locations"},
+    "model": {"file_versions", "locations"},
     "scoring": {"model"},
-    "data": {"config", "file_versions"},
+    "data": {"config", "file_versions", "locations"},
     "derive": {"data"},
     "evaluation": {"config", "data", "derive"},
     "training": {"config", "data", "model", "scoring"},

@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +17,7 @@ from fsspec.utils import glob_translate
 
 from tart_ray.data import table_logs
 from tart_ray.data.schema import HIVE_NULL
-from tart_ray.data.storage import FileInfo, Storage, StorageError, explained, version_of
+from tart_ray.data.storage import FileInfo, Storage, StorageError, explained
 
 HIDDEN = "hidden (names that begin with _ or .)"
 EMPTY = "empty"
@@ -93,8 +93,7 @@ def list_files(storage: Storage, url: str) -> Listing:
             if names[-1:] != [hidden]:  # a directory is named once
                 names.append(hidden)
         elif info["type"] == "file" and info["size"]:
-            keys = path_keys(f"/{place}")
-            files.append(FileInfo(filesystem.unstrip_protocol(name), int(info["size"]), version_of(info), keys))
+            files.append(_file(storage, filesystem.unstrip_protocol(name), info, f"/{place}"))
         elif not name.endswith("/"):  # else it is the marker of a directory
             reason = {"file": EMPTY, LOOPS: LOOPS}.get(info["type"], ODD)
             skipped.setdefault(reason, []).append(place)
@@ -116,8 +115,12 @@ def look_at(storage: Storage, urls: Sequence[str]) -> Listing:
         filesystem, path = storage.resolve(url)
         with explained("look at", url):
             info = filesystem.info(path)
-        found.append(FileInfo(filesystem.unstrip_protocol(path), int(info["size"]), version_of(info)))
+            found.append(_file(storage, filesystem.unstrip_protocol(path), info))
     return Listing(tuple(found), ())
+
+
+def _file(storage: Storage, url: str, info: Mapping[str, Any], inside: str = "") -> FileInfo:
+    return FileInfo(url, int(info["size"]), storage.version(url, info), path_keys(inside))
 
 
 def path_keys(path: str) -> tuple[tuple[str, str | None], ...]:

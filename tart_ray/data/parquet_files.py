@@ -24,10 +24,9 @@ def read_footer(storage: Storage, file: FileInfo) -> FileMetaData:
     Raises:
         InputError: it is not a complete Parquet file.
     """
-    filesystem, path = storage.resolve(file.url)
     with explained("read", file.url):
         try:
-            with filesystem.open(path, "rb", block_size=1 << 16) as handle:
+            with storage.open(file, block_size=1 << 16) as handle:
                 return pq.read_metadata(handle)
         except (pa.ArrowException, OSError) as error:
             if not is_damage(error):
@@ -110,11 +109,10 @@ def _row_group(storage: Storage, file: FileInfo, footer: FileMetaData, group: in
     Raises:
         DamageError: it cannot be read.
     """
-    filesystem, path = storage.resolve(file.url)
     with explained("read", file.url):
         try:
             # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
-            with filesystem.open(path, "rb", cache_type="none") as handle:
+            with storage.open(file, cache_type="none") as handle:
                 opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
                 return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
         except (pa.ArrowException, OSError) as error:

@@ -159,7 +159,7 @@ def format_by_name(url: str) -> Format | None:
 
 def format_by_content(storage: Storage, file: FileInfo) -> Format | None:
     """The format that a file's first line looks like."""
-    head = storage.read(file.url, 0, min(file.size, 4096)).removeprefix(text_files.BYTE_ORDER_MARK)
+    head = storage.read_part(file, 0, min(file.size, 4096)).removeprefix(text_files.BYTE_ORDER_MARK)
     line = head.split(b"\n", 1)[0]
     if head.startswith(b"PAR1"):
         return "parquet"

@@ -18,10 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+
+from tart_ray.config import StorageConfig
+from tart_ray.file_versions import version_of
+from tart_ray.locations import LocationError, check_location, is_local, open_filesystem, printable
 
 PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
@@ -35,12 +39,16 @@ class StorageError(Exception):
     """A place that cannot be used; the message says which, why, and what to do."""
 
 
+class InputChangedError(StorageError):
+    """A file of the input is not the one that was listed; the message says what was, and what is there."""
+
+
 @dataclass(frozen=True)
 class FileInfo:
     """A file of the input.
 
-    ``version`` changes when its content does: an ETag, or a modification time. ``keys``: what the ``key=value``
-    directories say that it lies in below the place that was named.
+    ``version`` changes when its content does: an ETag, or a modification time (see `Storage.version`). ``keys``: what
+    the ``key=value`` directories say that it lies in below the place that was named.
     """
 
     url: str
@@ -50,17 +58,106 @@ class FileInfo:
 
 
 class Storage:
-    """Files by URL. ``options`` go to fsspec for URLs with a protocol; pickles into every worker."""
+    """Files by path or URL, in every store that `tart_ray.locations` knows; pickles into every worker.
 
-    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.options = dict(options or {})
+    Args:
+        config: how to reach the stores.
+    """
 
-    def resolve(self, url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        """The filesystem that serves ``url`` and the path of ``url`` in it."""
-        if "://" not in url or url.startswith("file://"):
-            return fsspec.filesystem("file"), absolute(url.removeprefix("file://"))
-        filesystem, path = fsspec.core.url_to_fs(url, **self.options)
-        return filesystem, path
+    def __init__(self, config: StorageConfig | None = None) -> None:
+        self.config = config or StorageConfig()
+
+    def __repr__(self) -> str:
+        return f"Storage({self.config!r})"  # which masks secrets
+
+    def resolve(self, url: str) -> tuple[AbstractFileSystem, str]:
+        """The filesystem that serves ``url`` and the path of ``url`` in it.
+
+        Raises:
+            StorageError: no such store is supported, or it cannot be reached from here.
+        """
+        try:
+            filesystem, path = open_filesystem(url, self.config.fsspec_options(url))
+        except LocationError as error:
+            raise StorageError(str(error)) from error
+        return filesystem, absolute(path) if isinstance(filesystem, LocalFileSystem) else path
+
+    def version(self, url: str, info: Mapping[str, Any]) -> str:
+        """What changes when a file's content does.
+
+        Args:
+            info: what the file's filesystem says of it.
+
+        Raises:
+            StorageError: its store tells nothing of the kind.
+        """
+        if is_local(url):
+            return str(Path(check_location(url)).stat().st_mtime)  # of what a link points to; fsspec tells the link's
+        version = version_of(info)
+        if version is None:
+            raise StorageError(
+                f"{url}: its store tells neither an ETag nor a modification time, so nobody would notice a file that "
+                "changes during the run; copy the input to a local disk, S3, Google Cloud Storage or Azure"
+            )
+        return version
+
+    @contextmanager
+    def open(self, file: FileInfo, **options: Any) -> Iterator[IO[bytes]]:
+        """A file of the input to read from, which is the one that was listed from the first byte to the last.
+
+        S3 checks that with every request (``If-Match``); elsewhere it is looked at before and after.
+
+        Args:
+            options: of the filesystem's ``open``.
+
+        Raises:
+            InputChangedError: it is another one now, or gone.
+        """
+        filesystem, path = self.resolve(file.url)
+        filesystem.invalidate_cache(path)
+        try:
+            handle = filesystem.open(path, "rb", **options)
+        except FileNotFoundError:
+            raise _gone(file) from None
+        with handle:
+            self._check(file, handle)
+            try:
+                yield handle
+            except Exception:
+                self._check(file)  # or that explains it
+                raise
+            if "IfMatch" not in getattr(handle, "read_kw", ()):
+                self._check(file, handle if is_local(file.url) else None)
+
+    def read_part(self, file: FileInfo, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of a file of the input.
+
+        Raises:
+            InputChangedError: it is not the file that was listed.
+            StorageError: it cannot be read, or not all of it.
+        """
+        with explained("read", file.url), self.open(file, cache_type="none") as handle:
+            handle.seek(start)
+            part = bytes(handle.read(end - start))
+        return _whole(file.url, start, end, part)
+
+    def _check(self, file: FileInfo, handle: IO[bytes] | None = None) -> None:
+        """Compare what is there, or what a handle is opened on, with what was listed."""
+        filesystem, path = self.resolve(file.url)
+        try:
+            if handle is not None and isinstance(filesystem, LocalFileSystem):
+                status = os.fstat(handle.fileno())
+                size, version = status.st_size, str(status.st_mtime)
+            else:
+                info = getattr(handle, "details", None) or filesystem.info(path)
+                size, version = int(info["size"]), self.version(file.url, info)
+        except FileNotFoundError:
+            raise _gone(file) from None
+        if (size, version) != (file.size, file.version):
+            raise InputChangedError(
+                f"{file.url}: changed while the run reads it: {_listed(file)}; there are {size:,} bytes now, version "
+                f"{version}"
+            )
 
     def exists(self, url: str) -> bool:
         """Whether the file is there."""
@@ -101,16 +198,10 @@ class Storage:
         if not urls:
             return []
         filesystem, _ = self.resolve(urls[0])
-        paths = [self.resolve(url)[1] for url in urls]
+        paths = [filesystem._strip_protocol(url) for url in urls]
         with explained("read", urls[0] if len(urls) == 1 else f"{urls[0]} and {len(urls) - 1} more"):
             found = [bytes(part) for part in filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise")]
-        for url, start, end, part in zip(urls, starts, ends, found, strict=True):
-            if end is not None and len(part) != end - (start or 0):
-                raise StorageError(
-                    f"{url}: bytes {start or 0} to {end}: got {len(part)}; the file is shorter than it was, or its "
-                    "store cut the answer short"
-                )
-        return found
+        return [_whole(*read) for read in zip(urls, starts, ends, found, strict=True)]
 
     def write(self, url: str, data: bytes | memoryview) -> None:
         """Write a whole file; an older one of that name is replaced at once."""
@@ -191,7 +282,7 @@ def explained(verb: str, url: str) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:  # of the operating system, s3fs, botocore: they have no common class
-        raise StorageError(f"{url}: cannot {verb} it: {_explain(error)}") from error
+        raise StorageError(printable(f"{url}: cannot {verb} it: {_explain(error)}")) from error
 
 
 def _code(error: Exception) -> str | None:
@@ -222,7 +313,7 @@ def _explain(error: Exception) -> str:
 
 def absolute(url: str) -> str:
     """A local path made absolute; a URL as it is."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111
+    return os.path.abspath(os.path.expanduser(check_location(url))) if is_local(url) else url  # noqa: PTH100, PTH111
 
 
 def join_url(root: str, *parts: str) -> str:
@@ -250,6 +341,19 @@ def _written_beside(path: str, data: bytes | memoryview) -> Iterator[str]:
         Path(partial).unlink(missing_ok=True)
 
 
-def version_of(info: Mapping[str, Any]) -> str:
-    """What tells one content of a file from another: its ETag, or its modification time."""
-    return str(info.get("ETag") or info.get("mtime") or "").strip('"')
+def _whole(url: str, start: int | None, end: int | None, part: bytes) -> bytes:
+    """The range of a file, if all of it came."""
+    if end is not None and len(part) != end - (start or 0):
+        raise StorageError(
+            f"{url}: bytes {start or 0} to {end}: got {len(part)}; the file is shorter than it was, or its store cut "
+            "the answer short"
+        )
+    return part
+
+
+def _gone(file: FileInfo) -> InputChangedError:
+    return InputChangedError(f"{file.url}: is gone; {_listed(file)}")
+
+
+def _listed(file: FileInfo) -> str:
+    return f"listed with {file.size:,} bytes, version {file.version}"

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec.compression
 import fsspec.utils
 
 from tart_ray.data import json_lines
@@ -164,7 +165,7 @@ def _parse_tsv(role: Role, text: str) -> dict[str, Any]:
 
 def _range(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     position = max(start - 1, 0)  # the byte before tells whether a line starts at `start`
-    data = io.BytesIO(storage.read(file.url, position, end))
+    data = io.BytesIO(storage.read_part(file, position, end))
     if start == 0:
         _check_name(file, data.getvalue()[:16])
     if start:
@@ -181,7 +182,7 @@ def _range(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[t
 def _rest_of_line(storage: Storage, file: FileInfo, position: int) -> bytes:
     rest = b""
     while position < file.size and not rest.endswith(b"\n"):
-        window = storage.read(file.url, position, min(position + WINDOW, file.size))
+        window = storage.read_part(file, position, min(position + WINDOW, file.size))
         part = window[: window.find(b"\n") + 1] or window
         rest += part
         position += len(part)
@@ -189,22 +190,20 @@ def _rest_of_line(storage: Storage, file: FileInfo, position: int) -> bytes:
 
 
 def _compressed(storage: Storage, file: FileInfo) -> Iterator[tuple[int, bytes]]:
-    url = file.url
-    _check_name(file, storage.read(url, 0, min(file.size, 16)))
-    filesystem, path = storage.resolve(url)
+    _check_name(file, storage.read_part(file, 0, min(file.size, 16)))
     position = 0
-    compression = fsspec.utils.infer_compression(path)
-    with explained("read", url), filesystem.open(path, "rb", compression=compression) as opened:
+    expand = fsspec.compression.compr[fsspec.utils.infer_compression(file.url)]
+    with explained("read", file.url), storage.open(file) as compressed, expand(compressed, mode="rb") as text:
         try:
-            for line in opened:
+            for line in text:
                 yield position, line
                 position += len(line)
         except DAMAGE as error:
             if isinstance(error, OSError) and (type(error) not in (OSError, gzip.BadGzipFile) or error.errno):
                 raise  # of the filesystem, not of the decompressor
             raise StorageError(
-                f"{url}: not a complete compressed file ({error}); {position} bytes of its text could be read, and "
-                "nothing tells how many rows come after them: write it again, or take it out of the input"
+                f"{file.url}: not a complete compressed file ({error}); {position} bytes of its text could be read, "
+                "and nothing tells how many rows come after them: write it again, or take it out of the input"
             ) from error
 
 

@@ -36,7 +36,7 @@ def describe(config: RerankConfig) -> Iterator[str]:
     Raises:
         the errors of `rerank`, for the same reasons.
     """
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     plan = make_plan(storage, config)
     identity(plan, config)  # the model is there
     for role, source in plan.sources.items():

@@ -176,7 +176,7 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
     Raises:
         the errors of `evaluate` that come before any work.
     """
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     attempts = config.limits.max_attempts_per_chunk
     found = find_tasks(storage, config.input)
     tasks = {task.name: task for task in found}

@@ -16,7 +16,7 @@ from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Run, RunConflictError
 from tart_ray.data.sources import InputError
-from tart_ray.data.storage import StorageError
+from tart_ray.data.storage import InputChangedError, StorageError
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
 from tart_ray.pipeline.report import render
@@ -28,6 +28,10 @@ BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointErr
 EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
 CONTINUE = "run the same command again to continue where it stopped"
 MEND = "what is done stays; mend the input or the configuration, and give another output.path"
+RESTORE = (
+    "what is done stays; put the input back as it was and run the same command again to continue, or give another "
+    "output.path to begin anew"
+)
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
@@ -121,6 +125,7 @@ def continue_run(
         if not known:
             raise
         advice = mend if isinstance(known[-1], InputError) else CONTINUE
+        advice = RESTORE if isinstance(known[-1], InputChangedError) else advice
         raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
 
 

@@ -128,7 +128,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
         RunFailedError: the run began and could not end.
     """
     config = _with_absolute_paths(config)
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     settings = check_settings(config)
     refuse_output_within(config.output.path, _inputs(config))
     scored = find_scores(storage, config)
@@ -173,7 +173,7 @@ def describe(config: MineConfig) -> Iterator[str]:
         the errors of `mine_negatives`, for the same reasons.
     """
     config = _with_absolute_paths(config)
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     settings = check_settings(config)
     refuse_output_within(config.output.path, _inputs(config))
     scored = find_scores(storage, config)

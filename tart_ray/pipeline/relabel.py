@@ -320,7 +320,7 @@ def _partition_by(plan: Plan, config: RelabelConfig) -> tuple[str, ...]:
 
 def _open(config: RelabelConfig) -> tuple[RelabelConfig, Versions]:
     config = _with_absolute_paths(config)
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     versions = Versions(Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk))
     versions.check()
     return config, versions

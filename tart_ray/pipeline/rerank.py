@@ -44,7 +44,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files
         RunFailedError: the run began and could not end.
     """
     config = with_absolute_paths(config)
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     plan = make_plan(storage, config, files)
     tell(notes_of(plan.sources))

@@ -107,7 +107,7 @@ def describe(config: TrainConfig) -> Iterator[str]:
         files = plan.files[role]
         yield f"{role}: {len(files):,} files, {sum(file.size for file in files) / 1e6:,.1f} MB: {url}"
         yield from (f"  note: {note}" for note in plan.notes.get(role, ()))
-        found = read_examples(plan.work.run.storage, url, plan.work.instructions, **needs(config, role))
+        found = read_examples(plan.work.run.storage, url, plan.work.instructions, files=files, **needs(config, role))
         counts, positives = found.counts, sum(len(query.positives) for query in found.queries)
         tasks = len({query.task for query in found.queries})
         made = f"{len(found.queries):,} queries of {tasks:,} tasks, {positives:,} positives"
@@ -146,7 +146,7 @@ def make_plan(config: TrainConfig) -> Plan:
     from tart_ray.training.files import check_fields, read_instructions
 
     config = _with_absolute_paths(config)
-    storage = Storage(config.storage.fsspec_options("s3://"))
+    storage = Storage(config.storage)
     named = config.input.instructions
     instructions = read_instructions(storage, named) if named else None
     listings = {role: check_fields(storage, url) for role, url in roles(config).items()}
@@ -191,7 +191,7 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
     work, config, run = plan.work, plan.work.config, plan.work.run
     clock = Clock()
     with clock.timed("read"):
-        found = run_stage(run, EXAMPLES, plan.files, functools.partial(_prepare, work))
+        found = run_stage(run, EXAMPLES, plan.files, functools.partial(_prepare, work, plan.files))
     counts = {name: sum(record[name] for record in found.values()) for name in COUNTED}
     trained: Record = {}
     if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
@@ -217,11 +217,12 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
 
 
-def _prepare(work: Work, role: str) -> Record:
+def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> Record:
     """Read one role's examples; what is usable of them is kept beside the checkpoint, the rest in quarantine."""
     from tart_ray.training.files import encode_queries, read_examples
 
-    found = read_examples(work.run.storage, roles(work.config)[role], work.instructions, **needs(work.config, role))
+    url, needed = roles(work.config)[role], needs(work.config, role)
+    found = read_examples(work.run.storage, url, work.instructions, files=files[role], **needed)
     work.run.storage.write(_examples_url(work, role), encode_queries(found.queries))
     work.run.write_quarantine(found.quarantine, EXAMPLES, role)
     return {

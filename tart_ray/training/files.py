@@ -100,6 +100,7 @@ def read_examples(
     *,
     negatives: Negatives = "own",
     needs_scores: bool = False,
+    files: Sequence[FileInfo] | None = None,
 ) -> Examples:
     """All queries of a file, a directory or a glob, in the order in which they first appear.
 
@@ -108,16 +109,17 @@ def read_examples(
             instruction is in a set belongs to that task, if it names none.
         negatives: a query needs some of its own; or another query of its task, to draw random ones from; or none.
         needs_scores: so is a document without a teacher's score.
+        files: those that `check_fields` found there; by default all that hold examples now.
 
     Raises:
-        StorageError: nothing is there, or it cannot be read.
+        StorageError: nothing is there, or it cannot be read, or it is not what ``files`` says.
         InputError: a Parquet file cannot be read.
     """
     quarantine = Quarantine(READ)
     records: list[Record] = []
     read = 0
     listing, skipped = files_of_examples(storage, url)
-    for file in listing.files:
+    for file in listing.files if files is None else files:
         for position, found in _read(storage, file):
             read += 1
             try:
@@ -342,9 +344,8 @@ def _read(storage: Storage, file: FileInfo) -> Iterator[tuple[int, Mapping[str, 
         for _, start, end in text_files.ranges(file, SPLIT_BYTES):
             yield from text_files.lines(storage, file, start, end)
         return
-    filesystem, path = storage.resolve(file.url)
     position = 0
-    with explained("read", file.url), filesystem.open(path, "rb") as handle:
+    with explained("read", file.url), storage.open(file) as handle:
         try:
             for batch in pq.ParquetFile(handle).iter_batches(batch_size=4_096):
                 for row in batch.to_pylist():
@@ -357,8 +358,7 @@ def _read(storage: Storage, file: FileInfo) -> Iterator[tuple[int, Mapping[str, 
 def _first_fields(storage: Storage, file: FileInfo) -> list[str] | None:
     """Fields of a file's first record; None where that cannot be decoded."""
     if file.url.lower().endswith(PARQUET):
-        filesystem, path = storage.resolve(file.url)
-        with explained("read", file.url), filesystem.open(path, "rb") as handle:
+        with explained("read", file.url), storage.open(file) as handle:
             try:
                 return list(pq.read_schema(handle).names)
             except pa.ArrowException as error:

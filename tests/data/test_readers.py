@@ -6,11 +6,11 @@ import io
 import json
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from support.stores import supported
 
 from tart_ray.data.parquet_files import _checked
 from tart_ray.data.quarantine import Quarantine
@@ -463,15 +463,15 @@ class ShortOnce(MemoryFileSystem):
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_what_is_cut_short_once_is_read_again(times: int) -> None:
-    fsspec.register_implementation("short", ShortOnce, clobber=True)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(PAIRS), sink)
-    storage = Storage()
-    storage.write("short://in/a.parquet", sink.getvalue().to_pybytes())
-    source = inspect_source(storage, "short://in", "candidates")
-    ShortOnce.left = times
-    quarantine = Quarantine("read")
-    good = sum(map(len, read_split(storage, source, source.splits[0], quarantine)))
+    with supported(ShortOnce, "short"):
+        storage = Storage()
+        storage.write("short://in/a.parquet", sink.getvalue().to_pybytes())
+        source = inspect_source(storage, "short://in", "candidates")
+        ShortOnce.left = times
+        quarantine = Quarantine("read")
+        good = sum(map(len, read_split(storage, source, source.splits[0], quarantine)))
     assert (good, len(quarantine), ShortOnce.left) == ((3, 0, 0) if times == 1 else (0, 3, 0))
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from pydantic import SecretStr
 
+from tart_ray.config import StorageConfig
 from tart_ray.data import storage as storage_module
 from tart_ray.data.listing import list_files
 from tart_ray.data.storage import Storage, StorageError, join_url
@@ -71,11 +73,11 @@ def test_of_many_that_create_one_wins(place: Any) -> None:
 def test_a_bucket_that_is_not_there_is_an_error(s3: Any) -> None:
     for url in ("s3://no-such-bucket-here/x", "s3://no-such-bucket-here/x/*.jsonl"):
         with pytest.raises(StorageError, match="no-such-bucket-here"):
-            list_files(Storage(s3.storage_options), url)
+            list_files(Storage(s3.config), url)
 
 
 def test_refused_credentials_are_an_error(s3: Any, bucket: str) -> None:
-    wrong = Storage(s3.storage_options | {"secret": "wrong"})
+    wrong = Storage(s3.config.model_copy(update={"secret": SecretStr("wrong")}))
     with pytest.raises(StorageError, match=bucket):
         list_files(wrong, f"s3://{bucket}/x")
     with pytest.raises(StorageError, match="check the credentials"):
@@ -145,12 +147,13 @@ def test_a_dataset_that_pyarrow_wrote_to_s3_is_readable(s3: Any, bucket: str) ->
         table, f"{bucket}/marked", filesystem=filesystem, format="parquet", partitioning=["key"],
         partitioning_flavor="hive", create_dir=True,
     )  # fmt: skip
-    files = list_files(Storage(s3.storage_options), f"s3://{bucket}/marked").files
+    files = list_files(Storage(s3.config), f"s3://{bucket}/marked").files
     assert [file.url for file in files] == [f"s3://{bucket}/marked/key={key}/part-0.parquet" for key in "ab"]
 
 
 def test_storage_pickles() -> None:
-    assert pickle.loads(pickle.dumps(Storage({"key": "k"}))).options == {"key": "k"}  # noqa: S301
+    config = StorageConfig(key="k", gs={"project": "p"})
+    assert pickle.loads(pickle.dumps(Storage(config))).config == config  # noqa: S301
 
 
 def test_urls_of_local_files_are_paths(tmp_path: Path) -> None:

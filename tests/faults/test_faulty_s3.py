@@ -119,7 +119,7 @@ def test_odd_names_pass(proxy: Proxy, boto: Any, direct: Any, bucket: str, name:
 
 
 def test_s3fs_meets_odd_names(proxy: Proxy, bucket: str) -> None:
-    storage = Storage(proxy.server.storage_options)
+    storage = Storage(proxy.server.config)
     url = f"s3://{bucket}/odd/a b=%2F🦉.x"
     storage.write(url, b"there")
     assert storage.read(url) == b"there"
@@ -134,7 +134,7 @@ def test_a_large_object_and_its_ranges_pass(proxy: Proxy, boto: Any, bucket: str
     part = boto.get_object(Bucket=bucket, Key="large", Range="bytes=1000-1003")
     assert part["ContentRange"] == "bytes 1000-1003/5242880"
     assert part["Body"].read() == bytes([232, 233, 234, 235])  # 1000 - 3 * 256 = 232
-    assert Storage(proxy.server.storage_options).read(f"s3://{bucket}/large", -2, None) == b"\xfe\xff"
+    assert Storage(proxy.server.config).read(f"s3://{bucket}/large", -2, None) == b"\xfe\xff"
 
 
 def test_answers_without_a_body_keep_the_connection(wire: Any, boto: Any, bucket: str) -> None:
@@ -428,7 +428,7 @@ def test_what_was_listed_stays_listed_when_it_is_overwritten(proxy: Proxy, boto:
 
 
 def test_s3fs_lists_late(proxy: Proxy, bucket: str) -> None:
-    storage = Storage(proxy.server.storage_options)
+    storage = Storage(proxy.server.config)
     storage.write(f"s3://{bucket}/late/a", b"x")
     proxy.lag_listings(3600)
     assert storage.names(f"s3://{bucket}/late") == []
@@ -441,7 +441,7 @@ def test_s3fs_lists_late(proxy: Proxy, bucket: str) -> None:
 
 
 def test_storage_stands_all_random_faults(proxy: Proxy, bucket: str) -> None:
-    storage = Storage(proxy.server.storage_options)
+    storage = Storage(proxy.server.config)
     proxy.misbehave(Faults(seed=7, rate=0.1, delay=0.05))
     urls = [f"s3://{bucket}/storage/{i:03}" for i in range(100)]
     with ThreadPoolExecutor(8) as pool:

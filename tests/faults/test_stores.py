@@ -55,7 +55,7 @@ def test_a_store_that_refuses_ends_the_job_at_once(options: list[str], refused: 
 
 
 def test_exclusive_creations_that_overlap_are_repeated(jobs: Jobs) -> None:
-    storage, url = Storage(jobs.proxy.server.storage_options), f"s3://{jobs.bucket}/created"
+    storage, url = Storage(jobs.proxy.server.config), f"s3://{jobs.bucket}/created"
     jobs.proxy.on(puts("/created"), reject(409, "ConditionalRequestConflict"), times=2)
     assert storage.create(url, b"mine")
     assert not storage.create(url, b"another's")

@@ -86,4 +86,4 @@ def test_ray_job_submit_with_a_config_on_s3(
     assert "score: " in done.stdout
     assert "read 80 = scored 80" in done.stdout
     assert len(reranked(s3, bucket)) == 4 * 5
-    assert Storage(s3.storage_options).exists(f"s3://{bucket}/run/_SUCCESS")
+    assert Storage(s3.config).exists(f"s3://{bucket}/run/_SUCCESS")

@@ -3,7 +3,7 @@
     with faulty(s3) as proxy:
         proxy.misbehave(Faults(seed=7, rate=0.05))
         proxy.on(lambda request: request.key.endswith("/run.json"), reset_after, times=1)
-        Storage(proxy.server.storage_options).write(...)
+        Storage(proxy.server.config).write(...)
 
 An action is a function of the ``Exchange`` that it spoils. What no action is for is forwarded byte by byte, the path
 and the Host header too, so that signatures hold.

@@ -17,6 +17,8 @@ from typing import Any
 
 import s3fs
 
+from tart_ray.config import StorageConfig
+
 KEY, SECRET = "test-key", "test-secret-that-no-log-may-show"
 PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 
@@ -37,6 +39,10 @@ class S3Server:
             "secret": self.secret,
             "use_listings_cache": False,
         }
+
+    @property
+    def config(self) -> StorageConfig:
+        return StorageConfig(endpoint_url=self.endpoint_url, key=self.key, secret=self.secret)
 
     @property
     def environment(self) -> dict[str, str]:
