@@ -62,7 +62,7 @@ def sections(proxy: Proxy, bucket: str, checkpoint: Path, name: str) -> dict[str
 
 
 def report_of(proxy: Proxy, url: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Storage(proxy.server.storage_options).read(f"{url}/report.json"))
+    found: dict[str, Any] = json.loads(Storage(proxy.server.config).read(f"{url}/report.json"))
     return found["counts"]
 
 
@@ -91,6 +91,6 @@ def test_mining_and_relabelling(lagging: Proxy, bucket: str, tiny_checkpoint: Pa
     given["labels"] = {"cuts": [0.25]}
     relabelling = RelabelConfig.model_validate(given | sections(lagging, bucket, tiny_checkpoint, "labelled"))
     assert relabel(relabelling, load=load_cheap_scorer) == ExitCode.DONE
-    current = json.loads(Storage(lagging.server.storage_options).read(f"s3://{bucket}/labelled/current.json"))
+    current = json.loads(Storage(lagging.server.config).read(f"s3://{bucket}/labelled/current.json"))
     counts = report_of(lagging, f"s3://{bucket}/labelled/{current['path']}")
     assert (counts["labelled"], counts["new"], counts["gone"]) == (QUERIES * DOCUMENTS, 0, 0)
