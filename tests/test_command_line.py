@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tart_ray.command_line import parse_config
 from tart_ray.config import EvaluateConfig, RerankConfig, StorageConfig
@@ -57,8 +58,10 @@ MODEL = "available: model.path, model.revision, model.dtype, model.max_length, m
         (BASE + "model: {paht: x}\n", "", ["'paht'", MODEL]),
         (BASE + "cluster: {replicas: {mix: 1}}\n", "", ["'replicas.mix'", "cluster.replicas.max"]),
         (BASE, "--model.paht x", ["--model.paht", MODEL]),
-        (BASE, "--nope x", ["--nope x", "available: input.candidates, "]),
+        (BASE, "--nope x", ["unrecognized arguments: --nope ***", "available: input.candidates, "]),
         (BASE, "stray", ["stray"]),
+        (BASE + "input: {candidates: b}\n", "", ["the key 'input' is given twice, in line 1 and in line 3"]),
+        (BASE + "model: {path: a, 'path': b}\n", "", ["the key 'path' is given twice, in line 3 and in line 3"]),
         (BASE + "model: {max_length: many}\n", "", ["model.max_length", "valid integer", "Got value: many", MODEL]),
         (BASE, "--model.max_length 7", ["model.max_length", "greater than or equal to 8", "Got value: 7"]),
         (BASE, "--model.dtype float16", ["model.dtype", "float16", "bfloat16"]),
@@ -91,6 +94,77 @@ def test_a_bad_configuration_ends_with_what_was_got_and_what_is_available(
     assert printed.endswith("`python -m jobs.rerank --help` describes every key\n")
     assert [part for part in said if part not in printed] == [], printed
     assert not re.search(r"validation error|input_type|https?:", printed), printed
+
+
+def test_a_key_that_is_given_twice_on_the_command_line(parse: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(BASE, "--input.columns", "{text: a, doc_id: b, text: c}")
+    assert caught.value.code == 2
+    assert "configuration error: the key 'text' is given twice" in capsys.readouterr().err
+
+
+SECRET = "hunter2-q3"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    ("text", "argv"),
+    [
+        ("", ["--storage.secrt", SECRET]),
+        ("", [f"--storage.secrt={SECRET}"]),
+        ("", ["--storage.secret=", SECRET]),
+        ("", ["--storge.secret", SECRET]),
+        ("", ["--secret", SECRET]),
+        ("", ["--storage", SECRET]),
+        ("", ["--storage", f"{{secrt: {SECRET}}}"]),
+        ("", ["--storage.gs", SECRET]),
+        ("", ["--storage.gs.token", SECRET, "--nope", "1"]),
+        ("", ["--storage.endpoint_url", f"https://user:{SECRET}@host"]),
+        ("", ["--storage.endpoint_url", f"https://host?sig={SECRET}"]),
+        ("", ["--input.candidates", f"s3://AKIA:{SECRET}@bucket/x"]),
+        ("", ["--model.path", f"https://host/x?X-Amz-Signature={SECRET}"]),
+        ("", ["--output.path", f"az://container/x?sv=1&sig={SECRET}"]),
+        ("", ["--config", f"https://user:{SECRET}@host/x.yaml"]),
+        ("", ["--config", f"s3://AKIA:{SECRET}@bucket/x.yaml"]),
+        ("", ["--output.top_k", f"s3://AKIA:{SECRET}@bucket/x"]),
+        (f"storage: {{secret_key: {SECRET}}}\n", []),
+        (f"storage: {SECRET}\n", []),
+        (f"storage: [{SECRET}]\n", []),
+        (f"storage: {{secret: [{SECRET}]}}\n", []),
+        (f"storage: {{az: {SECRET}}}\n", []),
+        (f"storage: {{az: {{sas_token: {SECRET}}}, nope: 1}}\n", []),
+        (f"stroage: {{secret: {SECRET}}}\n", []),
+        (f"stroage: {SECRET}\n", []),
+        (f"storage:\n  secret: {SECRET}: x\n", []),
+        (f"storage:\n  secret {SECRET}\n  key: x\n", []),
+        (f"storage: {{secret: {SECRET}, secret: {SECRET}}}\n", []),
+    ],
+)
+def test_no_message_shows_a_secret(parse: Any, capsys: pytest.CaptureFixture[str], text: str, argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(BASE + text, *argv)
+    assert caught.value.code == 2
+    printed = "".join(capsys.readouterr())
+    assert "configuration error: " in printed
+    assert SECRET not in printed
+
+
+@pytest.mark.parametrize("place", ["gs://b/x.yaml", "foo://b/x.yaml", "s3:/b/x.yaml", "http://h/x.yaml", "s3://"])
+def test_a_configuration_where_none_can_be_is_refused_in_one_sentence(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(RerankConfig, "rerank", ["--config", place])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert told[0].startswith('configuration error: Parser key "config": ')
+
+
+def test_python_users_see_no_secret_either() -> None:
+    for wrong in ({"secrt": SECRET}, {"secret": [SECRET]}, {"gs": SECRET}, {"endpoint_url": f"https://u:{SECRET}@h"}):
+        with pytest.raises(ValidationError) as caught:
+            StorageConfig.model_validate(wrong)
+        assert SECRET not in str(caught.value)
 
 
 def test_bad_tasks_of_an_evaluation_are_told_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

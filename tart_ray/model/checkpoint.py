@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import fsspec
 import huggingface_hub
+from fsspec import AbstractFileSystem
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from tart_ray.locations import LocationError, check_location, open_filesystem
+
+HUB_URL = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+?))?/?")
 CACHE_VARIABLE = "TART_RAY_CACHE"
 LABELS = (1, 2)  # outputs of a classifier that a pair can be ranked by
 WANTED = re.compile(r"(?:.*\.json|spiece\.model|.*\.safetensors|pytorch_model.*\.bin)")
@@ -38,7 +41,8 @@ def resolve_checkpoint(
     """The local directory that holds the checkpoint's files.
 
     Args:
-        path: a local directory, a URL that fsspec knows (``s3://bucket/model/``), or a hub id (``owner/name``).
+        path: a local directory, a URL of a store (``s3://bucket/model/``), or a hub id (``owner/name``, or
+            ``hf://owner/name@revision``).
         revision: a hub branch, tag or commit.
         storage_options: passed to fsspec for a URL (``endpoint_url``, ``key`` …).
         weights: False fetches what a tokenizer needs, without the large files.
@@ -46,7 +50,7 @@ def resolve_checkpoint(
     Raises:
         CheckpointError: nothing is there, or the hub cannot be reached and its cache does not hold it.
     """
-    text = str(path)
+    text, revision = _located(path, revision)
     if "://" in text:
         return _fetch_url(text, dict(storage_options or {}), weights)
     local = Path(text).expanduser()
@@ -69,7 +73,7 @@ def fingerprint_checkpoint(
 
     A local directory is hashed by content; a hub id by its resolved commit; object storage by names, sizes and ETags.
     """
-    text = str(path)
+    text, revision = _located(path, revision)
     if "://" in text:
         found = _list_url(text, dict(storage_options or {}))[1]
         parts = [f"{name} {info['size']} {_version(info)}" for name, info in sorted(found.items())]
@@ -92,6 +96,24 @@ def check_label_count(labels: int, origin: str) -> None:
             f"{origin}: got num_labels {labels}, expected 2 (irrelevant, relevant) or 1 (a number for relevance): the "
             "margin of two of several labels would say nothing of the others"
         )
+
+
+def _located(path: str | Path, revision: str | None) -> tuple[str, str | None]:
+    """The path, checked, and the revision; of a hf:// URL the hub id and the revision that it names.
+
+    Raises:
+        CheckpointError: no model can be there.
+    """
+    try:
+        text = check_location(str(path))
+    except LocationError as error:
+        raise CheckpointError(f"model path: {error}") from error
+    if not text.startswith("hf://"):
+        return text, revision
+    found = HUB_URL.fullmatch(text)
+    if found is None:
+        raise CheckpointError(f"model path {text!r}: expected hf://owner/name or hf://owner/name@revision")
+    return found[1], found[2] or revision
 
 
 def _fetch_hub(repo: str, revision: str | None, weights: bool) -> Path:
@@ -140,11 +162,11 @@ def _fetch_url(url: str, options: dict[str, Any], weights: bool) -> Path:
 
 def _list_url(
     url: str, options: dict[str, Any], weights: bool = True
-) -> tuple[fsspec.AbstractFileSystem, dict[str, dict[str, Any]]]:
+) -> tuple[AbstractFileSystem, dict[str, dict[str, Any]]]:
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
-        raise CheckpointError(f"model path {url!r}: {error}") from error
+        filesystem, root = open_filesystem(url, options)
+    except LocationError as error:
+        raise CheckpointError(f"model path: {error}") from error
     filesystem.invalidate_cache(root)  # another process may have replaced files since this one listed them
     try:
         infos = {info["name"].rsplit("/", 1)[-1]: info for info in filesystem.ls(root.rstrip("/"), detail=True)}

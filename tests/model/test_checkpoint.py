@@ -15,6 +15,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from support.s3_server import S3Server
+from support.stores import supported
 
 from tart_ray import Scorer
 from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
@@ -139,14 +140,37 @@ class CutShort(MemoryFileSystem):
 
 
 def test_a_fetch_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fsspec.register_implementation("cutshort", CutShort, clobber=True)
     monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path))
-    fsspec.filesystem("cutshort").pipe_file("/model/config.json", b"{} ")
-    with pytest.raises(CheckpointError, match="got 1 bytes, expected 3"):
-        resolve_checkpoint("cutshort:///model")
-    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
-    monkeypatch.setattr(CutShort, "cutting", False)
-    assert (resolve_checkpoint("cutshort:///model") / "config.json").read_bytes() == b"{} "
+    with supported(CutShort, "cutshort"):
+        fsspec.filesystem("cutshort").pipe_file("/bucket/model/config.json", b"{} ")
+        with pytest.raises(CheckpointError, match="got 1 bytes, expected 3"):
+            resolve_checkpoint("cutshort://bucket/model")
+        assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+        monkeypatch.setattr(CutShort, "cutting", False)
+        assert (resolve_checkpoint("cutshort://bucket/model") / "config.json").read_bytes() == b"{} "
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("hdfs://n/model", "hdfs: is not supported; expected a local path"),
+        ("https://user:hunter2@host/model", r"https://\*\*\*@host/model: https: is not supported"),
+        ("gs://bucket/model", "pip install gcsfs"),
+        ("s3:/bucket/model", "did you mean s3://bucket/model"),
+        ("hf://owner/name/folder", "expected hf://owner/name"),
+    ],
+)
+def test_a_place_that_is_not_supported_is_refused(path: str, said: str) -> None:
+    for look in (resolve_checkpoint, fingerprint_checkpoint):
+        with pytest.raises(CheckpointError, match=said) as caught:
+            look(path)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_url_of_the_hub_is_its_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="model path 'owner/name': no such local directory, the hub cannot"):
+        resolve_checkpoint("HF://owner/name@v1")
 
 
 def test_a_model_scores_from_object_storage_as_from_disk(url: str, s3: S3Server, tiny_checkpoint: Path) -> None:
