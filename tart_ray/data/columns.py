@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tart_ray.data.listing import InputError
 from tart_ray.data.schema import (
+    CANDIDATES_ALIAS,
     CANDIDATES_COLUMN,
     FIELDS,
     FIELDS_OF_A_CANDIDATE,
@@ -23,16 +24,25 @@ from tart_ray.data.schema import (
 Shape = Literal["pairs", "lists"]
 
 
+def candidates_column(role: Role, names: set[str], columns: Mapping[str, str]) -> str | None:
+    """Their name of the column of lists of candidates; None where the rows are pairs."""
+    if role != "candidates":
+        return None
+    named = columns.get(CANDIDATES_COLUMN)
+    return next((name for name in ([named] if named else [CANDIDATES_COLUMN, CANDIDATES_ALIAS]) if name in names), None)
+
+
 def map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
     mapped = {}
     known = [field.name for field in FIELDS[role]] + ([CANDIDATES_COLUMN] if shape == "lists" else [])
+    alias_of_lists = (CANDIDATES_ALIAS,) if shape == "lists" else ()
     known = [name for name in known if shape == "pairs" or name not in FIELDS_OF_A_CANDIDATE]
     claimed = {columns[name] for name in known if name in columns}
     for ours in known:
         theirs = columns.get(ours)
         if theirs is not None and theirs not in names:
             raise InputError(f"{url}: input.columns says {ours}: {theirs}, available: {sorted(names)}")
-        aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), ())
+        aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), alias_of_lists)
         found = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
         if found is not None:
             mapped[ours] = found
@@ -77,13 +87,28 @@ def check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -
         raise InputError(f"{url}: {role}: column {theirs!r}: got {got}, expected {expected}; cast it first")
 
 
-def candidate_struct(url: str, got: pa.DataType) -> pa.Schema:
-    is_list = pa.types.is_list(got) or pa.types.is_large_list(got)
-    if not is_list or not pa.types.is_struct(got.value_type):
+def candidate_struct(url: str, name: str, got: pa.DataType) -> pa.Schema:
+    """The fields of a candidate in a list of candidates; a list of plain ids has their ``doc_id`` alone."""
+    inner = got.value_type if pa.types.is_list(got) or pa.types.is_large_list(got) else pa.null()
+    if is_id(inner):
+        return pa.schema([("doc_id", inner)])
+    if not pa.types.is_struct(inner):
         raise InputError(
-            f"{url}: column {CANDIDATES_COLUMN!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>"
+            f"{url}: column {name!r}: got {got}, expected list<struct<doc_id, text, title?, score?>>, "
+            "or a list of document ids"
         )
-    return pa.schema(list(got.value_type))
+    return pa.schema(list(inner))
+
+
+def as_candidate(item: Any) -> Any:
+    """A candidate of a list in JSON as an object: plain ids name documents."""
+    is_plain = isinstance(item, str | int) and not isinstance(item, bool)
+    return {"doc_id": item} if is_plain else item
+
+
+def is_id(kind: pa.DataType) -> bool:
+    """Whether values of this type can be ids."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
 
 
 def checked_extras(url: str, extras: pa.Schema) -> pa.Schema:

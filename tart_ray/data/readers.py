@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.data import text_files
-from tart_ray.data.columns import json_value
+from tart_ray.data.columns import as_candidate, is_id, json_value
 from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import read_footer, row_group_or_reason
 from tart_ray.data.quarantine import Quarantine, printable
@@ -151,6 +151,8 @@ def _named(
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         items = (np.arange(len(parents)) - starts).astype(np.int32)
         flat = pc.list_flatten(lists)  # leaves out what lies behind a null list
+        if is_id(flat.type):
+            flat = pa.StructArray.from_arrays([flat], ["doc_id"])
         inside = {name: source.columns[name] for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
         here = [field.name for field in flat.type]
         columns = {name: column.take(pa.array(parents)) for name, column in columns.items()}
@@ -259,7 +261,7 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
 
 
 def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The pairs in one record, under our names; what is no list of objects stays under ``candidates``."""
+    """The pairs in one record, under our names; what is no list of objects or ids stays under ``candidates``."""
     if source.shape == "pairs":
         yield _renamed(record, source.columns)
         return
@@ -270,7 +272,7 @@ def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str,
     if not isinstance(candidates, list) or not candidates:
         yield named | {CANDIDATES_COLUMN: candidates}
         return
-    for candidate in candidates:
+    for candidate in map(as_candidate, candidates):
         if isinstance(candidate, dict):
             found = _renamed(candidate, inside)
             yield named | {name: found[name] for name in FIELDS_OF_A_CANDIDATE if name in found}
@@ -316,7 +318,7 @@ def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
         if listed is None or listed == []:
             raise ValueError("no candidates")
         got = f"a list with {type(listed[0]).__name__}" if isinstance(listed, list) else type(listed).__name__
-        raise ValueError(f"candidates: got {got}, expected a list of objects")
+        raise ValueError(f"candidates: got {got}, expected a list of objects or of ids")
     row: dict[str, Any] = {}
     for field in FIELDS[source.role]:
         value = record.get(field.name)

@@ -25,15 +25,16 @@ Role = Literal["candidates", "queries", "corpus", "qrels"]
 SCORE = Field("score", pa.float64())
 IDS = frozenset({"query_id", "doc_id"})  # integers in the input become their decimal text
 CANDIDATE_FIELDS = (  # texts are large_string: one column of a chunk can exceed 2 GiB
-    Field("query_id", pa.string()),
+    Field("query_id", pa.string(), ("query-id", "qid")),
     Field("query", pa.large_string()),
-    Field("doc_id", pa.string()),
+    Field("doc_id", pa.string(), ("corpus-id", "docid", "pid")),
     Field("text", pa.large_string()),
     Field("title", pa.large_string()),
     Field("instruction", pa.large_string()),
     SCORE,
 )
-CANDIDATES_COLUMN = "candidates"  # of lists: list<struct<doc_id, text, title?, score?>>
+CANDIDATES_COLUMN = "candidates"  # of lists: list<struct<doc_id, text, title?, score?>>, or a list of document ids
+CANDIDATES_ALIAS = "corpus-ids"  # what MTEB calls it
 FIELDS_OF_A_CANDIDATE = ("doc_id", "text", "title", "score")
 QUERY_FIELDS = (
     Field("query_id", pa.string(), ("_id", "id", "query-id", "qid")),

@@ -14,7 +14,9 @@ from pyarrow.parquet import FileMetaData
 from tart_ray.data import text_files
 from tart_ray.data.columns import (
     Shape,
+    as_candidate,
     candidate_struct,
+    candidates_column,
     check_needed,
     check_type,
     checked_extras,
@@ -181,9 +183,9 @@ def _inspect_parquet(
     shape: Shape = "pairs"
     names = set(schema.names)
     inner: pa.Schema | None = None
-    if role == "candidates" and columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN) in names:
+    if (listed := candidates_column(role, names, columns)) is not None:
         shape = "lists"
-        inner = candidate_struct(url, schema.field(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)).type)
+        inner = candidate_struct(url, listed, schema.field(listed).type)
     mapped = map_columns(url, role, shape, names, columns)
     for ours, theirs in mapped.items():
         if ours != CANDIDATES_COLUMN:
@@ -222,10 +224,10 @@ def _inspect_text(
     rows = nbytes * len(lines) // max(sum(len(line) + 1 for line in lines), 1)
     shape: Shape = "pairs"
     names = {name for record in records for name in record}
-    if role == "candidates" and columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN) in names:
+    if (listed := candidates_column(role, names, columns)) is not None:
         shape = "lists"
-        lists = [record.get(columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN)) for record in records]
-        items = [item for items in lists if isinstance(items, list) for item in items if isinstance(item, dict)]
+        lists = [items for items in (record.get(listed) for record in records) if isinstance(items, list)]
+        items = [as_candidate(item) for items in lists for item in items if isinstance(as_candidate(item), dict)]
         rows = rows * len(items) // len(records)
         inner = {name for item in items for name in item}
     mapped = map_columns(url, role, shape, names, columns)

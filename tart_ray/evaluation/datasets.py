@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from tart_ray.config import EvaluateInputConfig, TaskConfig
 from tart_ray.data import text_files
+from tart_ray.data.chunks import first_stage_ranks
 from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
 from tart_ray.data.readers import read_split
@@ -225,12 +226,7 @@ def _qrels(storage: Storage, config: TaskConfig, folder: str) -> Source:
 def _run(storage: Storage, url: str | None) -> Source | None:
     if url is None or url == BM25:
         return None
-    source = inspect_source(storage, url, "candidates")
-    if "score" not in source.columns:
-        raise InputError(
-            f"{url}: got a run without scores, columns {sorted(source.columns)}; expected query_id, doc_id, score"
-        )
-    return source
+    return inspect_source(storage, url, "candidates")
 
 
 def full_id(task: str) -> pa.Scalar:
@@ -328,18 +324,28 @@ def _read_answers(storage: Storage, task: Task, quarantine: Quarantine) -> Read:
 def read_run(storage: Storage, source: Source, quarantine: Quarantine, prefix: str | None, pool: Sequence[str]) -> Read:
     """A run: `RUN`, with full ids; the first row of each pair.
 
+    Where no row has a score, the order of a query's rows is its ranking, and the score is minus the rank.
+
     Args:
         prefix: the task whose documents these are; None where the run has full ids already.
         pool: tasks whose documents can be in it.
     """
     table, rows = _read(storage, source, quarantine)
-    rules: list[Rule] = [(_null(table["score"]), "score is null")]
+    if "score" not in table.schema.names:
+        table = table.append_column("score", pa.nulls(len(table), pa.float64()))
+    is_scored = table["score"].null_count < len(table)
+    rules: list[Rule] = [(_null(table["score"]), "score is null")] if is_scored else []
     if prefix is None:
         known = pc.is_in(pc.list_element(pc.split_pattern(table["doc_id"], ":", max_splits=1), 0), pa.array(pool))
         expected = f"doc_id is not of {', '.join(pool)}: expected {{task}}:{{doc_id}}"
         rules.append((~np.asarray(known.to_numpy(zero_copy_only=False), bool), expected))
     good = quarantine.sift(source, table, rules)
-    good = _first_rows(good, "query_id", "doc_id").select(RUN.names)
+    good = _first_rows(good, "query_id", "doc_id")
+    if not is_scored:
+        good = in_input_order(good, "query_id")
+        ranks = first_stage_ranks(good, listed=True).cast(pa.float64())
+        good = good.set_column(good.schema.get_field_index("score"), "score", pc.negate(ranks))
+    good = good.select(RUN.names)
     return Read(good if prefix is None else with_full_ids(good, prefix), rows)
 
 

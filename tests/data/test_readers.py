@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from typing import Any
 
@@ -176,6 +177,31 @@ def test_json_of_wrong_types_is_quarantined_and_lines_that_are_none_keep_their_b
         assert (row["raw"], row["row"], row["query_id"]) == (line, None, None)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("columns", "expected", "positions"),
+    [
+        ({"qid": ["1", "1"], "pid": ["d1", "d2"]}, [("1", "d1"), ("1", "d2")], []),
+        (
+            {"query-id": [1, 2, 3], "corpus-ids": [["d2", "d1"], None, ["d3", None]]},
+            [("1", "d2"), ("1", "d1"), ("3", "d3")],
+            [(1, 0), (2, 1)],
+        ),
+        ({"query_id": ["q"], "candidates": [[7, 8]]}, [("q", "7"), ("q", "8")], []),
+    ],
+    ids=["pairs", "lists", "integers"],
+)
+def test_rows_and_lists_of_ids_alone(local: Any, kind: str, columns: Any, expected: Any, positions: Any) -> None:
+    table = pa.table(columns)
+    lines = table.to_pylist()
+    local.put(f"a.{kind}", table if kind == "parquet" else jsonl(lines))
+    source, read, bad = local.read(f"a.{kind}")
+    assert [(row["query_id"], row["doc_id"]) for row in read.to_pylist()] == expected
+    offsets = [0, *itertools.accumulate(len(jsonl([line])) for line in lines)] if kind == "jsonl" else range(9)
+    assert [(row["position"], row["item"]) for row in bad] == [(offsets[row], item) for row, item in positions]
+    assert not source.extras.names
+
+
 def test_lists_that_are_none(local: Any) -> None:
     item = {"doc_id": "d", "text": "t"}
     outer = {"query_id": "q", "query": "a?"}
@@ -184,12 +210,12 @@ def test_lists_that_are_none(local: Any) -> None:
         ({**outer, "candidates": []}, [(0, "no candidates")]),
         ({**outer, "candidates": None}, [(0, "no candidates")]),
         (outer, [(0, "no candidates")]),
-        ({**outer, "candidates": "d"}, [(0, "candidates: got str, expected a list of objects")]),
-        ({**outer, "candidates": 0}, [(0, "candidates: got int, expected a list of objects")]),
-        ({**outer, "candidates": {}}, [(0, "candidates: got dict, expected a list of objects")]),
+        ({**outer, "candidates": "d"}, [(0, "candidates: got str, expected a list of objects or of ids")]),
+        ({**outer, "candidates": 0}, [(0, "candidates: got int, expected a list of objects or of ids")]),
+        ({**outer, "candidates": {}}, [(0, "candidates: got dict, expected a list of objects or of ids")]),
         ({**outer, "candidates": [item, "d", None]}, [
-            (1, "candidates: got a list with str, expected a list of objects"),
-            (2, "candidates: got a list with NoneType, expected a list of objects")]),
+            (1, "text is null"),
+            (2, "candidates: got a list with NoneType, expected a list of objects or of ids")]),
         ({**outer, "candidates": [{**item, "text": 1}, item, {**item, "doc_id": None}]}, [
             (0, "text: got int, expected string"), (2, "doc_id is null")]),
         ({**outer, "query": "", "candidates": [item, item]}, [(0, "query is empty"), (1, "query is empty")]),

@@ -117,9 +117,9 @@ def test_formats(local: Any, name: str, content: Any, role: str, kind: str) -> N
             r"missing column doc_id; available: .*'candidates\.pid'",
         ),
         (
-            {"a.parquet": one_row({**LIST, "candidates": ["d1"]})},
+            {"a.parquet": one_row({**LIST, "candidates": [1.5]})},
             "candidates",
-            r"got list<.*string>, expected list<struct<doc_id",
+            r"got list<.*double>, expected list<struct<doc_id.*, or a list of document ids",
         ),
         (
             {"a.parquet": one_row({**PAIR, "query_id": 1.0})},

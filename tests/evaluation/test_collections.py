@@ -262,11 +262,53 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     (task,) = find({"name": "c", "kind": "cqadupstack", "path": str(tmp_path / "c")})
     assert (task.name, task.group) == ("c-gis", "c")
     assert "missing: android, english" in task.notes[0]
-    pq.write_table(pa.table({"query_id": ["q1"], "doc_id": ["d1"]}), tmp_path / "run.parquet")
-    with pytest.raises(InputError, match="got a run without scores"):
-        find({"name": "g", "path": str(tmp_path / "c" / "gis"), "first_stage": str(tmp_path / "run.parquet")})
     with pytest.raises(InputError, match="instructions: one is given twice"):
         find({"name": "g", "path": str(tmp_path / "c" / "gis"), "instructions": ["x", "x"]})
+
+
+@pytest.mark.parametrize("layout", ["pairs.jsonl", "pairs.parquet", "lists.jsonl", "lists.parquet", "objects.jsonl"])
+def test_without_scores_the_order_of_a_run_is_its_ranking(tmp_path: Path, layout: str) -> None:
+    write_followir(tmp_path / "news")
+    order = {"t2": ["d9", "d1"], "t1": ["d3", "d1", "d2"]}
+    if layout.startswith("pairs"):
+        # queries need not stand together; a pair that comes again keeps its first place
+        rows = [("t2", "d9"), ("t1", "d3"), ("t1", "d1"), ("t2", "d1"), ("t1", "d3"), ("t1", "d2")]
+        table = pa.table({"qid": [query for query, _ in rows], "pid": [doc for _, doc in rows]})
+    elif layout.startswith("lists"):
+        table = pa.table({"query-id": [*order], "corpus-ids": [*order.values()]})
+    else:
+        table = pa.table(
+            {"query_id": [*order], "candidates": [[{"doc_id": d} for d in docs] for docs in order.values()]}
+        )
+    path = tmp_path / layout
+    if layout.endswith("parquet"):
+        pq.write_table(table, path)
+    else:
+        write_jsonl(path, table.to_pylist())
+    (task,) = find({"name": "n", "kind": "followir", "path": str(tmp_path / "news"), "first_stage": str(path)})
+    assert task.first_stage is not None
+    bad = Quarantine(READ)
+    run = read_run(STORAGE, task.first_stage, bad, "n", ()).table
+    assert not bad.rows
+    ranked = in_trec_order(run).to_pylist()
+    assert [(row["query_id"], row["doc_id"], row["rank"], row["score"]) for row in ranked] == [
+        ("t1", "n:d3", 1, -1.0),
+        ("t1", "n:d1", 2, -2.0),
+        ("t1", "n:d2", 3, -3.0),
+        ("t2", "n:d9", 1, -1.0),
+        ("t2", "n:d1", 2, -2.0),
+    ]
+
+
+def test_a_run_that_has_scores_has_one_for_each_row(tmp_path: Path) -> None:
+    write_beir(tmp_path / "b", {"d1": ("", "x")}, {"q1": "one"}, {"q1": {"d1": 1}})
+    rows = [{"query_id": "q1", "doc_id": "d1", "score": 2.0}, {"query_id": "q1", "doc_id": "d2"}]
+    write_jsonl(tmp_path / "run.jsonl", rows)
+    (task,) = find({"name": "b", "path": str(tmp_path / "b"), "first_stage": str(tmp_path / "run.jsonl")})
+    assert task.first_stage is not None
+    bad = Quarantine(READ)
+    assert read_run(STORAGE, task.first_stage, bad, "b", ()).table["doc_id"].to_pylist() == ["b:d1"]
+    assert [(row["doc_id"], row["reason"]) for row in bad.rows] == [("d2", "score is null")]
 
 
 def test_a_run_over_a_pool_names_the_collection_of_each_document(tmp_path: Path) -> None:
