@@ -339,7 +339,8 @@ class TaskConfig(Section):
         questions: Of LoTTE.
         instructions: Texts, or {preset: name}; none scores bare queries. FollowIR has its own.
         template: instruction_first as TART was trained, or query_first, FollowIR's reversed one.
-        first_stage: bm25, or a run with scores (TREC, Parquet, JSONL); a directory of {forum}.trec for cqadupstack.
+        first_stage: bm25, or a run (TREC, Parquet, JSONL; without scores its order is the ranking); a directory of
+            {forum}.trec for cqadupstack.
         pooled_first_stage: The same over the corpora of the task's pool; documents are called {task}:{doc_id}.
         scores: output.path of finished jobs.rerank over this task, one per instruction; nothing is scored.
         compare_with: A run that is measured beside, and tested against.

@@ -108,7 +108,7 @@ def as_candidate(item: Any) -> Any:
 
 def is_id(kind: pa.DataType) -> bool:
     """Whether values of this type can be ids."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
 
 
 def checked_extras(url: str, extras: pa.Schema) -> pa.Schema:

@@ -87,6 +87,13 @@ def head(storage: Storage, file: FileInfo, nbytes: int) -> list[bytes]:
     return found
 
 
+def line_number(storage: Storage, file: FileInfo, offset: int) -> int:
+    """The number, from 1, of the line that begins at an offset that `lines` gave."""
+    if _is_compressed(file.url):
+        return 1 + sum(start < offset for start, _ in _compressed(storage, file))
+    return 1 + (storage.read(file.url, 0, offset).count(b"\n") if offset else 0)
+
+
 def parse_line(kind: str, role: Role, line: bytes) -> dict[str, Any]:
     """The record that a line holds.
 

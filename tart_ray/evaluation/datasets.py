@@ -46,6 +46,8 @@ DEFAULT_MEASURES = {
     "followir": ("nDCG@5", "AP@1000", "R@100"),
 }
 
+MAX_RELEVANCE = 1_000_000  # trec_eval has a counter of 8 bytes for every grade up to the highest, for each query
+
 QUERIES = pa.schema([("query_id", pa.string()), ("query", pa.large_string())])
 JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int32())])
 DOCUMENTS = pa.schema([("doc_id", pa.string()), ("title", pa.large_string()), ("text", pa.large_string())])
@@ -285,15 +287,41 @@ def read_judgements(storage: Storage, task: Task, quarantine: Quarantine) -> dic
 
     A judged query without any relevant document, as LoTTE's may be, has one row, whose ``doc_id`` and
     ``relevance`` are null.
+
+    Raises:
+        InputError: a relevance is beyond `MAX_RELEVANCE`.
     """
     if task.answers:
         return {ALL: _read_answers(storage, task, quarantine)}
     found = {}
     for name, source in task.qrels.items():
         table, rows = _read(storage, source, quarantine)
+        _refuse_extreme(storage, source, table)
         read = _first_of_each(table, rows, source, quarantine, "query_id", "doc_id", "relevance")
         found[name] = Read(with_full_ids(read.table.select(JUDGEMENTS.names), task.name), rows)
     return found
+
+
+def _refuse_extreme(storage: Storage, source: Source, table: pa.Table) -> None:
+    """Refuse grades that trec_eval cannot hold.
+
+    Raises:
+        InputError: there is one; the message says where.
+    """
+    grades = table["relevance"]
+    extreme = table.filter(pc.or_(pc.greater(grades, MAX_RELEVANCE), pc.less(grades, -MAX_RELEVANCE)))
+    if not len(extreme):
+        return
+    row = in_input_order(extreme).slice(0, 1).to_pylist()[0]
+    file, position = source.splits[row["_split"]].file, row["_position"]
+    place = f"row {position}"
+    if source.format != "parquet":
+        place = f"line {text_files.line_number(storage, file, position)}"
+    raise InputError(
+        f"{file.url}: {place}: relevance {row['relevance']:,} of query {row['query_id']!r} and document "
+        f"{row['doc_id']!r}: expected a grade from {-MAX_RELEVANCE:,} to {MAX_RELEVANCE:,}: trec_eval counts documents "
+        "by grade, from 0 to the highest. Is it another column, a timestamp or an id? Else scale the grades down"
+    )
 
 
 def _read_answers(storage: Storage, task: Task, quarantine: Quarantine) -> Read:
@@ -347,6 +375,19 @@ def read_run(storage: Storage, source: Source, quarantine: Quarantine, prefix: s
         good = good.set_column(good.schema.get_field_index("score"), "score", pc.negate(ranks))
     good = good.select(RUN.names)
     return Read(good if prefix is None else with_full_ids(good, prefix), rows)
+
+
+def of_known_queries(task: Task, run: pa.Table, queries: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """A run under the ids that its queries have in the collection.
+
+    MTEB lists FollowIR's candidates twice for each query, as ``<id>-og`` and ``<id>-changed``: both are the query's.
+    """
+    if task.kind != "followir":
+        return run
+    ids = run["query_id"]
+    stems = pc.replace_substring_regex(ids, "-(og|changed)$", "")
+    is_of_stem = pc.and_not(pc.is_in(stems, pc.unique(queries)), pc.is_in(ids, pc.unique(queries)))
+    return run.set_column(run.schema.get_field_index("query_id"), "query_id", pc.if_else(is_of_stem, stems, ids))
 
 
 def read_documents(storage: Storage, task: Task, quarantine: Quarantine | None = None) -> Iterator[pa.Table]:

@@ -63,18 +63,21 @@ class Bm25:
         self._index.index(tokens, show_progress=False)
 
     def search(self, queries: pa.Table, top_k: int) -> pa.Table:
-        """The best documents of each query: `RUN`. Documents without a word of the query are in no ranking."""
+        """The best documents of each query: `RUN`. Documents without a word of the query are in no ranking.
+
+        Of documents with equal scores those are taken that trec_eval ranks first, whatever machine this is.
+        """
         if not len(queries):
             return RUN.empty_table()
-        tokens = bm25s.tokenize(queries["query"].to_pylist(), stopwords=STOPWORDS, show_progress=False)
-        found, scores = self._index.retrieve(tokens, k=min(top_k, len(self._doc_ids)), show_progress=False)
-        hits = np.asarray(scores) > 0
         ids = pa.array(self._doc_ids, pa.string())
-        return pa.table(
-            {
-                "query_id": queries["query_id"].take(pa.array(np.nonzero(hits)[0])),
-                "doc_id": ids.take(pa.array(np.asarray(found)[hits])),
-                "score": pa.array(np.asarray(scores, np.float64)[hits]),
-            },
-            schema=RUN,
-        )
+        tables = [RUN.empty_table()]
+        texts = queries["query"].to_pylist()
+        tokens = bm25s.tokenize(texts, stopwords=STOPWORDS, return_ids=False, show_progress=False)
+        for query_id, words in zip(queries["query_id"].to_pylist(), tokens, strict=True):
+            known = self._index.get_tokens_ids(words)
+            scores = np.asarray(self._index.get_scores_from_ids(known), np.float64)
+            least = np.partition(scores, -top_k)[-top_k] if top_k < len(scores) else 0.0
+            hits = np.flatnonzero((scores > 0) & (scores >= least))
+            columns = [pa.repeat(pa.scalar(query_id), len(hits)), ids.take(pa.array(hits)), pa.array(scores[hits])]
+            tables.append(best(pa.table(columns, schema=RUN), top_k))
+        return pa.concat_tables(tables)

@@ -48,7 +48,7 @@ PRESETS: Mapping[str, str] = {
     "lotte": LOTTE,
 }
 
-FLAN_T5_XL, T0_3B = "facebook/tart-full-flan-t5-xl", "facebook/tart-full-flan-t0-3b"
+FLAN_T5_XL, T0_3B = "facebook/tart-full-flan-t5-xl", "facebook/tart-full-t0-3b"
 BEIR_AVERAGE = "beir average"
 # checkpoint → preset → (measure, figure in percent); with the protocol of the paper: docs/evaluation.md
 PUBLISHED: Mapping[str, Mapping[str, tuple[str, float]]] = {

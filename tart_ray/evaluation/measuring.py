@@ -96,6 +96,14 @@ def measure(task: Task, judgements: Mapping[str, pa.Table], rankings: list[Ranki
     return pa.concat_tables(parts)
 
 
+def left_out_of_p_mrr(task: Task, judgements: Mapping[str, pa.Table], rankings: list[Ranking]) -> int:
+    """FollowIR's queries with documents that became irrelevant, which one of the two rankings lacks altogether."""
+    if task.judged_by != (ORIGINAL, CHANGED):
+        return 0
+    ranked = [{*ranking.table["query_id"].to_pylist()} for ranking in rankings if ranking.name in task.judged_by]
+    return len(_made_irrelevant(judgements).keys() - set.intersection(*ranked))
+
+
 def incomplete(task: Task, scored: pa.Table) -> int:
     """Pairs that some instruction has no score for."""
     of_pair = scored.group_by(["query_id", "doc_id"]).aggregate([("margin", "count")])["margin_count"]
@@ -128,15 +136,21 @@ def _values(task: Task, ranking: Ranking, judged_by: str, judgements: pa.Table) 
 def _p_mrr(
     task: Task, setup: str, original: pa.Table, changed: pa.Table, judgements: Mapping[str, pa.Table]
 ) -> pa.Table:
+    old, new = (_by_query(table, "rank") for table in (original, changed))
+    lost = _made_irrelevant(judgements)
+    values = {query: p_mrr(old[query], new[query], docs) for query, docs in lost.items() if query in old.keys() & new}
+    return _table(task, setup, CHANGED, CHANGED, P_MRR, values)
+
+
+def _made_irrelevant(judgements: Mapping[str, pa.Table]) -> dict[str, list[str]]:
+    """FollowIR's queries, and the documents of each that its changed instruction makes irrelevant: one at least."""
     before, after = (_by_query(judgements[name], "relevance") for name in (ORIGINAL, CHANGED))
     lost = {
         query: [doc for doc, grade in relevant.items() if grade > 0 and after[query].get(doc, 1) <= 0]
         for query, relevant in before.items()
         if query in after
     }
-    old, new = (_by_query(table, "rank") for table in (original, changed))
-    values = {query: p_mrr(old.get(query, {}), new.get(query, {}), docs) for query, docs in lost.items() if docs}
-    return _table(task, setup, CHANGED, CHANGED, P_MRR, values)
+    return {query: documents for query, documents in lost.items() if documents}
 
 
 def _table(

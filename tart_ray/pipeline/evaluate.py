@@ -32,7 +32,6 @@ from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.shuffle import bucket_of
-from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.evaluation import summary
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union, without_identical
@@ -47,6 +46,7 @@ from tart_ray.evaluation.datasets import (
     Task,
     check_ids,
     find_tasks,
+    of_known_queries,
     read_documents,
     read_judgements,
     read_queries,
@@ -55,7 +55,21 @@ from tart_ray.evaluation.datasets import (
     without_full_ids,
 )
 from tart_ray.evaluation.first_stage import Bm25
-from tart_ray.evaluation.measuring import SCORED, VALUES, incomplete, make_rankings, measure, trec_lines
+from tart_ray.evaluation.matching import (
+    check_judgements,
+    check_matches,
+    refuse_strangers,
+    refuse_unknown_documents,
+)
+from tart_ray.evaluation.measuring import (
+    SCORED,
+    VALUES,
+    incomplete,
+    left_out_of_p_mrr,
+    make_rankings,
+    measure,
+    trec_lines,
+)
 from tart_ray.evaluation.picture import draw
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
@@ -74,18 +88,23 @@ PAIRS_PER_PART = 200_000
 MAX_PARTS = 64  # of a task
 BYTES_PER_FILE = 64 << 20  # of documents
 COUNTED = ("read", "quarantined", "pairs")
-TOLD = {  # what is told of a task where it is not 0
-    "queries_without_judgements": "queries without a judgement in this split, left out",
-    "judged_queries_without_text": "judged queries that the queries do not have, counted as 0",
-    "judged_queries_without_candidates": "judged queries without any candidate, counted as 0",
-    "judged_queries_without_relevant": "judged queries without a relevant document, counted as 0",
-    "relevant_documents_not_judged_again": "relevant documents not judged under the changed instruction, not in p-MRR",
-    "judged_documents_not_in_corpus": "judged documents that the corpus does not have",
-    "candidates_not_in_corpus": "candidate documents that the corpus does not have, not scored",
-    "other_queries_in_run": "queries of the first stage's run without judgement or text, left out",
-    "incomplete": "pairs without a score under some instruction, not in the ensemble",
-    "quarantined": "bad rows of queries, judgements and runs, in quarantine",
-    "quarantined_documents": "bad rows of the corpus, in quarantine",
+TOLD = {  # what is told of a task where it is not 0, and the count that it is part of
+    "queries_without_judgements": ("queries without a judgement in this split, left out", "queries"),
+    "judged_queries_without_text": ("judged queries that the queries do not have, counted as 0", "judged_queries"),
+    "judged_queries_without_candidates": ("judged queries without any candidate, counted as 0", "judged_queries"),
+    "judged_queries_without_relevant": ("judged queries without a relevant document, counted as 0", "judged_queries"),
+    "judged_queries_without_compared": ("judged queries that compare_with lacks, counted as 0", "judged_queries"),
+    "queries_left_out_of_p_mrr": ("queries that a ranking lacks, left out of p-MRR", "judged_queries"),
+    "relevant_documents_not_judged_again": (
+        "relevant documents not judged under the changed instruction, not in p-MRR",
+        None,
+    ),
+    "judged_documents_not_in_corpus": ("judged documents that the corpus does not have", "judged_documents"),
+    "candidates_not_in_corpus": ("candidate documents that the corpus does not have, not scored", "candidates"),
+    "other_queries_in_run": ("queries of the first stage's run without judgement or text, left out", None),
+    "incomplete": ("pairs without a score under some instruction, not in the ensemble", None),
+    "quarantined": ("bad rows of queries, judgements and runs, in quarantine", "read"),
+    "quarantined_documents": ("bad rows of the corpus, in quarantine", None),
 }
 
 
@@ -201,6 +220,9 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
     run = Run.at(storage, config.output.path, attempts)
     scoring = Run.at(storage, run.url(SCORING), attempts)
     work = Work(run, scoring, tasks, parts, stores, models, config.metrics)
+    for task in found:
+        named = {store.run.path: store.tables(["query_id", "doc_id"]) for store in stores[task.name]}
+        check_matches(storage, task, work.of_pool(task.pool), named)
     who = {
         "job": "evaluate",
         "format_version": FORMAT_VERSION,
@@ -360,25 +382,32 @@ def _collect(work: Work, unit: str) -> Record:
     bad, bad_documents = Quarantine(READ), Quarantine(READ)
     queries = read_queries(run.storage, task, bad)
     judgements = read_judgements(run.storage, task, bad)
-    judged, texts = _judged(judgements), queries.table["query_id"]
-    if not len(judged):
-        raise InputError(f"{task.name}: got no good judgement, expected some")
+    texts = queries.table["query_id"]
+    judged = check_judgements(task, judgements, texts)
     check_ids(pa.chunked_array([judged]), f"{task.name}: judged queries")
     read = queries.rows + sum(found.rows for found in judgements.values())
     first_stages, others = {}, 0
     for setup in task.setups:
         whole, rows = _first_stage(work, task, setup, bad)
         read += rows
+        whole = union({setup: of_known_queries(task, whole, texts)})
+        refuse_strangers(
+            f"{task.name}: {setup} first stage: query ids", whole["query_id"], "the judged queries", judged
+        )
         first_stages[setup] = first_stage_of(task, whole, judged, texts)
         others += _count_missing(whole["query_id"], pc.unique(texts.filter(pc.is_in(texts, judged))))
         check_ids(first_stages[setup]["doc_id"], f"{task.name}: candidates")
         run.write_table(first_stages[setup], WORK, "first_stage", task.name, f"{setup}.parquet")
     for name, found in judgements.items():
         run.write_table(found.table, WORK, "judgements", task.name, f"{name}.parquet")
+    without_compared = 0
     if task.compare_with is not None:
         compared = read_run(run.storage, task.compare_with, bad, task.name, ())
         read += compared.rows
-        kept = without_identical(task, compared.table)
+        whole = union({CLOSED: of_known_queries(task, compared.table, texts)})
+        refuse_strangers(f"{task.name}: compare_with: query ids", whole["query_id"], "the judged queries", judged)
+        kept = without_identical(task, whole)
+        without_compared = _count_missing(judged, kept["query_id"])
         check_ids(kept["doc_id"], f"{task.name}: compare_with")
         run.write_table(kept, WORK, "compare_with", f"{task.name}.parquet")
     pairs = 0
@@ -411,6 +440,7 @@ def _collect(work: Work, unit: str) -> Record:
         "judged_queries_without_relevant": _count_missing(
             judged, pa.chunked_array([c for table in relevant for c in table["query_id"].chunks], pa.string())
         ),
+        "judged_queries_without_compared": without_compared,
         "relevant_documents_not_judged_again": _count_not_judged_again(judgements),
         "other_queries_in_run": others,
         **counts,
@@ -465,8 +495,11 @@ def _write_documents(
     of_judgements = of_judgements.drop_null().unique()
     seen: dict[str, list[pa.Array]] = {CANDIDATES: [], "judged": []}
     held, nbytes = [DOCUMENTS.empty_table()], 0
-    for member in [task, *(other for other in work.of_pool(task.pool) if other.name != task.name)]:
+    corpora = [task, *(other for other in work.of_pool(task.pool) if other.name != task.name)]
+    others: list[pa.Array] = []  # ids to show, where none is known
+    for member in corpora:
         for part in read_documents(run.storage, member, bad if member.name == task.name else None):
+            others = others or part["doc_id"].chunks
             found = part.filter(pc.is_in(part["doc_id"], of_candidates))
             seen[CANDIDATES] += found["doc_id"].chunks
             seen["judged"] += part["doc_id"].filter(pc.is_in(part["doc_id"], of_judgements)).chunks
@@ -478,8 +511,13 @@ def _write_documents(
     if nbytes or not files:
         files.append(_write_part(run, task, held, len(files)))
     there = {name: pa.chunked_array(chunks, pa.string()) for name, chunks in seen.items()}
+    for what, name, ids in (("candidates", CANDIDATES, of_candidates), ("judgements", "judged", of_judgements)):
+        if not len(there[name]):
+            refuse_unknown_documents(task, what, ids, corpora, pa.chunked_array(others, pa.string()))
     return files, {
+        "candidates": len(of_candidates),
         "candidates_not_in_corpus": _count_missing(of_candidates, there[CANDIDATES]),
+        "judged_documents": len(of_judgements),
         "judged_documents_not_in_corpus": _count_missing(of_judgements, there["judged"]),
     }
 
@@ -520,7 +558,12 @@ def _measure(work: Work, reranked: Mapping[str, list[str]], unit: str) -> Record
         lines = "".join(trec_lines(dataclasses.replace(ranking, table=table), f"tart-ray-{ranking.name}"))
         run.storage.write(run.url(WORK, "runs", unit, ranking.setup, ranking.name), lines.encode())
     names = [[ranking.setup, ranking.name] for ranking in rankings]
-    return {"rows": len(scored), "rankings": names, "incomplete": incomplete(task, scored)}
+    return {
+        "rows": len(scored),
+        "rankings": names,
+        "incomplete": incomplete(task, scored),
+        "queries_left_out_of_p_mrr": left_out_of_p_mrr(task, judgements, rankings),
+    }
 
 
 def _scores_of(work: Work, files: list[str]) -> pa.Table:
@@ -565,12 +608,17 @@ def _stored(stores: Iterable[ScoreStore]) -> int:
 
 def _told(work: Work, name: str, collected: Record, measured: Mapping[str, Record]) -> dict[str, int]:
     """Counts of a task."""
-    missing = sum(measured[_unit(name, part)]["incomplete"] for part in range(work.parts[name]))
-    return {**{key: value for key, value in collected.items() if key != "files"}, "incomplete": missing}
+    records = [measured[_unit(name, part)] for part in range(work.parts[name])]
+    counted = ("incomplete", "queries_left_out_of_p_mrr")
+    return {
+        **{key: value for key, value in collected.items() if key != "files"},
+        **{key: sum(record[key] for record in records) for key in counted},
+    }
 
 
 def _notes(counts: Mapping[str, int]) -> list[str]:
-    return [f"{counts[name]:,} {text}" for name, text in TOLD.items() if counts.get(name)]
+    found = [(counts[name], text, of) for name, (text, of) in TOLD.items() if counts.get(name)]
+    return [f"{count:,}{f' of {counts[of]:,}' if of else ''} {text}" for count, text, of in found]
 
 
 def _judged(judgements: Mapping[str, Any]) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
 from tart_ray.evaluation.datasets import (
+    DOCUMENTS,
+    QUERIES,
     RUN,
     Task,
     find_tasks,
@@ -39,7 +42,7 @@ from tart_ray.evaluation.datasets import (
     with_full_ids,
 )
 from tart_ray.evaluation.first_stage import Bm25, best, in_trec_order
-from tart_ray.evaluation.measuring import SCORED, make_rankings, measure, trec_lines
+from tart_ray.evaluation.measuring import SCORED, left_out_of_p_mrr, make_rankings, measure, trec_lines
 from tart_ray.evaluation.summary import summarise
 
 STORAGE = Storage()
@@ -117,8 +120,13 @@ def test_bm25_reproduces_the_run_of_cranfield(shared_data: Path) -> None:
     measures = [ir_measures.nDCG @ 10, ir_measures.R @ 100]
     wanted, got = (ir_measures.calc_aggregate(measures, qrels, found) for found in (given, run))
     assert got == pytest.approx(wanted, abs=5e-4)
-    with_words = {query: {doc for doc, score in docs.items() if score > 0} for query, docs in given.items()}
-    assert {query: {*docs} for query, docs in run.items()} == with_words
+    for query, docs in given.items():
+        with_words = {doc: score for doc, score in docs.items() if score > 0}
+        assert len(run[query]) == len(with_words)
+        last = min(with_words.values()) + 1e-5  # of documents that tie at the end, each may take another
+        assert {doc for doc, score in with_words.items() if score > last} == {
+            d for d, s in run[query].items() if s > last
+        }
 
 
 def test_bm25_leaves_out_what_shares_no_word() -> None:
@@ -206,6 +214,27 @@ def test_p_mrr_of_followir_by_hand(tmp_path: Path) -> None:
     assert set(found["runs"]) == {"first_stage", "first_stage (changed)", "original", "changed"}
 
 
+def test_p_mrr_is_of_queries_that_both_rankings_have(tmp_path: Path) -> None:
+    write_followir(tmp_path / "news")
+    (task,) = find({"name": "n", "kind": "followir", "path": str(tmp_path / "news")})
+    judgements = {name: read.table for name, read in read_judgements(STORAGE, task, Quarantine(READ)).items()}
+    first = with_full_ids(pa.table([["t1", "t1", "t2"], ["d1", "d2", "d1"], [3.0, 2.0, 1.0]], schema=RUN), "n")
+    # every pair has a score under the first instruction; under the changed one, none of t2's has
+    margins = {"original": [2.0, 1.0, 1.0], "changed": [1.0, 2.0]}
+    scored = [
+        pa.table([[name] * len(m), first["query_id"][: len(m)], first["doc_id"][: len(m)], m], schema=SCORED)
+        for name, m in margins.items()
+    ]
+    rankings = make_rankings(task, {"closed": first}, None, pa.concat_tables(scored))
+    table = measure(task, judgements, rankings)
+    # of t1, d1 falls from rank 1 to 2: 1 - (1/2) / (1/1); t2 is no query whose document fell to the bottom
+    assert values_of(table, "changed", "p-MRR") == {"t1": 0.5}
+    assert left_out_of_p_mrr(task, judgements, rankings) == 1
+    swapped = [replace(r, table=r.table.slice(0, 0)) if r.name == "original" else r for r in rankings]
+    assert left_out_of_p_mrr(task, judgements, swapped) == 2
+    assert not len(measure(task, judgements, swapped).filter(pc.field("measure") == "p-MRR"))
+
+
 def test_instructions_of_followir_reach_the_model_in_either_order(tmp_path: Path) -> None:
     write_followir(tmp_path / "news")
     rows = {}
@@ -264,6 +293,17 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert "missing: android, english" in task.notes[0]
     with pytest.raises(InputError, match="instructions: one is given twice"):
         find({"name": "g", "path": str(tmp_path / "c" / "gis"), "instructions": ["x", "x"]})
+
+
+def test_bm25_takes_of_equal_documents_those_that_trec_eval_ranks_first() -> None:
+    texts = {f"t:{name}": "wing flow" for name in "caebd"} | {"t:top": "wing wing", "t:none": "heat"}
+    index = Bm25([pa.table([[*texts], [""] * 7, [*texts.values()]], schema=DOCUMENTS)])
+    queries = pa.table([["q1", "q2", "q3"], ["wing", "zebra", "heat wing"]], schema=QUERIES)
+    found = index.search(queries, 3).to_pylist()
+    assert [(row["query_id"], row["doc_id"]) for row in found] == [
+        ("q1", "t:top"), ("q1", "t:e"), ("q1", "t:d"), ("q3", "t:none"), ("q3", "t:top"), ("q3", "t:e"),
+    ]  # fmt: skip
+    assert len(index.search(queries, 100)) == 6 + 7
 
 
 @pytest.mark.parametrize("layout", ["pairs.jsonl", "pairs.parquet", "lists.jsonl", "lists.parquet", "objects.jsonl"])
@@ -385,3 +425,23 @@ def test_qrels_of_another_layout(tmp_path: Path) -> None:
         read = read_judgements(STORAGE, task, Quarantine(READ))["all"].table
         grades[split] = read["relevance"].to_pylist()
     assert grades == {"train": [2], "dev": [3]}
+
+
+@pytest.mark.parametrize("grade", [1_000_001, -1_000_001, 10**9, 10**17, -(10**17)])
+@pytest.mark.parametrize("name", ["test.tsv", "test.parquet"])
+def test_grades_that_trec_eval_cannot_hold_are_refused_by_place(tmp_path: Path, grade: int, name: str) -> None:
+    write_beir(tmp_path / "b", {"d1": ("", "x")}, {"q1": "one"}, {"q1": {"d0": 1_000_000, "d1": -1_000_000}})
+    (task,) = find({"name": "b", "path": str(tmp_path / "b")})
+    read_judgements(STORAGE, task, Quarantine(READ))
+    (tmp_path / "b" / "qrels" / "test.tsv").unlink()
+    rows = [("q1", "d0", 1), ("q1", "d1", grade), ("q1", "d2", grade)]
+    if name.endswith("tsv"):
+        write_qrels(tmp_path / "b" / "qrels" / name, {"q1": {doc: relevance for _, doc, relevance in rows}})
+    else:
+        columns = zip(*rows, strict=True)
+        table = pa.table(dict(zip(("query_id", "doc_id", "relevance"), map(list, columns), strict=True)))
+        pq.write_table(table, tmp_path / "b" / "qrels" / name)
+    (task,) = find({"name": "b", "path": str(tmp_path / "b")})
+    place = "line 3" if name.endswith("tsv") else "row 1"  # below the header
+    with pytest.raises(InputError, match=f"{name}: {place}: relevance {grade:,} of query 'q1' and document 'd1'"):
+        read_judgements(STORAGE, task, Quarantine(READ))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tart_ray.data.sources import InputError
+from tart_ray.evaluation.datasets import MAX_RELEVANCE
 from tart_ray.evaluation.metrics import check_measures, compare, interval, p_mrr, per_query, robustness
 
 
@@ -21,6 +22,25 @@ def test_values_by_hand_and_judged_queries_that_are_missing_count_as_0() -> None
     assert found["RR"] == {"a": 0.5, "b": 0, "c": 0, "d": 0}
     assert found["Success@1"] == {"a": 0, "b": 0, "c": 0, "d": 0}
     assert found["Success@5"] == {"a": 1, "b": 0, "c": 0, "d": 0}
+
+
+def test_the_highest_grade_that_is_taken_is_measured() -> None:
+    qrels = {"a": {"d1": MAX_RELEVANCE, "d2": 1}, "b": {"d1": -MAX_RELEVANCE, "d2": 1}}
+    found = per_query(["nDCG@10", "AP", "Bpref", "Rprec"], qrels, {q: {"d1": 1.0, "d2": 2.0} for q in qrels})
+    ideal = MAX_RELEVANCE + 1 / math.log2(3)
+    assert found["nDCG@10"] == pytest.approx({"a": (1 + MAX_RELEVANCE / math.log2(3)) / ideal, "b": 1.0}, abs=1e-9)
+    assert found["AP"] == {"a": 1.0, "b": 1.0}
+
+
+def test_odd_ids_and_unjudged_documents_are_measured_as_any_other() -> None:
+    """Documents without a judgement count as irrelevant, and as places in the ranking."""
+    qrels = {"0": {"a b.txt": 1, "": 0}, "q 1": {"0": 2, "d\u00e9": 1}}
+    run = {"0": {"unjudged": 3.0, "a b.txt": 2.0}, "q 1": {"0": 1.0, "d\u00e9": 1.0, "zz": 1.0}}
+    found = per_query(["RR", "nDCG@3", "P@2"], qrels, run)
+    assert found["RR"] == {"0": 0.5, "q 1": 0.5}  # "zz", "d\u00e9", "0": the greatest first, of equal scores
+    dcg, ideal = 1 / math.log2(3) + 2 / math.log2(4), 2 + 1 / math.log2(3)
+    assert found["nDCG@3"] == pytest.approx({"0": 1 / math.log2(3), "q 1": dcg / ideal}, abs=1e-12)
+    assert found["P@2"] == {"0": 0.5, "q 1": 0.5}
 
 
 def test_equal_scores_are_ranked_as_trec_eval_does_the_greatest_document_first() -> None:

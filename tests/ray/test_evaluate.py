@@ -106,7 +106,7 @@ def test_counts_reconcile_and_every_pair_is_scored_once(finished: tuple[Evaluate
     assert {row["instruction"] for row in scores if row["task"] == "functions"} == {*INSTRUCTIONS}
     notes = report_of(run)["notes"]
     assert notes["lotte"] == [
-        "1 judged queries without any candidate, counted as 0",
+        "1 of 4 judged queries without any candidate, counted as 0",
         "1 queries of the first stage's run without judgement or text, left out",
     ]
 
@@ -293,7 +293,7 @@ def test_a_run_that_failed_continues_and_tells_what_is_missing(
     assert {name: tex[name] for name in expected} == expected | {"quarantined": 1}
     notes = report_of(tmp_path / "run")["notes"]["cqa-tex"]
     assert notes[0].startswith("forums of CQADupStack that are missing: android")
-    assert "1 candidate documents that the corpus does not have, not scored" in notes
+    assert "1 of 4 candidate documents that the corpus does not have, not scored" in notes
     (bad,) = read_output(tmp_path / "run", "quarantine")
     assert bad["reason"] == "undecodable line: got relevance 'yes', expected an integer"
     assert {row["reason"] for row in read_output(tmp_path / "run" / "scoring", "quarantine")} == {
