@@ -73,6 +73,8 @@ class InputConfig(Section):
         corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
         instruction: For every row; a row's own instruction column wins.
         columns: Our name: their name, for candidates whose columns are called otherwise.
+        empty_documents: Documents whose title and text are blank: quarantine keeps them out, score gives them the score
+            of an empty text, as the original does.
     """
 
     candidates: Location
@@ -80,6 +82,7 @@ class InputConfig(Section):
     corpus: Location | None = None
     instruction: str | None = None
     columns: dict[str, str] = {}
+    empty_documents: Literal["quarantine", "score"] = "quarantine"
 
     @model_validator(mode="after")
     def _known_columns(self) -> InputConfig:
@@ -347,6 +350,7 @@ class TaskConfig(Section):
         top_k: Documents of the first stage that are scored, per query.
         measures: Names of ir-measures; the first is the one in the table.
         ignore_identical_ids: Leave a document out that has its query's id, as BEIR does; by default for its kinds only.
+        protocol: Refuse settings other than those that figures were published with: tart, or followir.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -363,6 +367,7 @@ class TaskConfig(Section):
     top_k: PositiveInt = 100
     measures: tuple[str, ...] = ()
     ignore_identical_ids: bool | None = None
+    protocol: Literal["tart", "followir"] | None = None
 
     @model_validator(mode="after")
     def _goes_together(self) -> TaskConfig:
@@ -382,10 +387,13 @@ class EvaluateInputConfig(Section):
     Attributes:
         tasks: Evaluated with one loading of the model.
         pools: Name: names of tasks, each of which is evaluated on the corpora of all of them, too (X2-Retrieval).
+        empty_documents: Documents whose title and text are blank: quarantine keeps them out, score gives them the score
+            of an empty text, as the original does.
     """
 
     tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
     pools: dict[str, tuple[str, ...]] = {}
+    empty_documents: Literal["quarantine", "score"] = "quarantine"
 
     @model_validator(mode="after")
     def _names(self) -> EvaluateInputConfig:

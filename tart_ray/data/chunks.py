@@ -30,7 +30,7 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
     for name in columns:
         column = pc.coalesce(texts[name], found[name]) if name in found.schema.names else texts[name]
         rows_with_text = rows_with_text.append_column(texts.schema.field(name), column)
-    return quarantine.sift(candidates, rows_with_text, list(document_rules(rows_with_text)))
+    return quarantine.sift(candidates, rows_with_text, list(document_rules(rows_with_text, candidates)))
 
 
 def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:

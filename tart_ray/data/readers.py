@@ -81,12 +81,14 @@ def _rules(source: Source, table: pa.Table) -> Iterator[tuple[npt.NDArray[np.boo
         yield _mask(pc.is_null(table["query"])), "query is null"
         yield _mask(_is_blank(table["query"])), "query is empty"
     if "text" in names and source.role == "candidates":
-        yield from document_rules(table)
+        yield from document_rules(table, source)
 
 
-def document_rules(table: pa.Table) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
+def document_rules(table: pa.Table, candidates: Source) -> Iterator[tuple[npt.NDArray[np.bool_], str]]:
     """A document is its title and text; the text may be blank where there is a title, but not null."""
     yield _mask(pc.is_null(table["text"])), "text is null"
+    if candidates.allows_empty_documents:
+        return
     blank = _mask(_is_blank(table["text"]))
     if "title" in table.schema.names:
         blank &= _mask(pc.or_kleene(pc.is_null(table["title"]), _is_blank(table["title"])))

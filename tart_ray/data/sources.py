@@ -67,7 +67,7 @@ class Source:
     ``columns``: our name → their name, of the columns that are there. ``extras``: the other columns, carried through.
     ``rows``: pairs, queries or documents; exact for Parquet pairs, else estimated from a sample.
     ``skipped``: how many entries of its directory are not read. ``notes``: what was left out or changed, in words, for
-    the plan, the log and the report.
+    the plan, the log and the report. ``allows_empty_documents``: whether a document may be blank, title and text.
     """
 
     role: Role
@@ -82,6 +82,7 @@ class Source:
     splits: tuple[Split, ...] = field(repr=False)
     skipped: int = 0
     notes: tuple[str, ...] = ()
+    allows_empty_documents: bool = False
 
     def origin(self, split: int) -> str:
         """The URL of the file that a split is part of."""

@@ -59,7 +59,8 @@ class Task:
     """One task, its files looked at. Pickles into every worker.
 
     ``qrels``: by what they judge, `ALL` or FollowIR's two. ``answers``: LoTTE's judgements, which are no qrels.
-    ``first_stage``: None for BM25. ``scores``: finished runs of jobs.rerank. ``notes``: what the user should know.
+    ``first_stage``: None for BM25. ``scores``: finished runs of jobs.rerank. ``departures``: from
+    the protocol of the TART paper, whose figures are then not shown. ``notes``: what the user should know.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Task:
     top_k: int
     measures: tuple[str, ...]
     ignore_identical_ids: bool
+    protocol: str | None = None
+    departures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -183,6 +186,7 @@ def _find_one(
         compare_with=_run(storage, config.compare_with),
         top_k=config.top_k,
         measures=measures,
+        protocol=config.protocol,
         ignore_identical_ids=config.kind in ("beir", "cqadupstack") if ignore is None else ignore,
         notes=notes,
     )

@@ -47,7 +47,8 @@ def summarise(task: Task, table: pa.Table, metrics: MetricsConfig, model: str) -
             for measure in task.measures
         }
     beside = {variant.preset: published(model, variant.preset) for variant in task.variants if variant.preset}
-    found["published"] = {preset: list(figure) for preset, figure in beside.items() if figure}
+    found["departures"] = list(task.departures)
+    found["published"] = {preset: list(figure) for preset, figure in beside.items() if figure and not task.departures}
     return found
 
 
@@ -66,7 +67,7 @@ def rows_of(name: str, summary: Mapping[str, Any]) -> list[Row]:
             spread = reranked.get("robustness")
             row["worst"], row["best"] = (spread[end]["value"] for end in ("worst", "best")) if spread else (None, None)
             given = [variant["preset"] for variant in summary["instructions"]]
-            as_published = len(given) == 1 and summary["template"] == "instruction_first" and setup == CLOSED
+            as_published = len(given) == 1 and not summary["departures"] and setup == CLOSED
             row["preset"] = given[0] if as_published else None
             of, figure = summary["published"].get(row["preset"], (None, None))
             row["published"] = figure if of == measure else None

@@ -55,6 +55,7 @@ from tart_ray.evaluation.datasets import (
     without_full_ids,
 )
 from tart_ray.evaluation.first_stage import Bm25
+from tart_ray.evaluation.instructions import published
 from tart_ray.evaluation.matching import (
     check_judgements,
     check_matches,
@@ -71,6 +72,7 @@ from tart_ray.evaluation.measuring import (
     trec_lines,
 )
 from tart_ray.evaluation.picture import draw
+from tart_ray.evaluation.protocols import TART, departures
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, tell
@@ -221,6 +223,7 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
     scoring = Run.at(storage, run.url(SCORING), attempts)
     work = Work(run, scoring, tasks, parts, stores, models, config.metrics)
     for task in found:
+        tasks[task.name] = _held_to_protocol(config, task)
         named = {store.run.path: store.tables(["query_id", "doc_id"]) for store in stores[task.name]}
         check_matches(storage, task, work.of_pool(task.pool), named)
     who = {
@@ -230,8 +233,23 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
         "scores": {name: [manifest["identity"] for manifest in found] for name, found in manifests.items() if found},
         "metrics": config.metrics.model_dump(),
         "model": model_identity(_scoring_config(config, work)) if work.scored_here else None,
+        "empty_documents": config.input.empty_documents,
     }
     return work, who
+
+
+def _held_to_protocol(config: EvaluateConfig, task: Task) -> Task:
+    """The task, with what keeps its figures from being compared with the TART paper's.
+
+    Raises:
+        ConfigurationError: its settings are not those of the protocol that it names.
+    """
+    if task.protocol and (wrong := departures(task.protocol, config, task)):
+        raise ConfigurationError(f"input.tasks: {task.name}: protocol {task.protocol}: {'; '.join(wrong)}")
+    found = tuple(departures(TART, config, task))
+    has_figure = any(published(config.model.path, variant.preset) for variant in task.variants)
+    told = (f"the published figure is not shown: {'; '.join(found)}",) if found and has_figure else ()
+    return dataclasses.replace(task, departures=found, notes=(*task.notes, *told))
 
 
 def _task_identity(task: Task, parts: int) -> dict[str, Any]:
@@ -250,7 +268,11 @@ def _scoring_config(config: EvaluateConfig, work: Work) -> RerankConfig:
     """The run of jobs.rerank that scores all tasks."""
     return with_absolute_paths(
         RerankConfig(
-            input=InputConfig(candidates=work.run.url(CANDIDATES), corpus=work.run.url(CORPUS)),
+            input=InputConfig(
+                candidates=work.run.url(CANDIDATES),
+                corpus=work.run.url(CORPUS),
+                empty_documents=config.input.empty_documents,
+            ),
             output=OutputConfig(path=work.scoring.path, partition_by=["task", "part"]),
             **{name: getattr(config, name) for name in ("model", "cluster", "limits", "storage", "plan")},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None
     candidates = inspect_source(
         storage, config.input.candidates, "candidates", config.input.columns, known.get("candidates")
     )
+    scores_empty = config.input.empty_documents == "score"
+    candidates = dataclasses.replace(candidates, allows_empty_documents=scores_empty)
     if not candidates.rows:
         raise ConfigurationError(
             f"{config.input.candidates}: no rows in {len(candidates.files)} files; nothing to score"
@@ -170,6 +173,7 @@ def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "input": {
             **config.input.model_dump(include={"instruction", "columns"}),
+            **({"empty_documents": "score"} if plan.candidates.allows_empty_documents else {}),
             "files": {role: files_identity(source) for role, source in plan.sources.items()},
         },
         "plan": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -529,3 +530,13 @@ def test_text_inside_of_other_values_that_is_not_utf8_is_quarantined(local: Any)
         ("tags holds a value that is no valid list<item: string>", 1)
     ]
     assert json.loads(bad[0]["row"])["tags"] is None
+
+
+def test_empty_documents_are_rows_where_they_are_wanted(local: Any) -> None:
+    rows = [{**GOOD, "text": ""}, {**GOOD, "text": " ", "title": ""}, {**GOOD, "text": None}]
+    put(local, "jsonl", rows)
+    source = dataclasses.replace(inspect_source(local.storage, local.url, "candidates"), allows_empty_documents=True)
+    bad = Quarantine("read")
+    (table,) = read_split(local.storage, source, source.splits[0], bad)
+    assert table["text"].to_pylist() == ["", " "]
+    assert [row["reason"] for row in bad.rows] == ["text is null"]
