@@ -76,6 +76,7 @@ from tart_ray.evaluation.protocols import TART, departures
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, tell
+from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
 from tart_ray.pipeline.rank import ranked_files
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
@@ -197,6 +198,7 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
     Raises:
         the errors of `evaluate` that come before any work.
     """
+    check_output(config.output.path, _runs_that_are_read(config))
     storage = Storage(config.storage)
     attempts = config.limits.max_attempts_per_chunk
     found = find_tasks(storage, config.input)
@@ -250,6 +252,16 @@ def _held_to_protocol(config: EvaluateConfig, task: Task) -> Task:
     has_figure = any(published(config.model.path, variant.preset) for variant in task.variants)
     told = (f"the published figure is not shown: {'; '.join(found)}",) if found and has_figure else ()
     return dataclasses.replace(task, departures=found, notes=(*task.notes, *told))
+
+
+def _runs_that_are_read(config: EvaluateConfig) -> dict[str, str | None]:
+    """By the keys of the configuration. Of a collection only files with fixed names are read."""
+    found: dict[str, str | None] = {}
+    for task in config.input.tasks:
+        named = {name: getattr(task, name) for name in ("first_stage", "pooled_first_stage", "compare_with")}
+        named |= {f"scores[{index}]": path for index, path in enumerate(task.scores)}
+        found |= {f"input.tasks: {task.name}: {name}": path for name, path in named.items() if path != BM25}
+    return found
 
 
 def _task_identity(task: Task, parts: int) -> dict[str, Any]:

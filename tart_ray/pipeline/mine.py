@@ -44,6 +44,7 @@ from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, gro
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import Clock, ReconciliationError, as_figures, execute_run, finish, tell
+from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.plan import (
     BYTES_PER_BUCKET,
     Plan,
@@ -51,7 +52,6 @@ from tart_ray.pipeline.plan import (
     files_identity,
     identity,
     make_plan,
-    refuse_output_within,
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
@@ -130,7 +130,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
     config = _with_absolute_paths(config)
     storage = Storage(config.storage)
     settings = check_settings(config)
-    refuse_output_within(config.output.path, _inputs(config))
+    check_output(config.output.path, _inputs(config))
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
     qrels, corpus = _inspect_positives(storage, config, scored)
@@ -175,7 +175,7 @@ def describe(config: MineConfig) -> Iterator[str]:
     config = _with_absolute_paths(config)
     storage = Storage(config.storage)
     settings = check_settings(config)
-    refuse_output_within(config.output.path, _inputs(config))
+    check_output(config.output.path, _inputs(config))
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
     qrels, corpus = _inspect_positives(storage, config, scored)

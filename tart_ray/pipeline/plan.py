@@ -15,8 +15,9 @@ from tart_ray.config import RerankConfig
 from tart_ray.data.hive import partitionable
 from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.sources import Source, inspect_source
-from tart_ray.data.storage import Storage, absolute
+from tart_ray.data.storage import Storage
 from tart_ray.model.checkpoint import fingerprint_checkpoint
+from tart_ray.pipeline.output_path import check_output
 
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
@@ -77,7 +78,7 @@ def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None
             the output would be among the input's files.
     """
     read = {f"input.{name}": getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
-    refuse_output_within(config.output.path, read)
+    check_output(config.output.path, read)
     known = files or {}
     candidates = inspect_source(
         storage, config.input.candidates, "candidates", config.input.columns, known.get("candidates")
@@ -109,23 +110,6 @@ def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
         raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
-
-
-def refuse_output_within(output: str, inputs: Mapping[str, str | None]) -> None:
-    """Raise where the output would be among the files that are read.
-
-    Args:
-        inputs: paths, by the keys of the configuration.
-
-    Raises:
-        ConfigurationError: it would.
-    """
-    for name, path in inputs.items():
-        if path is not None and f"{absolute(output)}/".startswith(f"{absolute(path).rstrip('/')}/"):
-            raise ConfigurationError(
-                f"output.path: got {output}, which is in {name} {path}: whoever reads that directory would find this "
-                "run's files; expected a directory beside it"
-            )
 
 
 def scores_schema(plan: Plan) -> pa.Schema:

@@ -68,6 +68,7 @@ from tart_ray.pipeline.job import (
     nothing_to_do,
     tell,
 )
+from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.plan import (
     Plan,
     check_partitions,
@@ -75,7 +76,6 @@ from tart_ray.pipeline.plan import (
     identity,
     input_identity,
     make_plan,
-    refuse_output_within,
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
@@ -261,7 +261,7 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
         scores = {"model": identity(plan, scoring)["model"], **input_identity(plan, scoring)}
     read = {f"input.{name}": getattr(scoring.input, name) for name in ("candidates", "queries", "corpus")}
     more = {"input.run": config.input.run, "labels.calibration.qrels": labels.calibration.qrels}
-    refuse_output_within(config.output.path, {**read, **more})
+    check_output(config.output.path, {**read, **more})
     _check_columns(plan, labels)
     partition_by = _partition_by(plan, config)
     chosen = labels.calibration

@@ -27,6 +27,7 @@ from tart_ray.data.storage import FileInfo, Storage, absolute
 from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
 from tart_ray.pipeline.cluster import Room
 from tart_ray.pipeline.job import MEND, Clock, RunFailedError, as_figures, execute_run, finish, tell
+from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.stages import run_stage
 from tart_ray.training.examples import Query
 
@@ -146,6 +147,8 @@ def make_plan(config: TrainConfig) -> Plan:
     from tart_ray.training.files import check_fields, read_instructions
 
     config = _with_absolute_paths(config)
+    read = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
+    check_output(config.output.path, {f"input.{name}": path for name, path in read.items()})
     storage = Storage(config.storage)
     named = config.input.instructions
     instructions = read_instructions(storage, named) if named else None

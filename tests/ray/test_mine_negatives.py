@@ -304,7 +304,11 @@ def test_candidates_are_scored_first_and_a_killed_run_resumes(tmp_path: Path, ma
         ),
         ({"positives": {"qrels": "/nowhere.tsv"}}, StorageError, r"/nowhere\.tsv: no file there"),
         ({"input": {"run": "/nowhere"}}, ConfigurationError, r"input\.run /nowhere: no manifest\.json there"),
-        ({"positives": {"qrels": "/"}}, ConfigurationError, r"output\.path: got .*, which is in positives\.qrels /:"),
+        (
+            {"positives": {"qrels": "/"}},
+            ConfigurationError,
+            r"output\.path: got .*, which positives\.qrels / takes in:",
+        ),
     ],
 )
 def test_bad_configuration_is_refused_before_any_work(
