@@ -31,6 +31,7 @@ PARTIAL = ".partial"  # ends the names of temporary files, which begin with a do
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 FULL = re.compile(r"StorageFull|QuotaExceeded|Insufficient ?(Storage|Capacity)|no space left|\(507\)", re.IGNORECASE)
+WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what os.link says where there are no hard links
 CREATIONS = 5
 CONFLICT = "ConditionalRequestConflict"  # of AWS, for exclusive creations that overlap: to be repeated
 
@@ -232,11 +233,33 @@ class Storage:
                 except OSError as error:
                     if _code(error) == CONFLICT:
                         continue
+                    if isinstance(filesystem, LocalFileSystem) and error.errno in WITHOUT_LINKS:
+                        raise StorageError(
+                            f"{url}: cannot create it: its file system has no hard links, by which one of several "
+                            f"drivers wins ({error}); expected another disk, or s3://, gs:// or az://"
+                        ) from error
                     exists = isinstance(error, FileExistsError) or error.errno == EXISTS_ERRNO
                     if not exists or not self.exists(url):
                         raise
                     return self.read(url) == data
             raise OSError(f"{CONFLICT}, {CREATIONS} times")
+
+    def prove_creation(self, folder: str) -> None:
+        """Make sure that the store does not replace what `create` finds there; some ignore the condition.
+
+        Raises:
+            StorageError: it does.
+        """
+        url = join_url(folder, f"probe-{uuid.uuid4().hex}")
+        try:
+            self.create(url, b"first")
+            if self.create(url, b"second"):
+                raise StorageError(
+                    f"{folder}: its store replaced a file that was to be created only where there is none "
+                    "(If-None-Match: *), so two drivers could write into one run; expected a store that honours this"
+                )
+        finally:
+            self.remove(url)
 
     def remove(self, *urls: str) -> None:
         """Remove files; those that are not there are no error."""

@@ -17,7 +17,7 @@ from types import FrameType
 
 from tart_ray.command_line import ExitCode
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import Run
+from tart_ray.data.run import LEASE, Run
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,12 @@ def leased(run: Run) -> Iterator[Lease]:
 
     Raises:
         LeaseHeldError: another driver is alive.
+        StorageError: the store cannot tell two drivers apart.
     """
     lease = Lease(run, _end)
     _held.append(lease)
     try:
+        run.storage.prove_creation(run.url(LEASE))
         yield lease
     finally:
         _held.remove(lease)

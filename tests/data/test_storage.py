@@ -62,6 +62,21 @@ def test_create_writes_once(place: Any) -> None:
     assert not place.storage.exists(url)
 
 
+def test_the_condition_of_a_creation_is_proven(place: Any) -> None:
+    place.storage.prove_creation(place.at("run/_lease"))
+    assert place.storage.names(place.at("run/_lease")) == []
+
+
+def test_a_disk_without_hard_links_is_no_output(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", source)
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match=r"new/lease: cannot create it: its file system has no hard links"):
+        local.storage.create(local.at("new/lease"), b"first")
+    assert local.storage.names(local.at("new")) == []
+
+
 def test_of_many_that_create_one_wins(place: Any) -> None:
     url = place.at("lease")
     with ThreadPoolExecutor(16) as pool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from support.places import Place
-from support.stores import LikeAzure, LikeGoogle, WithoutVersions, supported
+from support.stores import Careless, LikeAzure, LikeGoogle, WithoutVersions, supported
 
 from tart_ray import locations
 from tart_ray.config import StorageConfig
@@ -51,6 +51,17 @@ def test_of_many_that_create_one_wins(strict: Place) -> None:
         won = list(pool.map(lambda i: strict.storage.create(url, b"%d" % i), range(16)))
     assert won.count(True) == 1
     assert strict.storage.read(url) == b"%d" % won.index(True)
+
+
+def test_a_store_that_cannot_create_exclusively_is_no_output(strict: Place) -> None:
+    strict.storage.prove_creation(strict.url)
+    assert strict.storage.names(strict.url) == []
+    with supported(Careless):
+        with pytest.raises(
+            StorageError, match=r"careless://b/run/_lease: its store replaced a file .* expected a store"
+        ):
+            Storage().prove_creation("careless://b/run/_lease")
+        assert Storage().names("careless://b/run/_lease") == []
 
 
 def test_inputs_of_every_kind_are_read(strict: Place) -> None:

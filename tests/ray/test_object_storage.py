@@ -23,7 +23,7 @@ INSTRUCTION = "Retrieve a scientific paper abstract that answers this question"
 
 
 def test_cranfield_on_two_nodes_equals_the_reference(
-    s3: S3Server, shared_data: Path, cluster: str, tmp_path: Path, environment: dict[str, str]
+    s3: S3Server, shared_data: Path, nodes: Any, cluster: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     bucket = s3.new_bucket()
     for file in (shared_data / "tart-tiny").iterdir():
@@ -65,6 +65,9 @@ def test_cranfield_on_two_nodes_equals_the_reference(
         s3.filesystem().cat(f"{bucket}/run/{name}") for name in ("manifest.json", "report.json", "report.html")
     )
     assert s3.secret.encode() not in written
+    logs = [path.read_bytes() for path in Path(nodes.head_node.get_logs_dir_path()).rglob("*") if path.is_file()]
+    assert any(b"map_batches" in log or b"MapBatches" in log for log in logs)  # Ray told what it ran
+    assert not [log for log in logs if s3.secret.encode() in log]
     assert s3.secret not in done.stderr + done.stdout
 
 
@@ -87,3 +90,10 @@ def test_ray_job_submit_with_a_config_on_s3(
     assert "read 80 = scored 80" in done.stdout
     assert len(reranked(s3, bucket)) == 4 * 5
     assert Storage(s3.config).exists(f"s3://{bucket}/run/_SUCCESS")
+    done = subprocess.run(
+        [*submit, *job, "--output.path", "run"],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "which is in the copy of the working directory that Ray made for this job" in done.stdout
+    assert "exit code 2" in done.stdout

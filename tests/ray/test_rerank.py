@@ -23,6 +23,7 @@ from tart_ray.data.run import RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import StorageError
 from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.pipeline.prepare import prepare
 from tart_ray.pipeline.rerank import RunFailedError, rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -51,6 +52,40 @@ def assert_ranked_by(margins: dict[Any, float], output: list[dict[str, Any]]) ->
         rows = sorted((row for row in output if row["query_id"] == query), key=lambda row: row["rank"])
         assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
         assert all(a["margin"] >= b["margin"] for a, b in itertools.pairwise(rows))
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_an_input_that_is_replaced_under_the_job_ends_it(
+    form: str, tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"candidates/a.{form}"
+    file.parent.mkdir()
+
+    def put(word: str) -> None:
+        rows = [pair(q, d) | {"text": f"{word} {d}"} for q in range(3) for d in range(9)]
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), file)
+        else:
+            write_jsonl(file, rows)
+
+    def replace_and_prepare(*args: Any) -> Any:
+        put("jet")
+        return prepare(*args)
+
+    put("lift")
+    kept = shutil.copy2(file, tmp_path / "kept")
+    config = make_config()
+    with monkeypatch.context() as patched:
+        patched.setattr("tart_ray.pipeline.rerank.prepare", replace_and_prepare)
+        with pytest.raises(RunFailedError, match=rf"a.{form}: changed while the run reads it: listed with") as caught:
+            rerank(config)
+    assert "put the input back as it was and run the same command again" in caught.value.advice
+    with pytest.raises(RunConflictError, match="Differences"):  # as it is now
+        rerank(config)
+    assert not (tmp_path / "run/_SUCCESS").exists()
+    shutil.copy2(kept, file)
+    assert rerank(config) == ExitCode.DONE
+    assert report_of(tmp_path / "run")["counts"]["scored"] == 27
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "lists.parquet", "lists.jsonl"])

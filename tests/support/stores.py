@@ -83,6 +83,16 @@ class WithoutVersions(StrictFileSystem):
     store, pseudo_dirs, written = {}, [""], {}
 
 
+class Careless(StrictFileSystem):
+    """Ignores the condition of an exclusive creation."""
+
+    protocol = "careless"
+    store, pseudo_dirs, written = {}, [""], {}
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        super().pipe_file(path, value, mode="overwrite")
+
+
 @contextmanager
 def supported(filesystem: type[MemoryFileSystem], scheme: str | None = None, *, writable: bool = True) -> Iterator[str]:
     """Support the scheme of a filesystem, with files of its own, until the block ends."""
