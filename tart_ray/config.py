@@ -72,7 +72,7 @@ class CandidatesConfig(Section):
         queries: For candidates without query text: BEIR queries.jsonl, TSV or Parquet.
         corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
         instruction: For every row; a row's own instruction column wins, unless an earlier run wrote it.
-        columns: Our name: their name, for candidates whose columns are called otherwise; other columns can be renamed in
+        columns: Our name: their name, for candidates whose columns are called otherwise; others can be renamed in
             the same way.
         drop_columns: Their names of columns to leave out.
     """
