@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
+from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
@@ -134,6 +135,8 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
     qrels, corpus = _inspect_positives(storage, config, scored)
+    for warning in _check_positives(storage, config, scored.plan, qrels, corpus):
+        log.warning("%s", warning)
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     who = {
         "job": "mine_negatives",
@@ -179,6 +182,7 @@ def describe(config: MineConfig) -> Iterator[str]:
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
     qrels, corpus = _inspect_positives(storage, config, scored)
+    warnings = _check_positives(storage, config, scored.plan, qrels, corpus)
     if config.input.run is None:
         yield f"scores first, into {scored.run.path}:"
         yield from dry_run.describe(scored.config)
@@ -203,6 +207,7 @@ def describe(config: MineConfig) -> Iterator[str]:
     yield f"trainer files: {', '.join(settings.formats) or 'none'}"
     for name in settings.formats:
         yield f"  {name}: {'; '.join(_told_of(name, settings.options))}"
+    yield from warnings
 
 
 def check_settings(config: MineConfig) -> Settings:
@@ -746,6 +751,26 @@ def _sources(scored: Scored | None, qrels: Source | None, corpus: Source | None)
     """Everything that is read, by what it is."""
     more = {"qrels": qrels, "corpus of positives": corpus}
     return {**(scored.plan.sources if scored else {}), **{name: found for name, found in more.items() if found}}
+
+
+def _check_positives(
+    storage: Storage, config: MineConfig, plan: Plan, qrels: Source | None, corpus: Source | None
+) -> list[str]:
+    """Refuse positives of other queries or another corpus; what is to be said where that cannot be settled.
+
+    Raises:
+        InputError: no query of the candidates has a positive, or no positive is among the documents.
+    """
+    positives = config.positives
+    if qrels is None:
+        key, column = "positives.label_column", positives.label_column
+        check_grades(storage, plan.candidates, key, positives.min_relevance, of_each=0, column=column)
+        return []
+    key, documents = "positives.qrels", corpus or plan.corpus
+    told = [check_ids(storage, qrels, [plan.candidates], key, positives.min_relevance)]
+    if documents is not None:
+        told.append(check_ids(storage, qrels, [plan.candidates, documents], key, positives.min_relevance, "doc_id"))
+    return [warning for warning in told if warning]
 
 
 def _inputs(config: MineConfig) -> dict[str, str | None]:
