@@ -298,6 +298,11 @@ def check_columns(plan: Plan, settings: Settings) -> None:
         ConfigurationError: a column is missing or of the wrong type, a format lacks an option.
     """
     rows = _rows_schema(plan).empty_table()
+    if settings.label_column is not None and plan.candidates.shape == "lists":
+        raise ConfigurationError(
+            f"positives.label_column: got {settings.label_column!r} and candidates as lists, of which columns say "
+            "something of the query, not of each document; expected candidates as pairs, or positives.qrels"
+        )
     try:
         if settings.label_column is not None:
             judgements_from_labels(rows, settings.label_column)

@@ -184,7 +184,18 @@ def test_labels(labels: list[Any], message: str | None, layout: str, folder: Pat
         plan(folder, tiny_checkpoint, **given)
 
 
-def test_a_match_ends_the_reading(folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", ["lists", "lists.parquet"])
+def test_lists_have_no_labels(layout: str, folder: Path, tiny_checkpoint: Path) -> None:
+    given = as_layout(folder, layout)
+    with pytest.raises(
+        ConfigurationError, match=r"label_column: got 'clicked' and candidates as lists.*or positives\.qrels"
+    ):
+        plan(folder, tiny_checkpoint, input=given, positives={"label_column": "clicked"})
+
+
+def test_what_is_longer_than_is_read_is_not_refused(
+    folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"x{i}\td1\t1\n" for i in range(9)))
     monkeypatch.setattr(judgements, "ROWS_AT_MOST", 5)  # what is longer cannot be settled, and is not refused
     told = plan(folder, tiny_checkpoint).splitlines()
