@@ -163,10 +163,9 @@ class _Reader:
 
     def _read_columns(self, source: Source) -> Iterator[pa.Table]:
         for split in source.splits:
-            filesystem, path = self._storage.resolve(split.file.url)
             with explained("read", split.file.url):
                 try:
-                    with filesystem.open(path, "rb") as handle:
+                    with self._storage.open(split.file) as handle:
                         yield from self._batches(source, split, pq.ParquetFile(handle))
                 except (pa.ArrowException, OSError) as error:
                     if not is_damage(error):

@@ -218,14 +218,15 @@ def positives_from_qrels(qrels: pa.Table, min_relevance: int = 1) -> pa.Table:
 def judgements_from_labels(pairs: pa.Table, column: str) -> pa.Table:
     """The pairs whose ``column`` is not null, as judgements: ``query_id, doc_id, relevance``.
 
-    The column holds integers, booleans, or floats that are integers (1.0; NaN is null).
+    The column holds integers, booleans, or float64 that are integers (1.0; NaN is null): what pandas and JSON make of
+    integers beside nulls.
 
     Raises:
         ValueError: the column is missing, of another type, or holds a fraction or a number beyond 64 bits.
     """
     _require(pairs, "candidates", ("query_id", "doc_id", column))
     kind, labels = pairs.schema.field(column).type, pairs[column]
-    if pa.types.is_floating(kind):
+    if pa.types.is_float64(kind):
         labels = pc.if_else(pc.is_nan(labels), None, labels)
     elif not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise ValueError(f"{column} of the candidates is {kind}, expected an integer or a boolean")

@@ -547,6 +547,7 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
     A candidate that was quarantined while it was scored is no row, but its label counts, and its text stands for it.
 
     Raises:
+        InputError: a label is no integer.
         ReconciliationError: a pair that has a score has no text.
     """
     schema = _rows_schema(work.plan)
@@ -577,7 +578,10 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
         unscored[at.to_numpy(zero_copy_only=False)] = False
         candidates.append(_texts_of(prepared.filter(pa.array(unscored))))
         if work.settings.label_column is not None:
-            labels.append(judgements_from_labels(prepared, work.settings.label_column).cast(JUDGEMENTS))
+            try:
+                labels.append(judgements_from_labels(prepared, work.settings.label_column).cast(JUDGEMENTS))
+            except ValueError as error:
+                raise InputError(f"positives.label_column: {error}") from error
     judged = pa.concat_tables(labels) if work.qrels is None else _judgements(work, unit)
     return pa.concat_tables(scored), _with_texts(judged, pa.concat_tables(candidates))
 
