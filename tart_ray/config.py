@@ -299,8 +299,9 @@ class TrainerConfig(Section):
         score: The number that is written as score: margin, or score, the probability.
         with_scores: Write scores, for distillation; documents without one are left out.
         num_negatives: Of n-tuple and colbert; queries with fewer are left out.
-        join_instruction: Write "instruction [SEP] query" where a format has no field for the instruction.
-        easy_policies: Policies whose negatives are negative_ctxs of dpr and tart-dual.
+        join_instruction: Write "instruction [SEP] query" where a format has no field for the instruction; null does so
+            in tart-full and tart-dual alone, whose trainers read it so.
+        easy_policies: Policies whose negatives are negative_ctxs of dpr, dpr-jsonl and tart-dual.
         passage_prompt: Of flagembedding-reranker.
     """
 
@@ -308,7 +309,7 @@ class TrainerConfig(Section):
     score: Literal["margin", "score"] = "margin"
     with_scores: bool = False
     num_negatives: PositiveInt | None = None
-    join_instruction: bool = True
+    join_instruction: bool | None = None
     easy_policies: list[str] = []
     passage_prompt: str = ""
 

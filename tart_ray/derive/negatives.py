@@ -216,17 +216,26 @@ def positives_from_qrels(qrels: pa.Table, min_relevance: int = 1) -> pa.Table:
 
 
 def judgements_from_labels(pairs: pa.Table, column: str) -> pa.Table:
-    """The pairs whose ``column`` (integer or boolean) is not null, as judgements: ``query_id, doc_id, relevance``.
+    """The pairs whose ``column`` is not null, as judgements: ``query_id, doc_id, relevance``.
+
+    The column holds integers, booleans, or float64 that are integers (1.0; NaN is null): what pandas and JSON make of
+    integers beside nulls.
 
     Raises:
-        ValueError: the column is missing, of another type, or holds a number beyond 64 bits.
+        ValueError: the column is missing, of another type, or holds a fraction or a number beyond 64 bits.
     """
     _require(pairs, "candidates", ("query_id", "doc_id", column))
-    kind = pairs.schema.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    kind, labels = pairs.schema.field(column).type, pairs[column]
+    if pa.types.is_float64(kind):
+        labels = pc.if_else(pc.is_nan(labels), None, labels)
+    elif not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise ValueError(f"{column} of the candidates is {kind}, expected an integer or a boolean")
-    known = pairs.filter(pc.is_valid(pairs[column]))
-    return known.select(["query_id", "doc_id"]).append_column("relevance", known[column].cast(pa.int64()))
+    known = pc.is_valid(labels)
+    try:
+        relevance = labels.filter(known).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{column} of the candidates: expected integers: {error}") from None
+    return pairs.filter(known).select(["query_id", "doc_id"]).append_column("relevance", relevance)
 
 
 def shared_keys(pairs: pa.Table, column: str) -> pa.Table:

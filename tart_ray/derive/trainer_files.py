@@ -1,8 +1,11 @@
 """Mined negatives in the formats that trainers read: pure functions from groups to rows, and rows to lines.
 
 A *group* is a query with its positives and negatives and their texts (`GROUPS`). Each format is a function of groups;
-what a format cannot hold, it lists. A format without a field of its own for the instruction gets it in front of the
-query, as TART reads it: without the instruction, a document that breaks it is no longer a negative.
+what a format cannot hold, it lists.
+
+Where the instruction goes differs (`TrainerFormat.instruction`). TART's own formats have it in front of the query,
+"instruction [SEP] query", as TART reads it; others have a field for it; those that have neither hold the query alone
+unless ``join_instruction`` says otherwise, since to a BERT tokenizer "[SEP]" is no text but its special token.
 """
 
 from __future__ import annotations
@@ -54,15 +57,16 @@ class FormatOptions:
         num_negatives: of ``n-tuple`` and ``colbert``, which need the same number everywhere: the first so many of each
             query. Queries with fewer are left out.
         join_instruction: write "instruction [SEP] query" for the query, in formats without a field for the instruction.
-        easy_policies: policies whose negatives are ``negative_ctxs`` of ``dpr`` and ``tart-dual``; those of all others
-            are ``hard_negative_ctxs``.
+            None: in TART's own formats only.
+        easy_policies: policies whose negatives are ``negative_ctxs`` of ``dpr``, ``dpr-jsonl`` and ``tart-dual``; those
+            of all others are ``hard_negative_ctxs``.
         passage_prompt: of ``flagembedding-reranker``.
     """
 
     score: Literal["margin", "score"] = "margin"
     with_scores: bool = False
     num_negatives: int | None = None
-    join_instruction: bool = True
+    join_instruction: bool | None = None
     easy_policies: tuple[str, ...] = ()
     passage_prompt: str = ""
 
@@ -73,10 +77,14 @@ class FormatOptions:
 
 @dataclass(frozen=True)
 class Formatted:
-    """Rows of a format, and `LEFT_OUT`: which queries, and which documents of queries, are not among them, and why."""
+    """Rows of a format, and `LEFT_OUT`: which queries, and which documents of queries, are not among them, and why.
+
+    ``queries``: how many are in the rows; with those that are left out as a whole, all that were given.
+    """
 
     rows: pa.Table
     left_out: pa.Table
+    queries: int
 
 
 def group(
@@ -120,26 +128,28 @@ def group(
     flat = flat.keep_queries(~several[~several_texts], "the query was scored under several instructions")
     flat = flat.keep_queries(_bools(pc.is_valid(flat.queries["query"])), "the query has no text")
     flat = flat.keep_documents([_bools(pc.is_valid(side["text"])) for side in flat.sides], "the document has no text")
-    return Formatted(flat.groups(), flat.left_out())
+    return flat.formatted(flat.groups())
 
 
 def triplet(groups: pa.Table, options: FormatOptions) -> Formatted:
     """One row for each (positive, negative) of a query.
 
     For sentence-transformers (MultipleNegativesRankingLoss, MarginMSELoss), as its ``mine_hard_negatives`` writes
-    "triplet": ``anchor, positive, negative`` (string); with scores also ``scores``, [positive, negative] (float).
+    "triplet": ``anchor, positive, negative`` (string); with scores also ``scores``, [positive, negative] (float). It
+    takes every column for an input of the loss, so the instruction has none: its training arguments take it, as
+    ``prompts={"anchor": …}``.
     """
     flat = _flat(groups, options)
     positive, negative = flat.cross()
     columns = {
-        "anchor": flat.query_texts(options).take(flat.of[0][positive]),
+        "anchor": flat.query_texts(options.join_instruction).take(flat.of[0][positive]),
         "positive": flat.texts(0).take(positive),
         "negative": flat.texts(1).take(negative),
     }
     if options.with_scores:
         scores = np.stack([flat.numbers(0, options)[positive], flat.numbers(1, options)[negative]], axis=1)
         columns["scores"] = _rows_of(scores)
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 def n_tuple(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -155,13 +165,16 @@ def n_tuple(groups: pa.Table, options: FormatOptions) -> Formatted:
     if options.num_negatives is None:
         raise ValueError("n-tuple has the same number of negatives in every row: give num_negatives")
     flat, positive, negative = _tuples(_flat(groups, options), options.num_negatives)
-    columns = {"anchor": flat.query_texts(options).take(flat.of[0][positive]), "positive": flat.texts(0).take(positive)}
+    columns = {
+        "anchor": flat.query_texts(options.join_instruction).take(flat.of[0][positive]),
+        "positive": flat.texts(0).take(positive),
+    }
     texts = flat.texts(1)
     columns |= {f"negative_{i + 1}": texts.take(negative[:, i]) for i in range(options.num_negatives)}
     if options.with_scores:
         of_positive, of_negatives = flat.numbers(0, options)[positive], flat.numbers(1, options)[negative]
         columns["scores"] = _rows_of(np.concatenate([of_positive[:, None], of_negatives], axis=1))
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 def labeled_pair(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -174,12 +187,12 @@ def labeled_pair(groups: pa.Table, options: FormatOptions) -> Formatted:
     flat = _flat(groups, options)
     order, of, label = flat.documents_of_queries()
     texts = pa.concat_arrays([flat.texts(0), flat.texts(1)])
-    columns = {"anchor": flat.query_texts(options).take(of), "document": texts.take(order)}
+    columns = {"anchor": flat.query_texts(options.join_instruction).take(of), "document": texts.take(order)}
     if options.with_scores:
         columns["score"] = pa.array(flat.all_numbers(options)[order], pa.float32())
     else:
         columns["label"] = pa.array(label, pa.int64())
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 def labeled_list(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -193,12 +206,12 @@ def labeled_list(groups: pa.Table, options: FormatOptions) -> Formatted:
     flat = _flat(groups, options)
     order, of, label = flat.documents_of_queries()
     texts, count = pa.concat_arrays([flat.texts(0), flat.texts(1)]), len(flat.queries)
-    columns = {"query": flat.query_texts(options), "docs": _lists(texts.take(order), of, count)}
+    columns = {"query": flat.query_texts(options.join_instruction), "docs": _lists(texts.take(order), of, count)}
     if options.with_scores:
         columns["scores"] = _lists(pa.array(flat.all_numbers(options)[order], pa.float32()), of, count)
     else:
         columns["labels"] = _lists(pa.array(label, pa.int64()), of, count)
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 def flagembedding(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -211,7 +224,7 @@ def flagembedding(groups: pa.Table, options: FormatOptions) -> Formatted:
     """
     flat = _flat(groups, options)
     rows = _flagembedding(flat, options).append_column("prompt", flat.instructions())
-    return Formatted(rows, flat.left_out())
+    return flat.formatted(rows)
 
 
 def flagembedding_reranker(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -225,7 +238,7 @@ def flagembedding_reranker(groups: pa.Table, options: FormatOptions) -> Formatte
     flat = _flat(groups, options)
     rows = _flagembedding(flat, options).append_column("query_prompt", flat.instructions())
     rows = rows.append_column("passage_prompt", pa.array([options.passage_prompt] * len(rows), TEXT))
-    return Formatted(rows, flat.left_out())
+    return flat.formatted(rows)
 
 
 def tevatron(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -235,11 +248,11 @@ def tevatron(groups: pa.Table, options: FormatOptions) -> Formatted:
     negative_passages`` (lists of {``docid, title, text``}). It has no field for scores.
     """
     flat = _flat(groups, replace(options, with_scores=False))
-    columns = {"query_id": flat.queries["query_id"], "query": flat.query_texts(options)}
+    columns = {"query_id": flat.queries["query_id"], "query": flat.query_texts(options.join_instruction)}
     for side, name in enumerate(("positive_passages", "negative_passages")):
         table = flat.sides[side].select(["doc_id", "title", "text"]).rename_columns(["docid", "title", "text"])
         columns[name] = _lists(_structs(table), flat.of[side], len(flat.queries))
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 def tart_full(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -252,33 +265,52 @@ def tart_full(groups: pa.Table, options: FormatOptions) -> Formatted:
     flat = _flat(groups, replace(options, with_scores=False))
     order, of, label = flat.documents_of_queries()
     texts = pa.concat_arrays([flat.texts(0), flat.texts(1)])
-    query = flat.query_texts(replace(options, join_instruction=True))
+    query = flat.query_texts(join_instruction=True)
     rows = {"query": query.take(of), "document": texts.take(order), "label": pa.array(label, pa.int64())}
-    return Formatted(pa.table(rows), flat.left_out())
+    return flat.formatted(pa.table(rows))
 
 
 def tart_dual(groups: pa.Table, options: FormatOptions) -> Formatted:
     """One row for each query.
 
-    For ``finetuning.py`` of TART-dual, JSON lines, and for DPR's retriever, which reads one JSON array of such objects:
-    ``question`` (string), ``positive_ctxs, negative_ctxs, hard_negative_ctxs``, lists of {``title, text, passage_id``,
-    with scores ``score``}. Both trainers need all three lists; the second has the negatives of
-    ``options.easy_policies`` and may be empty.
+    For ``finetuning.py`` of TART-dual, JSON lines: ``question``, "instruction [SEP] query" (string), ``positive_ctxs,
+    negative_ctxs, hard_negative_ctxs``, lists of {``title, text, passage_id``, with scores ``score``}. The negatives of
+    ``options.easy_policies`` are in the second, all others in the third. Of a query without easy ones all are in the
+    second too: from it alone the trainer draws unless ``--negative_hard_ratio`` says otherwise, and its evaluation
+    takes the first of it.
     """
+    join_instruction = options.join_instruction is None or options.join_instruction
+    return _of_retriever(groups, options, join_instruction, always_negatives=True)
+
+
+def dpr(groups: pa.Table, options: FormatOptions) -> Formatted:
+    """One row for each query.
+
+    For DPR's retriever, one JSON array (its ``JsonQADataset``) or, as ``dpr-jsonl``, JSON lines (``JsonlQADataset``),
+    of objects as those of `tart_dual`, but with the query alone in ``question``. ``negative_ctxs`` may be empty: by
+    default DPR takes one of ``hard_negative_ctxs`` for each query, or of ``negative_ctxs`` where there is none.
+    """
+    return _of_retriever(groups, options, options.join_instruction, always_negatives=False)
+
+
+def _of_retriever(
+    groups: pa.Table, options: FormatOptions, join_instruction: bool | None, *, always_negatives: bool
+) -> Formatted:
     flat = _flat(groups, options)
-    columns = {"question": flat.query_texts(options)}
+    columns = {"question": flat.query_texts(join_instruction)}
     easy = _bools(pc.is_in(flat.sides[1]["policy"], value_set=pa.array(options.easy_policies, pa.string())))
-    everything = np.ones(len(flat.sides[0]), bool)
+    has_easy = np.bincount(flat.of[1][easy], minlength=len(flat.queries)) > 0
+    others = ~has_easy[flat.of[1]] if always_negatives else np.zeros(len(easy), bool)
     for name, side, kept in (
-        ("positive_ctxs", 0, everything),
-        ("negative_ctxs", 1, easy),
+        ("positive_ctxs", 0, np.ones(len(flat.sides[0]), bool)),
+        ("negative_ctxs", 1, easy | others),
         ("hard_negative_ctxs", 1, ~easy),
     ):
         table = flat.sides[side].select(["title", "text", "doc_id"]).rename_columns(["title", "text", "passage_id"])
         if options.with_scores:
             table = table.append_column("score", pa.array(flat.numbers(side, options), pa.float32()))
         columns[name] = _lists(_structs(table.filter(pa.array(kept))), flat.of[side][kept], len(flat.queries))
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 def colbert(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -305,7 +337,7 @@ def colbert(groups: pa.Table, options: FormatOptions) -> Formatted:
         "query_id": flat.queries["query_id"].combine_chunks().cast(pa.int64()).take(flat.of[0][positive]),
         "documents": _lists(_structs(pa.table(fields)), of, len(documents)),
     }
-    return Formatted(pa.table(rows), flat.left_out())
+    return flat.formatted(pa.table(rows))
 
 
 def margin_mse(groups: pa.Table, options: FormatOptions) -> Formatted:
@@ -313,10 +345,15 @@ def margin_mse(groups: pa.Table, options: FormatOptions) -> Formatted:
 
     For GPL (``gpl-training-data.tsv``, no header) and MarginMSE (Hofstätter et al. 2020): ``query_id, positive_id,
     negative_id`` (string), ``margin`` (float64) = the positive's number minus the negative's. Scores are needed,
-    whatever ``with_scores`` says; ids with a tab or a line end in them are left out.
+    whatever ``with_scores`` says; ids with a tab or a line end in them are left out, and queries whose id begins with
+    white space, which GPL takes away.
     """
     flat = _flat(groups, replace(options, with_scores=True))
     flat = flat.keep_ids(f"^[^{_ENDS_OF_FIELDS}]*$", "has a tab or a line end in it")
+    ids = flat.queries["query_id"]
+    flat = flat.keep_queries(
+        _bools(pc.equal(pc.utf8_ltrim_whitespace(ids), ids)), "the query_id begins with white space"
+    )
     positive, negative = flat.cross()
     columns = {
         "query_id": flat.queries["query_id"].take(flat.of[0][positive]),
@@ -324,35 +361,75 @@ def margin_mse(groups: pa.Table, options: FormatOptions) -> Formatted:
         "negative_id": flat.sides[1]["doc_id"].take(negative),
         "margin": pa.array(flat.numbers(0, options)[positive] - flat.numbers(1, options)[negative]),
     }
-    return Formatted(pa.table(columns), flat.left_out())
+    return flat.formatted(pa.table(columns))
 
 
 @dataclass(frozen=True)
 class TrainerFormat:
-    """A format: its function, and the kind of file that its trainer reads."""
+    """A format: its function, the kind of file that its trainer reads, and where the instruction is.
+
+    Attributes:
+        file: ``json`` is one array for each file.
+        suffix: of the files' names, where it is not ``file``.
+        instruction: ``always`` joined, "instruction [SEP] query"; ``joined`` unless ``join_instruction`` is False;
+            ``absent`` unless it is True; the name of its field; or None, where there are only ids.
+        scores: whether ``with_scores`` makes a difference.
+        uses_num_negatives: whether ``num_negatives`` does.
+    """
 
     rows: Callable[[pa.Table, FormatOptions], Formatted]
-    file: Literal["parquet", "jsonl", "tsv"]
+    file: Literal["parquet", "jsonl", "json", "tsv"]
+    suffix: str = ""
+    instruction: str | None = "absent"
+    scores: bool = True
+    uses_num_negatives: bool = False
+
+    def file_name(self, stem: str) -> str:
+        return f"{stem}.{self.suffix or self.file}"
+
+    def lacks_instruction(self, options: FormatOptions) -> bool:
+        """Whether the rows hold texts of queries without their instructions."""
+        joined = self.instruction == "joined" if options.join_instruction is None else options.join_instruction
+        return self.instruction in ("joined", "absent") and not joined
+
+    def where_instruction_is(self, options: FormatOptions) -> str:
+        """A few words that say what the rows have for a query."""
+        if self.instruction is None:
+            return "ids alone"
+        if self.lacks_instruction(options):
+            return "queries without their instruction"
+        apart = self.instruction not in ("always", "joined", "absent")
+        return f"instructions in {self.instruction}" if apart else 'queries as "instruction [SEP] query"'
 
 
 FORMATS: dict[str, TrainerFormat] = {
     "triplet": TrainerFormat(triplet, "parquet"),
-    "n-tuple": TrainerFormat(n_tuple, "parquet"),
+    "n-tuple": TrainerFormat(n_tuple, "parquet", uses_num_negatives=True),
     "labeled-pair": TrainerFormat(labeled_pair, "parquet"),
     "labeled-list": TrainerFormat(labeled_list, "parquet"),
-    "flagembedding": TrainerFormat(flagembedding, "jsonl"),
-    "flagembedding-reranker": TrainerFormat(flagembedding_reranker, "jsonl"),
-    "tevatron": TrainerFormat(tevatron, "jsonl"),
-    "tart-full": TrainerFormat(tart_full, "jsonl"),
-    "tart-dual": TrainerFormat(tart_dual, "jsonl"),
-    "dpr": TrainerFormat(tart_dual, "jsonl"),
-    "colbert": TrainerFormat(colbert, "jsonl"),
-    "margin-mse": TrainerFormat(margin_mse, "tsv"),
+    "flagembedding": TrainerFormat(flagembedding, "jsonl", instruction="prompt"),
+    "flagembedding-reranker": TrainerFormat(flagembedding_reranker, "jsonl", instruction="query_prompt"),
+    "tevatron": TrainerFormat(tevatron, "jsonl", scores=False),
+    "tart-full": TrainerFormat(tart_full, "jsonl", suffix="json", instruction="always", scores=False),
+    "tart-dual": TrainerFormat(tart_dual, "jsonl", instruction="joined"),
+    "dpr": TrainerFormat(dpr, "json"),
+    "dpr-jsonl": TrainerFormat(dpr, "jsonl"),
+    "colbert": TrainerFormat(colbert, "jsonl", instruction=None, uses_num_negatives=True),
+    "margin-mse": TrainerFormat(margin_mse, "tsv", instruction=None),
 }
 
 
+def contents(name: str, rows: pa.Table) -> bytes | None:
+    """The file of a format that is text, whole; None where there are no rows, for readers take it for a broken file."""
+    if not len(rows):
+        return None
+    if FORMATS[name].file == "json":
+        return ("[\n" + ",\n".join(lines(name, rows)) + "\n]\n").encode()
+    return "".join(f"{line}\n" for line in lines(name, rows)).encode()
+
+
 def lines(name: str, rows: pa.Table) -> Iterator[str]:
-    """Rows of the format as lines of text, without line ends: a JSON value each, or fields between tabs."""
+    """Rows of the format as text, without line ends: a JSON value each, or fields between tabs."""
     write = _tsv if FORMATS[name].file == "tsv" else _colbert if name == "colbert" else _json
     for batch in rows.to_batches(max_chunksize=4096):
         yield from map(write, batch.to_pylist())
@@ -383,9 +460,10 @@ class _Flat:
     of: tuple[Ints, Ints]
     dropped: tuple[pa.Table, ...] = ()
 
-    def left_out(self) -> pa.Table:
-        table = pa.concat_tables([LEFT_OUT.empty_table(), *self.dropped])
-        return table.sort_by([("query_id", "ascending"), ("doc_id", "ascending")])
+    def formatted(self, rows: pa.Table) -> Formatted:
+        left_out = pa.concat_tables([LEFT_OUT.empty_table(), *self.dropped])
+        left_out = left_out.sort_by([("query_id", "ascending"), ("doc_id", "ascending")])
+        return Formatted(rows, left_out, len(self.queries))
 
     def keep_queries(self, kept: Bools, reason: str) -> _Flat:
         if kept.all():
@@ -446,9 +524,9 @@ class _Flat:
         """What the model reads of a document: title and text."""
         return _joined(self.sides[side]["title"], self.sides[side]["text"], " ", trim=True)
 
-    def query_texts(self, options: FormatOptions) -> pa.Array:
+    def query_texts(self, join_instruction: bool | None) -> pa.Array:
         query = self.queries["query"].combine_chunks()
-        if not options.join_instruction:
+        if not join_instruction:
             return query
         joined = _joined(self.queries["instruction"], self.queries["query"], " [SEP] ")
         return pc.coalesce(joined, query)  # null without an instruction
@@ -484,8 +562,9 @@ def _tuples(flat: _Flat, n: int) -> tuple[_Flat, Ints, Ints]:
     enough = np.bincount(flat.of[1], minlength=len(flat.queries)) >= n
     flat = flat.keep_queries(enough, f"fewer than {n} negatives")
     count = np.bincount(flat.of[1], minlength=len(flat.queries))
-    start = np.cumsum(count) - count
-    return flat, np.arange(len(flat.of[0])), start[flat.of[0]][:, None] + np.arange(n)
+    place = np.arange(len(flat.of[1])) - (np.cumsum(count) - count)[flat.of[1]]
+    flat = flat.keep_documents([np.ones(len(flat.of[0]), bool), place < n], f"beyond the first {n} negatives")
+    return flat, np.arange(len(flat.of[0])), flat.of[0][:, None] * n + np.arange(n)
 
 
 def _flagembedding(flat: _Flat, options: FormatOptions) -> pa.Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
+from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
@@ -40,7 +40,7 @@ from tart_ray.derive.negatives import (
     shared_keys,
     without_candidates,
 )
-from tart_ray.derive.trainer_files import FORMATS, FormatOptions, Formatted, group, lines
+from tart_ray.derive.trainer_files import FORMATS, FormatOptions, contents, group
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import Clock, ReconciliationError, as_figures, execute_run, finish, tell
@@ -77,6 +77,7 @@ SCORING = "scoring"  # under output.path: the run that scores first
 TEXTS = "texts"  # under _work: the input of the scored run, prepared again
 TEXT_COLUMNS = ("query", "text", "title")
 PAIR = ["query_id", "doc_id"]
+EXAMPLES = 3  # of instructions that the report names
 JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int64())])
 JUDGED_TEXTS = pa.schema([*JUDGEMENTS, ("text", pa.large_string()), ("title", pa.large_string())])
 LEFT_OUT_OF = pa.field("left_out_of", pa.string())  # negatives, trainer (all formats) or the name of a format
@@ -134,6 +135,8 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
     qrels, corpus = _inspect_positives(storage, config, scored)
+    for warning in _check_positives(storage, config, scored.plan, qrels, corpus):
+        log.warning("%s", warning)
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     who = {
         "job": "mine_negatives",
@@ -179,6 +182,7 @@ def describe(config: MineConfig) -> Iterator[str]:
     scored = find_scores(storage, config)
     check_columns(scored.plan, settings)
     qrels, corpus = _inspect_positives(storage, config, scored)
+    warnings = _check_positives(storage, config, scored.plan, qrels, corpus)
     if config.input.run is None:
         yield f"scores first, into {scored.run.path}:"
         yield from dry_run.describe(scored.config)
@@ -201,6 +205,9 @@ def describe(config: MineConfig) -> Iterator[str]:
         }
         yield f"policy {policy.name}: {policy.num_negatives} negatives a query; {changed or 'all else by default'}"
     yield f"trainer files: {', '.join(settings.formats) or 'none'}"
+    for name in settings.formats:
+        yield f"  {name}: {'; '.join(_told_of(name, settings.options))}"
+    yield from warnings
 
 
 def check_settings(config: MineConfig) -> Settings:
@@ -236,7 +243,7 @@ def check_settings(config: MineConfig) -> Settings:
         )
     options = config.trainer.model_dump(exclude={"formats"})
     options["easy_policies"] = tuple(options["easy_policies"])
-    return Settings(
+    settings = Settings(
         tuple(policies),
         config.mining.twins,
         tuple(config.trainer.formats),
@@ -244,6 +251,44 @@ def check_settings(config: MineConfig) -> Settings:
         config.positives.label_column,
         config.positives.min_relevance,
     )
+    _check_formats(settings)
+    return settings
+
+
+def _check_formats(settings: Settings) -> None:
+    """Refuse formats that could hold no row, or whose rows would say what is wrong.
+
+    Raises:
+        ConfigurationError: more negatives are needed than the policies choose, or the instruction would be missing
+            that makes a negative one.
+    """
+    most = 0
+    for policy in settings.policies:
+        most = max(most, policy.num_negatives) if policy.fill else most + policy.num_negatives
+    needed = settings.options.num_negatives or 0
+    starved = [name for name in settings.formats if FORMATS[name].uses_num_negatives and needed > most]
+    if starved:
+        raise ConfigurationError(
+            f"trainer.num_negatives: got {needed} for {starved}, and the policies choose at most {most} for a query: "
+            f"every query would be left out; expected at most {most}, or more of mining.policies"
+        )
+    by_instruction = [policy.name for policy in settings.policies if policy.source in ("contrast", "other_task")]
+    bare = [name for name in settings.formats if FORMATS[name].lacks_instruction(settings.options)]
+    if by_instruction and bare and settings.options.join_instruction is None:
+        with_instruction = [name for name in FORMATS if not FORMATS[name].lacks_instruction(settings.options)]
+        raise ConfigurationError(
+            f"trainer.formats: {bare} have no field for the instruction, without which negatives of {by_instruction} "
+            'may well answer the query: set trainer.join_instruction to true for queries as "instruction [SEP] query", '
+            f"or to false for queries alone, or take formats among {with_instruction}"
+        )
+
+
+def _told_of(name: str, options: FormatOptions) -> Iterator[str]:
+    """What a user should know of a format's rows."""
+    kind = FORMATS[name]
+    yield kind.where_instruction_is(options)
+    if options.with_scores and not kind.scores:
+        yield "no scores, for which it has no field"
 
 
 def check_columns(plan: Plan, settings: Settings) -> None:
@@ -253,6 +298,11 @@ def check_columns(plan: Plan, settings: Settings) -> None:
         ConfigurationError: a column is missing or of the wrong type, a format lacks an option.
     """
     rows = _rows_schema(plan).empty_table()
+    if settings.label_column is not None and plan.candidates.shape == "lists":
+        raise ConfigurationError(
+            f"positives.label_column: got {settings.label_column!r} and candidates as lists, of which columns say "
+            "something of the query, not of each document; expected candidates as pairs, or positives.qrels"
+        )
     try:
         if settings.label_column is not None:
             judgements_from_labels(rows, settings.label_column)
@@ -338,10 +388,7 @@ def _execute(
     if not counts["queries with negatives"]:
         raise InputError(_nothing_mined(mined.values(), settings))
     report = {**_make_report(config, counts, mined.values(), settings, clock.seconds), "notes": notes}
-    for name, written in report["trainer_rows"].items():
-        why = {reason: n for reason, n in report["left_out"].items() if reason.startswith((f"{name}: ", "trainer: "))}
-        told = f"; left out: {why}" if why else ""
-        log.log(logging.INFO if written else logging.WARNING, "trainer/%s: %s rows%s", name, f"{written:,}", told)
+    _tell_of_trainer_files(report, settings)
     summary = (
         "{queries with candidates:,} queries with candidates = {queries with negatives:,} with negatives "
         "+ {queries left out:,} left out; {read:,} judgements read = {positives:,} positives "
@@ -360,6 +407,24 @@ def _execute(
     }
     allowed = config.limits.max_quarantined_fraction
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+
+
+def _tell_of_trainer_files(report: Mapping[str, Any], settings: Settings) -> None:
+    for name, written in report["trainer_rows"].items():
+        why = {reason: n for reason, n in report["left_out"].items() if reason.startswith((f"{name}: ", "trainer: "))}
+        left_out = f"; left out: {why}" if why else ""
+        log.log(
+            logging.INFO if written else logging.WARNING,
+            "trainer/%s: %s rows of %s queries: %s%s", name, f"{written:,}", f"{report['trainer_queries'][name]:,}",
+            "; ".join(_told_of(name, settings.options)), left_out,
+        )  # fmt: skip
+    bare = [name for name in settings.formats if FORMATS[name].lacks_instruction(settings.options)]
+    if bare and report["instructions"]:
+        log.warning(
+            "trainer files without instructions: %s. Queries were scored under instructions such as %s: give them to "
+            "the trainer as a prompt, or set trainer.join_instruction",
+            bare, report["instructions"],
+        )  # fmt: skip
 
 
 def _prepare(work: Work, scored: Scored) -> None:
@@ -443,14 +508,17 @@ def _mine_bucket(work: Work, unit: str) -> Record:
     run.write_table(mined.negatives, "negatives", f"{unit}.parquet")
     run.write_table(mined.positives, "positives", f"{unit}.parquet")
     run.write_table(mined.shortfalls, "shortfalls", f"{unit}.parquet")
-    written = {}
+    written, queries, lost = {}, {}, {}
     if settings.formats:
         left_out.append(("trainer", groups.left_out))
+        queries["trainer"], lost["trainer"] = groups.queries, groups.left_out["doc_id"].null_count
     for name in settings.formats:
         formatted = FORMATS[name].rows(groups.rows, settings.options)
-        _write_trainer_file(run, name, formatted, unit)
+        _write_trainer_file(run, name, formatted.rows, unit)
         left_out.append((name, formatted.left_out))
         written[name] = len(formatted.rows)
+        queries[name] = formatted.queries
+        lost[name] = formatted.left_out["doc_id"].null_count
     named = [table.append_column(LEFT_OUT_OF, pa.array([of] * len(table), pa.string())) for of, table in left_out]
     run.write_table(
         pa.concat_tables([LEFT_OUT.append(LEFT_OUT_OF).empty_table(), *named]), "left_out", f"{unit}.parquet"
@@ -466,6 +534,9 @@ def _mine_bucket(work: Work, unit: str) -> Record:
         "left_out": Counter(f"{of}: {reason}" for of, table in left_out for reason in table["reason"].to_pylist()),
         "short_queries": Counter(mined.shortfalls["policy"].to_pylist()),
         "trainer_rows": written,
+        "trainer_queries": queries,
+        "trainer_queries_left_out": lost,
+        "instructions": pc.unique(groups.rows["instruction"].drop_null())[:EXAMPLES].to_pylist(),
         "examples": [column[:1].to_pylist() for column in (rows["query_id"], positives["query_id"])],
     }
 
@@ -476,6 +547,7 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
     A candidate that was quarantined while it was scored is no row, but its label counts, and its text stands for it.
 
     Raises:
+        InputError: a label is no integer.
         ReconciliationError: a pair that has a score has no text.
     """
     schema = _rows_schema(work.plan)
@@ -506,7 +578,10 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
         unscored[at.to_numpy(zero_copy_only=False)] = False
         candidates.append(_texts_of(prepared.filter(pa.array(unscored))))
         if work.settings.label_column is not None:
-            labels.append(judgements_from_labels(prepared, work.settings.label_column).cast(JUDGEMENTS))
+            try:
+                labels.append(judgements_from_labels(prepared, work.settings.label_column).cast(JUDGEMENTS))
+            except ValueError as error:
+                raise InputError(f"positives.label_column: {error}") from error
     judged = pa.concat_tables(labels) if work.qrels is None else _judgements(work, unit)
     return pa.concat_tables(scored), _with_texts(judged, pa.concat_tables(candidates))
 
@@ -548,14 +623,12 @@ def _judgements(work: Work, unit: str) -> pa.Table:
     return read_bucket(work.run.storage, fragments, int(unit), JUDGED_TEXTS)
 
 
-def _write_trainer_file(run: Run, name: str, formatted: Formatted, unit: str) -> None:
-    kind = FORMATS[name].file
-    if kind == "parquet":
-        run.write_table(formatted.rows, "trainer", name, f"{unit}.parquet")
-        return
-    text = "".join(f"{line}\n" for line in lines(name, formatted.rows))
-    if text:  # readers of lines take an empty file for a broken one
-        run.storage.write(run.url("trainer", name, f"{unit}.{kind}"), text.encode())
+def _write_trainer_file(run: Run, name: str, rows: pa.Table, unit: str) -> None:
+    kind = FORMATS[name]
+    if kind.file == "parquet":
+        run.write_table(rows, "trainer", name, kind.file_name(unit))
+    elif (text := contents(name, rows)) is not None:
+        run.storage.write(run.url("trainer", name, kind.file_name(unit)), text)
 
 
 def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, from_qrels: bool) -> dict[str, int]:
@@ -570,9 +643,7 @@ def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, f
         ReconciliationError: something is not.
     """
     read, mined = list(read), list(mined)
-    total: Counter[str] = Counter()
-    for record in mined:
-        total.update(record["counts"])
+    total = _totals(mined, "counts")
     quarantined = sum(record["quarantined"] for record in read)
     judgements = sum(record["judgements"] for record in mined)
     counts = {
@@ -596,7 +667,20 @@ def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, f
         raise ReconciliationError(f"mined {counts['pairs']} pairs of {scored} scored ones")
     if counts["read"] != judgements + quarantined:
         raise ReconciliationError(f"judgements read ≠ used + quarantined: {counts}")
+    queries, lost = (_totals(mined, f"trainer_queries{end}") for end in ("", "_left_out"))
+    for name, number in queries.items():
+        given = total["kept"] if name == "trainer" else queries["trainer"]
+        if number + lost[name] != given:
+            raise ReconciliationError(f"{name}: {given} queries ≠ {number} written + {lost[name]} left out")
     return counts
+
+
+def _totals(records: Iterable[Record], name: str) -> Counter[str]:
+    """The sum of the counts that each record has under a name."""
+    total: Counter[str] = Counter()
+    for record in records:
+        total.update(record.get(name, {}))
+    return total
 
 
 def _nothing_mined(mined: Iterable[Record], settings: Settings) -> str:
@@ -624,11 +708,9 @@ def _make_report(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What ``report.json`` says."""
-    totals: dict[str, Counter[str]] = {
-        name: Counter() for name in ("counts", "left_out", "short_queries", "trainer_rows")
-    }
-    for record, name in itertools.product(mined, totals):
-        totals[name].update(record[name])
+    mined = list(mined)
+    names = ("counts", "left_out", "short_queries", "trainer_rows", "trainer_queries")
+    totals = {name: _totals(mined, name) for name in names}
     policies = {}
     for policy in settings.policies:
         start = f"{policy.name}: "
@@ -645,6 +727,11 @@ def _make_report(
         "policies": policies,
         "left_out": dict(totals["left_out"]),
         "trainer_rows": dict(totals["trainer_rows"]),
+        "trainer_queries": {name: totals["trainer_queries"][name] for name in settings.formats},
+        "trainer_instructions": {
+            name: FORMATS[name].where_instruction_is(settings.options) for name in settings.formats
+        },
+        "instructions": sorted({text for record in mined for text in record.get("instructions", ())})[:EXAMPLES],
         "seconds": dict(seconds),
         "config": config.model_dump(mode="json"),
     }
@@ -673,6 +760,26 @@ def _sources(scored: Scored | None, qrels: Source | None, corpus: Source | None)
     """Everything that is read, by what it is."""
     more = {"qrels": qrels, "corpus of positives": corpus}
     return {**(scored.plan.sources if scored else {}), **{name: found for name, found in more.items() if found}}
+
+
+def _check_positives(
+    storage: Storage, config: MineConfig, plan: Plan, qrels: Source | None, corpus: Source | None
+) -> list[str]:
+    """Refuse positives of other queries or another corpus; what is to be said where that cannot be settled.
+
+    Raises:
+        InputError: no query of the candidates has a positive, or no positive is among the documents.
+    """
+    positives = config.positives
+    if qrels is None:
+        key, column = "positives.label_column", positives.label_column
+        check_grades(storage, plan.candidates, key, positives.min_relevance, of_each=0, column=column)
+        return []
+    key, documents = "positives.qrels", corpus or plan.corpus
+    told = [check_ids(storage, qrels, [plan.candidates], key, positives.min_relevance)]
+    if documents is not None:
+        told.append(check_ids(storage, qrels, [plan.candidates, documents], key, positives.min_relevance, "doc_id"))
+    return [warning for warning in told if warning]
 
 
 def _inputs(config: MineConfig) -> dict[str, str | None]:

@@ -27,9 +27,10 @@ import pyarrow.parquet as pq
 
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
-from tart_ray.config import LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
+from tart_ray.config import CalibrationConfig, LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
 from tart_ray.data.chunks import cut
 from tart_ray.data.hive import partition_rules, partitionable, partitions
+from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import SCORE, Quarantine
 from tart_ray.data.run import MANIFEST, WORK, Record, Run
@@ -266,6 +267,7 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
     partition_by = _partition_by(plan, config)
     chosen = labels.calibration
     qrels = inspect_source(storage, chosen.qrels, "qrels") if chosen.qrels else None
+    _check_judgements(storage, plan, labels.calibration, qrels)
     fitted = {**chosen.model_dump(exclude={"qrels"}), "files": files_identity(qrels) if qrels else None}
     return Task(
         config, scoring, plan, scored, qrels, partition_by,
@@ -302,6 +304,30 @@ def _check_columns(plan: Plan, labels: LabelsConfig) -> None:
             f"{plan.candidates.url}: columns {clash} have a name that the output uses; rename them by input.columns, "
             "leave them out by input.drop_columns, or name the one with the labels until now in labels.old_column"
         )
+
+
+def _check_judgements(storage: Storage, plan: Plan, chosen: CalibrationConfig, qrels: Source | None) -> None:
+    """Refuse to calibrate by judgements of other queries, or by too few of either kind, before anything is scored.
+
+    Raises:
+        ConfigurationError, InputError: no calibration can be fitted to them, whatever the scores are.
+    """
+    of_each = 2 * chosen.min_labels  # to fit on, and as many held out
+    if qrels is not None:
+        key = "labels.calibration.qrels"
+        warning = check_ids(storage, qrels, [plan.candidates], key, chosen.min_relevance)
+        if warning:
+            log.warning("%s", warning)
+        check_grades(storage, qrels, key, chosen.min_relevance, of_each=of_each)
+    elif chosen.label_column is not None:
+        if plan.candidates.shape == "lists":
+            raise ConfigurationError(
+                f"labels.calibration.label_column: got {chosen.label_column!r} and candidates as lists, of which "
+                "columns say something of the query, not of each document; expected candidates as pairs, or "
+                "labels.calibration.qrels"
+            )
+        key, column = "labels.calibration.label_column", chosen.label_column
+        check_grades(storage, plan.candidates, key, chosen.min_relevance, of_each=of_each, column=column)
 
 
 def _partition_by(plan: Plan, config: RelabelConfig) -> tuple[str, ...]:

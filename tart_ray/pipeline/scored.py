@@ -135,6 +135,7 @@ def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: 
     if changes:
         raise ConfigurationError(
             f"input.run {run.path}: its input has changed since it was scored, so texts and scores would not belong "
-            "together; score it again. Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
+            "together; score it again, or, where files were only copied or touched, give them back their modification "
+            "times (cp -p, touch -d). Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
         )
     return Scored(run, scoring, plan, who)

@@ -539,6 +539,10 @@ def test_positives_of_qrels_and_of_labels() -> None:
         {"query_id": "q", "doc_id": "a", "relevance": 2},
         {"query_id": "q", "doc_id": "c", "relevance": 0},
     ]
+    written = scored({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, label=[2.0, math.nan, 0.0], half=[0.5, None, 1.0])
+    assert judgements_from_labels(written, "label").to_pylist() == judgements_from_labels(table, "label").to_pylist()
+    with pytest.raises(ValueError, match=r"half of the candidates: expected integers: .*0\.5"):
+        judgements_from_labels(written, "half")
     clicked = positives_from_qrels(judgements_from_labels(table, "clicked"))
     assert clicked["doc_id"].to_pylist() == ["b"]
     assert chosen(mine(table, clicked, MiningPolicy())) == "a c"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tart_ray.derive.negatives import LEFT_OUT, MiningPolicy, mine
-from tart_ray.derive.trainer_files import FORMATS, GROUPS, FormatOptions, Formatted, group, lines
+from tart_ray.derive.trainer_files import FORMATS, GROUPS, FormatOptions, Formatted, contents, group, lines
 
 # q1 has the positives p1, p2 and the negatives n1, n2; q2 one of each. q2 has no instruction, p3 no score.
 GROUP_ROWS: list[dict[str, Any]] = [
@@ -38,7 +38,9 @@ GROUP_ROWS: list[dict[str, Any]] = [
 TWO = pa.Table.from_pylist(GROUP_ROWS, GROUPS)
 PLAIN = FormatOptions()
 SCORED = FormatOptions(with_scores=True)
-Q1 = "Find out [SEP] who?"
+JOINED = FormatOptions(join_instruction=True)
+Q1 = "who?"
+Q1_JOINED = "Find out [SEP] who?"
 NO_MARGIN = [
     {"query_id": "2", "doc_id": "12", "reason": "the document has no margin"},
     {"query_id": "2", "doc_id": None, "reason": "no positive is left: the document has no margin"},
@@ -153,26 +155,81 @@ def test_tevatron() -> None:
 def test_tart_full() -> None:
     rows = written("tart-full", FormatOptions(join_instruction=False))
     assert rows == [
-        {"query": Q1, "document": "T p1", "label": 1},
-        {"query": Q1, "document": "p2", "label": 1},
-        {"query": Q1, "document": "n1", "label": 0},
-        {"query": Q1, "document": "N n2", "label": 0},
+        {"query": Q1_JOINED, "document": "T p1", "label": 1},
+        {"query": Q1_JOINED, "document": "p2", "label": 1},
+        {"query": Q1_JOINED, "document": "n1", "label": 0},
+        {"query": Q1_JOINED, "document": "N n2", "label": 0},
         {"query": "what?", "document": "p3", "label": 1},
         {"query": "what?", "document": "n1", "label": 0},
     ]
     assert FORMATS["tart-full"].rows(TWO, PLAIN).rows.schema.field("label").type == pa.int64()
 
 
-@pytest.mark.parametrize("name", ["tart-dual", "dpr"])
-def test_tart_dual(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "question"), [("tart-dual", Q1_JOINED), ("dpr", Q1), ("dpr-jsonl", Q1)], ids=lambda value: value
+)
+def test_tart_dual_and_dpr(name: str, question: str) -> None:
     p1, p2 = {"title": "T", "text": "p1", "passage_id": "10"}, {"title": "", "text": "p2", "passage_id": "11"}
     n1, n2 = {"title": "", "text": "n1", "passage_id": "20"}, {"title": "N", "text": "n2", "passage_id": "21"}
+    everything = [n1, n2] if name == "tart-dual" else []  # its trainer draws from negative_ctxs alone, unless told
     assert written(name)[0] == {
-        "question": Q1, "positive_ctxs": [p1, p2], "negative_ctxs": [], "hard_negative_ctxs": [n1, n2]
+        "question": question, "positive_ctxs": [p1, p2], "negative_ctxs": everything, "hard_negative_ctxs": [n1, n2]
     }  # fmt: skip
     rows = written(name, FormatOptions(easy_policies=("easy",)))
-    assert [(row["negative_ctxs"], row["hard_negative_ctxs"]) for row in rows] == [([n2], [n1]), ([], [n1])]
+    of_the_second = [n1] if name == "tart-dual" else []
+    assert [(row["negative_ctxs"], row["hard_negative_ctxs"]) for row in rows] == [
+        ([n2], [n1]),
+        (of_the_second, [n1]),
+    ]
+    rows = written(name, FormatOptions(easy_policies=("easy", "hard")))
+    assert [(row["negative_ctxs"], row["hard_negative_ctxs"]) for row in rows] == [([n1, n2], []), ([n1], [])]
     assert written(name, SCORED)[0]["hard_negative_ctxs"] == [n1 | {"score": 0.0}, n2 | {"score": -1.0}]
+
+
+QUERY_FIELD = {
+    "triplet": "anchor",
+    "n-tuple": "anchor",
+    "labeled-pair": "anchor",
+    "dpr": "question",
+    "dpr-jsonl": "question",
+}
+
+
+@pytest.mark.parametrize("name", ["triplet", "n-tuple", "labeled-pair", "labeled-list", "tevatron", "dpr", "dpr-jsonl"])
+def test_the_instruction_is_in_front_of_the_query_if_that_is_asked_for(name: str) -> None:
+    field = QUERY_FIELD.get(name, "query")
+    options = FormatOptions(num_negatives=1)
+    assert {row[field] for row in written(name, options)} == {"who?", "what?"}
+    assert written(name, replace(options, join_instruction=False)) == written(name, options)
+    joined = written(name, replace(options, join_instruction=True))
+    assert {row[field] for row in joined} == {"Find out [SEP] who?", "what?"}
+    kind = FORMATS[name]
+    assert kind.where_instruction_is(options) == "queries without their instruction"
+    assert kind.where_instruction_is(JOINED) == 'queries as "instruction [SEP] query"'
+
+
+def test_where_the_instruction_is() -> None:
+    told = {name: kind.where_instruction_is(PLAIN) for name, kind in FORMATS.items()}
+    assert told["tart-full"] == told["tart-dual"] == 'queries as "instruction [SEP] query"'
+    assert told["flagembedding"] == "instructions in prompt"
+    assert told["colbert"] == told["margin-mse"] == "ids alone"
+    apart = FormatOptions(join_instruction=False)
+    assert FORMATS["tart-full"].where_instruction_is(apart) == told["tart-full"]
+    assert FORMATS["tart-dual"].where_instruction_is(apart) == "queries without their instruction"
+    assert written("tart-dual", apart)[0]["question"] == "who?"
+
+
+def test_negatives_beyond_the_number_that_is_asked_for_are_listed() -> None:
+    for name in ("n-tuple", "colbert"):
+        beyond = {"query_id": "1", "doc_id": "21", "reason": "beyond the first 1 negatives"}
+        assert left_out(name, FormatOptions(num_negatives=1)) == [beyond]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_query_is_written_or_left_out(name: str) -> None:
+    for options in (FormatOptions(num_negatives=2), FormatOptions(num_negatives=1, with_scores=True)):
+        formatted = FORMATS[name].rows(TWO, options)
+        assert formatted.queries + formatted.left_out["doc_id"].null_count == 2
 
 
 def test_colbert() -> None:
@@ -215,6 +272,8 @@ def test_margin_mse() -> None:
         assert written("margin-mse", groups=named) == []
         (row,) = left_out("margin-mse", groups=named)
         assert row["reason"] == "the query_id has a tab or a line end in it"
+    named = pa.Table.from_pylist([GROUP_ROWS[0] | {"query_id": " 1"}], GROUPS)
+    assert left_out("margin-mse", groups=named)[0]["reason"] == "the query_id begins with white space"
 
 
 def test_json_lines_are_one_object_a_line_in_the_order_of_the_columns() -> None:
@@ -241,6 +300,17 @@ def test_every_format_has_one_schema_whatever_there_is_to_write(name: str) -> No
         assert pa.concat_tables([part.rows for part in parts]).to_pylist() == full.rows.to_pylist()
         assert [row for part in parts for row in part.left_out.to_pylist()] == full.left_out.to_pylist()
         assert all(value is not None for row in full.rows.to_pylist() for value in row.values())
+
+
+def test_a_file_of_one_array_and_a_file_of_lines() -> None:
+    rows = FORMATS["dpr"].rows(TWO, PLAIN).rows
+    array, text = contents("dpr", rows), contents("dpr-jsonl", rows)
+    assert array is not None
+    assert text is not None
+    assert json.loads(array) == [json.loads(line) for line in text.splitlines()] == rows.to_pylist()
+    assert contents("dpr", rows.slice(0, 0)) is contents("dpr-jsonl", rows.slice(0, 0)) is None
+    assert FORMATS["dpr"].file_name("00000") == "00000.json"
+    assert FORMATS["dpr-jsonl"].file_name("00000") == "00000.jsonl"
 
 
 def test_options_are_validated() -> None:
@@ -298,7 +368,7 @@ def test_groups_are_made_of_what_was_mined() -> None:
     )
     assert group(with_texts, QUERIES).rows.to_pylist() == [expected]
     assert written("triplet", groups=grouped.rows)[0] == {
-        "anchor": "I [SEP] query q", "positive": "A text a", "negative": "text b"
+        "anchor": "query q", "positive": "A text a", "negative": "text b"
     }  # fmt: skip
 
 

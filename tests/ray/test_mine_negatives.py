@@ -18,6 +18,7 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, RerankConfig
+from tart_ray.data.listing import InputError
 from tart_ray.data.run import RunConflictError
 from tart_ray.data.storage import StorageError
 from tart_ray.derive.negatives import (
@@ -447,8 +448,9 @@ def test_too_many_bad_judgements_and_ids_that_a_format_cannot_hold(
     assert mine_negatives(config, load=never) == ExitCode.DONE
     report = report_of(tmp_path / "mined")
     assert report["trainer_rows"] == {"colbert": 0}
-    told = {(said.levelname, said.getMessage()[:32]) for said in caplog.records if "trainer/" in said.getMessage()}
-    assert told == {("WARNING", "trainer/colbert: 0 rows; left out"[:32])}
+    (told,) = {(said.levelname, said.getMessage()) for said in caplog.records if "trainer/" in said.getMessage()}
+    assert told[0] == "WARNING"
+    assert told[1].startswith("trainer/colbert: 0 rows of 0 queries: ids alone; left out: {")
     assert report["left_out"]["colbert: no positive is left: the doc_id is not an integer"] == 1
 
 
@@ -493,36 +495,55 @@ def test_what_was_quarantined_while_it_was_scored_is_still_a_positive_and_has_a_
 
 
 def test_a_corpus_beside_candidates_with_texts_is_that_of_positives_that_are_no_candidates(
-    tmp_path: Path, make: Make
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     itself = {"query_id": "q", "query": "flow q", "doc_id": "duplicate", "text": "Flow  Q", "score": 9.0}
     write_jsonl(tmp_path / "candidates.jsonl", [*candidates("q", "t5", "d1", "d2"), itself])
     write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d5", "text": "wing wing wing wing wing"}])
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td5\t1\nq\td5\t0\nq\td5\t2\n")
     config = make(
-        input={"candidates": str(tmp_path / "candidates.jsonl"), "corpus": str(tmp_path / "corpus.jsonl")},
-        trainer={"formats": ["triplet"]},
+        input={
+            "candidates": str(tmp_path / "candidates.jsonl"),
+            "corpus": str(tmp_path / "corpus.jsonl"),
+            "instruction": "Find it",
+        },
+        trainer={"formats": ["triplet", "dpr", "tart-full"]},
     )
-    assert mine_negatives(config, load=by_length) == ExitCode.DONE
+    with caplog.at_level("INFO"):
+        assert mine_negatives(config, load=by_length) == ExitCode.DONE
     assert chosen(tmp_path / "mined") == {("q", "hard"): "d2 d1"}  # t5 is a copy of d5
     (positive,) = read_output(tmp_path / "mined", "positives")
     assert (positive["text"], positive["relevance"]) == ("wing wing wing wing wing", 2)  # the highest of its judgements
     report = report_of(tmp_path / "mined")
     assert (report["counts"]["read"], report["counts"]["positives"], report["counts"]["repeated"]) == (3, 1, 2)
-    assert report["trainer_rows"] == {"triplet": 2}
+    assert report["trainer_rows"] == {"triplet": 2, "dpr": 1, "tart-full": 3}
+    assert report["trainer_queries"] == {"triplet": 1, "dpr": 1, "tart-full": 1}
+    assert report["instructions"] == ["Find it"]
+    assert report["trainer_instructions"] == {
+        "triplet": "queries without their instruction",
+        "dpr": "queries without their instruction",
+        "tart-full": 'queries as "instruction [SEP] query"',
+    }
+    told = [said.getMessage() for said in caplog.records if "trainer" in said.getMessage()]
+    assert told[0] == "trainer/triplet: 2 rows of 1 queries: queries without their instruction"
+    assert told[3].startswith("trainer files without instructions: ['triplet', 'dpr']. Queries were scored under")
+    folder = tmp_path / "mined/trainer"
+    assert {row["anchor"] for row in pq.read_table(folder / "triplet").to_pylist()} == {"flow q"}
+    ((example,),) = [json.loads(path.read_text()) for path in (folder / "dpr").glob("*.json")]
+    assert (example["question"], len(example["hard_negative_ctxs"])) == ("flow q", 2)
+    rows = [json.loads(line) for line in (folder / "tart-full/00000.json").read_text().splitlines()]
+    assert [row["query"] for row in rows] == ["Find it [SEP] flow q"] * 3
     assert left_out(tmp_path / "mined") == {("q", "duplicate", QUERY_ITSELF, "negatives")}
     assert report["left_out"] == {f"negatives: {QUERY_ITSELF}": 1}
     assert report["counts"]["query itself"] == report["policies"]["hard"]["dropped by query itself"] == 1
 
 
-def test_qrels_of_another_collection_end_the_run_with_the_reason(tmp_path: Path, make: Make) -> None:
+def test_qrels_of_another_collection_are_refused_before_any_work(tmp_path: Path, make: Make) -> None:
     write_jsonl(tmp_path / "candidates.jsonl", candidates("q", "d1", "d2"))
-    (tmp_path / "qrels.tsv").write_text("Q1 0 x5 1\n")
-    with pytest.raises(
-        RunFailedError, match=r"no query has a negative.*'negatives: no positive': 1.*\['q'\].*\['Q1'\]"
-    ):
-        mine_negatives(make(), load=by_length)
-    assert not (tmp_path / "mined/_SUCCESS").exists()
+    (tmp_path / "qrels.tsv").write_text("Q1 0 d1 1\n")
+    with pytest.raises(InputError, match=r"positives\.qrels .*none of the 1 queries .*judged \['Q1'\].*\['q'\]"):
+        mine_negatives(make(), load=never)
+    assert not (tmp_path / "mined").exists()
 
 
 def test_a_window_of_retrieval_ranks_needs_retrieval_ranks(tmp_path: Path, make: Make) -> None:

@@ -18,6 +18,7 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import RelabelConfig, RerankConfig
+from tart_ray.data.listing import InputError
 from tart_ray.data.run import RunConflictError
 from tart_ray.data.storage import StorageError
 from tart_ray.pipeline.relabel import describe, relabel
@@ -275,10 +276,18 @@ def test_labels_by_calibrated_probability_and_labels_that_none_can_be_fitted_to(
         labels = calibrated | {"calibration": {"method": method, "qrels": str(qrels)}}
         return make(labels=labels, model={"max_length": 128})
 
-    with pytest.raises(RunFailedError, match=r"to fit on got 0 relevant and \d+ irrelevant ones, expected 10 or more"):
-        relabel(judge(lambda _: False), load=by_length)
+    # what no scores can mend is found before any work
+    with pytest.raises(InputError, match=r"calibration\.qrels .*: none of its 640 judgements is at least 1"):
+        relabel(judge(lambda _: False), load=never)
+    with pytest.raises(InputError, match=r"got 640 relevant and 0 irrelevant judgements, expected 20 or more of each"):
+        relabel(judge(lambda _: True), load=never)
+    of_others = judge(lambda words: words > 9)
+    qrels.write_text(qrels.read_text().replace("\nq", "\nQ"))
+    with pytest.raises(InputError, match=r"none of the 40 queries .*judged \['Q0', .*, in the candidates \['q0', "):
+        relabel(of_others, load=never)
+    assert not root.exists()
     with pytest.raises(RunFailedError, match="relevance does not rise with the margin"):
-        relabel(judge(lambda words: words < 6), load=never)  # what the refused run scored is not scored again
+        relabel(judge(lambda words: words < 6), load=by_length)
     assert not (root / "current.json").exists()
     assert relabel(judge(lambda words: words > 9), load=never) == ExitCode.DONE
     run = current(root)

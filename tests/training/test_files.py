@@ -64,12 +64,12 @@ WITH_SCORES = [
     ],
 )
 def test_what_mining_writes_is_read_back(name: str, with_scores: bool, tmp_path: Path) -> None:
-    options = FormatOptions(with_scores=with_scores, num_negatives=2)
+    options = FormatOptions(with_scores=with_scores, num_negatives=2, join_instruction=True)
     rows = FORMATS[name].rows(MINED, options).rows
     if FORMATS[name].file == "parquet":
         pq.write_table(rows, tmp_path / "part.parquet")
     else:
-        (tmp_path / "part.jsonl").write_text("".join(f"{line}\n" for line in lines(name, rows)))
+        (tmp_path / FORMATS[name].file_name("part")).write_text("".join(f"{line}\n" for line in lines(name, rows)))
     check_fields(Storage(), str(tmp_path))
     found = read_examples(Storage(), str(tmp_path), needs_scores=with_scores)
     assert found.queries == (WITH_SCORES if with_scores else WITHOUT_SCORES)
