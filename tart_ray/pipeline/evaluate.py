@@ -60,7 +60,7 @@ from tart_ray.evaluation.picture import draw
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, tell
-from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
+from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, pin_model, replica_dtype
 from tart_ray.pipeline.rank import ranked_files
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
 from tart_ray.pipeline.score import LoadScorer, load_scorer
@@ -119,7 +119,7 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
         RunFailedError: the run began and could not end.
     """
     config = _with_absolute_paths(config)
-    work, who = _plan(config)
+    config, work, who = _plan(config)
     tell({name: task.told for name, task in work.tasks.items()})
     return execute_run(
         work.run,
@@ -145,7 +145,7 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
         the errors of `evaluate`, for the same reasons.
     """
     config = _with_absolute_paths(config)
-    work, _ = _plan(config)
+    config, work, _ = _plan(config)
     for task in work.tasks.values():
         stage = "that of its scores" if not task.has_own_first_stage else task.first_stage and task.first_stage.url
         yield (
@@ -170,8 +170,8 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
     yield from cost(scoring, pairs)
 
 
-def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
-    """What will be done, and the run's identity; looks at all that is read.
+def _plan(config: EvaluateConfig) -> tuple[EvaluateConfig, Work, dict[str, Any]]:
+    """The configuration with its model pinned, what will be done, and the run's identity; looks at all that is read.
 
     Raises:
         the errors of `evaluate` that come before any work.
@@ -201,6 +201,8 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
     run = Run.at(storage, config.output.path, attempts)
     scoring = Run.at(storage, run.url(SCORING), attempts)
     work = Work(run, scoring, tasks, parts, stores, models, config.metrics)
+    if work.scored_here:
+        config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
     who = {
         "job": "evaluate",
         "format_version": FORMAT_VERSION,
@@ -209,7 +211,7 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
         "metrics": config.metrics.model_dump(),
         "model": model_identity(_scoring_config(config, work)) if work.scored_here else None,
     }
-    return work, who
+    return config, work, who
 
 
 def _task_identity(task: Task, parts: int) -> dict[str, Any]:

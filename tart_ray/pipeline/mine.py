@@ -51,6 +51,7 @@ from tart_ray.pipeline.plan import (
     files_identity,
     identity,
     make_plan,
+    pin_model,
     refuse_output_within,
     scores_schema,
 )
@@ -299,6 +300,7 @@ def find_scores(storage: Storage, config: MineConfig) -> Scored:
             RerankConfig(input=config.input.to_score(), output=OutputConfig(path=path), **shared)
         )
         plan = make_plan(storage, scoring)
+        scoring = scoring.model_copy(update={"model": pin_model(scoring.model, scoring.storage)})
         scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
         return Scored(scoring_run, scoring, plan, identity(plan, scoring))
     return find_run(storage, config.input.run, config.storage, config.limits.max_attempts_per_chunk)

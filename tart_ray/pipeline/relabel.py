@@ -75,6 +75,7 @@ from tart_ray.pipeline.plan import (
     identity,
     input_identity,
     make_plan,
+    pin_model,
     refuse_output_within,
     scores_schema,
 )
@@ -258,6 +259,7 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
             RerankConfig(input=config.input.to_score(), output=OutputConfig(path=config.output.path), **shared)
         )
         plan = make_plan(storage, scoring)
+        scoring = scoring.model_copy(update={"model": pin_model(scoring.model, scoring.storage)})
         scores = {"model": identity(plan, scoring)["model"], **input_identity(plan, scoring)}
     read = {f"input.{name}": getattr(scoring.input, name) for name in ("candidates", "queries", "corpus")}
     more = {"input.run": config.input.run, "labels.calibration.qrels": labels.calibration.qrels}

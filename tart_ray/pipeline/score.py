@@ -70,6 +70,7 @@ def load_scorer(config: RerankConfig) -> Scorer:
     return Scorer.from_pretrained(
         config.model.path,
         revision=config.model.revision,
+        fingerprint=config.model.fingerprint,
         storage_options=config.storage.fsspec_options(config.model.path),
         device="cuda" if config.cluster.gpus_per_replica else "cpu",
         dtype=replica_dtype(config),
@@ -301,16 +302,15 @@ def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer_at(path: str, revision: str | None, options: str, split_special_tokens: bool) -> EncT5Tokenizer:
-    return EncT5Tokenizer.from_pretrained(
-        path, revision=revision, storage_options=json.loads(options), split_special_tokens=split_special_tokens
-    )
+def _tokenizer_at(path: str, options: str, **how: Any) -> EncT5Tokenizer:
+    return EncT5Tokenizer.from_pretrained(path, storage_options=json.loads(options), **how)
 
 
 def _tokenizer(config: RerankConfig) -> EncT5Tokenizer:
-    """One tokenizer per process."""
+    """One tokenizer per process: that of the manifest, or an error."""
     options = json.dumps(config.storage.fsspec_options(config.model.path))
-    return _tokenizer_at(config.model.path, config.model.revision, options, config.model.split_special_tokens)
+    how = config.model.model_dump(include={"revision", "fingerprint", "split_special_tokens"})
+    return _tokenizer_at(config.model.path, options, **how)
 
 
 def _to_bytes(table: pa.Table) -> bytes:
