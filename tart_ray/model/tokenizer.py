@@ -32,6 +32,8 @@ from tart_ray.model.checkpoint import (
 )
 from tart_ray.model.segmentation import check_release, check_ties
 
+# of ids: goes up when a text, a pair or a window gets other ones (template, special tokens, truncation, windows)
+TOKENISING_VERSION = 1
 SPACE_PIECE = "▁"  # what sentencepiece writes for a space
 DEFAULT_MAX_LENGTH = 512
 CHARACTERS_PER_TOKEN = 8  # more than most texts have

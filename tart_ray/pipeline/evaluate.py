@@ -55,7 +55,15 @@ from tart_ray.evaluation.datasets import (
     without_full_ids,
 )
 from tart_ray.evaluation.first_stage import Bm25
-from tart_ray.evaluation.measuring import SCORED, VALUES, incomplete, make_rankings, measure, trec_lines
+from tart_ray.evaluation.measuring import (
+    EVALUATION_VERSION,
+    SCORED,
+    VALUES,
+    incomplete,
+    make_rankings,
+    measure,
+    trec_lines,
+)
 from tart_ray.evaluation.picture import draw
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
@@ -206,6 +214,7 @@ def _plan(config: EvaluateConfig) -> tuple[EvaluateConfig, Work, dict[str, Any]]
     who = {
         "job": "evaluate",
         "format_version": FORMAT_VERSION,
+        "versions": {"evaluation": EVALUATION_VERSION},
         "tasks": [_task_identity(task, parts[task.name]) for task in tasks.values()],
         "scores": {name: [manifest["identity"] for manifest in found] for name, found in manifests.items() if found},
         "metrics": config.metrics.model_dump(),

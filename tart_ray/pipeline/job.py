@@ -19,13 +19,18 @@ from tart_ray.data.sources import InputError
 from tart_ray.data.storage import InputChangedError, StorageError
 from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
 from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
+from tart_ray.pipeline.releases import OtherReleaseError
 from tart_ray.pipeline.report import render
 from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
-EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
+EXPECTED = (
+    *BAD_CONFIGURATION,
+    PoisonUnitError,
+    OtherReleaseError,
+)  # in a run that has begun: what a person can do something about
 CONTINUE = "run the same command again to continue where it stopped"
 MEND = "what is done stays; mend the input or the configuration, and give another output.path"
 RESTORE = (
@@ -131,7 +136,7 @@ def continue_run(
 
 def _advice(error: Exception, mend: str) -> str:
     """What to do about an error that ended a run."""
-    if isinstance(error, CheckpointChangedError):  # its message says what
+    if isinstance(error, (CheckpointChangedError, OtherReleaseError)):  # their messages say what
         return STAYS
     if isinstance(error, InputChangedError):
         return RESTORE

@@ -33,6 +33,7 @@ from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.derive.negatives import (
     LEFT_OUT,
+    MINING_VERSION,
     MiningPolicy,
     judgements_from_labels,
     mine,
@@ -146,6 +147,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
             "min_relevance": settings.min_relevance,
         },
         "mining": {"policies": [dataclasses.asdict(policy) for policy in settings.policies], "twins": settings.twins},
+        "versions": {"mining": MINING_VERSION},
         "trainer": {"formats": list(settings.formats), **dataclasses.asdict(settings.options)},
     }
     notes = notes_of(_sources(scored, qrels, corpus))

@@ -15,13 +15,17 @@ from tart_ray.data.hive import partitionable
 from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.sources import Source, inspect_source
 from tart_ray.data.storage import Storage, absolute
+from tart_ray.derive.rank import RANKING_VERSION
 from tart_ray.model.checkpoint import PUT_BACK, CheckpointChangedError, fingerprint_checkpoint, resolve_revision
 from tart_ray.model.fitness import check_checkpoint
+from tart_ray.pipeline.releases import versions_of_scores
 
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
-FORMAT_VERSION = 1  # of fragments, chunks and commits: goes up when units of an older version cannot be continued
+# of preparing: goes up when the same input gives other rows, chunks or quarantine, or when fragments, chunks or commits
+# of an older version cannot be read
+FORMAT_VERSION = 2
 NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
@@ -146,6 +150,7 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
         "job": "rerank",
         "model": model_identity(config),
         "output": config.output.model_dump(include={"partition_by", "top_k"}),
+        "versions": {"ranking": RANKING_VERSION},
         **input_identity(plan, config),
     }
 
@@ -176,7 +181,7 @@ def model_identity(config: RerankConfig) -> dict[str, Any]:
     """
     assert config.model.fingerprint is not None
     told = {"fingerprint", "max_length", "long_documents", "truncation", "split_special_tokens"}
-    return {**config.model.model_dump(include=told), "dtype": replica_dtype(config)}
+    return {**config.model.model_dump(include=told), "dtype": replica_dtype(config), "versions": versions_of_scores()}
 
 
 def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:

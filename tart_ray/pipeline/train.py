@@ -37,7 +37,9 @@ from tart_ray.model.checkpoint import (
 from tart_ray.model.fitness import check_checkpoint
 from tart_ray.pipeline.cluster import Room
 from tart_ray.pipeline.job import MEND, Clock, RunFailedError, as_figures, execute_run, finish, tell
+from tart_ray.pipeline.releases import versions_of_scores
 from tart_ray.pipeline.stages import run_stage
+from tart_ray.training import TRAINING_VERSION
 from tart_ray.training.examples import Query
 
 EXAMPLES, TRAINED = "examples", "train"  # stages
@@ -177,6 +179,7 @@ def make_plan(config: TrainConfig) -> Plan:
         },
         "training": config.training.model_dump(mode="json", exclude=FREE),
         "dtype": config.output.dtype,
+        "versions": {"training": TRAINING_VERSION, **versions_of_scores()},
     }
     return Plan(work, files, identity, notes)
 
