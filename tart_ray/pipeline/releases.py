@@ -46,6 +46,6 @@ def check_releases(expected: Mapping[str, str]) -> None:
     ]
     if other:
         raise OtherReleaseError(
-            f"node {socket.gethostname()}: got {'; '.join(other)} as in the run's manifest: install the same releases on "
-            "every node and run the same command again"
+            f"node {socket.gethostname()}: got {'; '.join(other)} as in the run's manifest: install the same releases "
+            "on every node and run the same command again"
         )
