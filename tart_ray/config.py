@@ -44,6 +44,7 @@ class ModelConfig(Section):
     Attributes:
         path: Hub id, local directory, or s3://bucket/prefix/.
         revision: Hub branch, tag or commit.
+        fingerprint: Of the checkpoint that must be there, as a run's manifest.json names it; null takes what is there.
         dtype: bfloat16 on GPUs and float32 on CPUs where it is auto; float32 is the reference.
         max_length: Tokens of a pair, or of a window of it.
         long_documents: What becomes of longer ones: truncate cuts them; maxp reads the whole document in windows, and
@@ -55,6 +56,7 @@ class ModelConfig(Section):
 
     path: Location = "facebook/tart-full-flan-t5-xl"
     revision: str | None = None
+    fingerprint: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_length: Annotated[int, Field(ge=8)] = 512
     long_documents: Literal["truncate", "maxp"] = "truncate"

@@ -18,7 +18,8 @@ from sentencepiece import SentencePieceTrainer
 
 from recipes.demo_model.entries import Entry
 from recipes.demo_model.tasks import TASKS
-from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
+from tart_ray.model.checkpoint import VOCAB_FILE
+from tart_ray.model.tokenizer import EncT5Tokenizer
 
 PIECES = 8_000
 MAX_LENGTH = 112  # tokens of a pair that the model is trained with

@@ -70,14 +70,20 @@ class Run:
                 )
             return False
         try:
-            found = json.loads(self.storage.read(self.url(MANIFEST)))["identity"]
+            manifest = json.loads(self.storage.read(self.url(MANIFEST)))
+            found = manifest["identity"]
         except (ValueError, KeyError, TypeError):
             raise RunConflictError(f"{self.url(MANIFEST)}: no manifest of this project; choose another path") from None
         changes = list(differences(found, json.loads(json.dumps(identity))))
         if changes:
+            told = "holds another run; repeat that one or choose another path"
+            if all(map(_is_of_release, changes)) or any("versions: null →" in change for change in changes):
+                told = (
+                    f"was begun by another release (tart-ray {manifest.get('tart_ray')}); install that release to "
+                    "finish this run, or choose another output.path"
+                )
             raise RunConflictError(
-                f"output.path {self.path}: holds another run; repeat that one or choose another path. Differences:\n"
-                + "\n".join(f"  {change}" for change in changes[:20])
+                f"output.path {self.path}: {told}. Differences:\n" + "\n".join(f"  {line}" for line in changes[:20])
             )
         return True
 
@@ -151,6 +157,11 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
             line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{place}[{i}]")
         ]
     return [] if old == new else [f"{place}: {_short(old)} → {_short(new)}"]
+
+
+def _is_of_release(change: str) -> bool:
+    """Whether a line of `differences` is about what a release writes, not about what was asked for."""
+    return bool({"versions", "format_version"} & {*change.partition(":")[0].split(".")})
 
 
 def _short(value: Any) -> str:

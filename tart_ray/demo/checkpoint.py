@@ -11,8 +11,9 @@ import torch
 from sentencepiece import SentencePieceTrainer
 from transformers import T5Config
 
+from tart_ray.model.checkpoint import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
+from tart_ray.model.tokenizer import EncT5Tokenizer
 
 MODEL = Path(__file__).with_name("model")  # trained by recipes/demo_model; README.md there is its card
 MODEL_LENGTH = 112  # tokens of a pair that it was trained with

@@ -23,6 +23,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint32]
 
+LABELLING_VERSION = 1  # of labels: goes up when the same scores get other labels, thresholds or differences
 LABEL = pa.field("label", pa.int32())
 THRESHOLD = pa.field("threshold", pa.float64())
 PROBABILITY = pa.field("probability", pa.float64())

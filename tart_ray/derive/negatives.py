@@ -25,6 +25,8 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+# of what is mined: goes up when the same scores give other negatives, positives or trainer files
+MINING_VERSION = 1
 JUDGED = "judged"  # the source of a positive that the caller gave
 NO_POSITIVE = "no positive"
 POSITIVE_NOT_SCORED = "no judged positive is among the scored candidates, and the policy needs its score"

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+RANKING_VERSION = 1  # of ranks: goes up when the same scores are ranked in another order
 ORDER = (
     ("query_id", "ascending"),
     ("margin", "descending"),

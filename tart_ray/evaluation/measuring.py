@@ -18,6 +18,8 @@ from tart_ray.evaluation.first_stage import in_trec_order
 from tart_ray.evaluation.metrics import P_MRR, p_mrr, per_query
 
 FIRST_STAGE, COMPARE_WITH, ENSEMBLE = "first_stage", "compare_with", "ensemble"
+# of an evaluation: goes up when the same collection gives other candidates, runs or values of measures
+EVALUATION_VERSION = 1
 QUERIES_AT_ONCE = 1_000  # bounds what is held as Python objects
 
 SCORED = pa.schema(  # one scored pair of a task

@@ -6,8 +6,9 @@ form that *Task-aware Retrieval with Instructions* (Asai et al., 2022) published
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Self
 
@@ -18,7 +19,8 @@ from transformers import T5Config
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
-from tart_ray.model.checkpoint import CheckpointError, resolve_checkpoint
+from tart_ray.model.checkpoint import CheckpointError, list_checkpoint, open_checkpoint
+from tart_ray.model.weights import check_values
 
 
 class EncT5ForSequenceClassification(T5PreTrainedModel):
@@ -49,6 +51,7 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
         *model_args: Any,
         revision: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        fingerprint: str | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load from a hub id, a local directory or ``s3://…``; other arguments as in transformers.
@@ -56,21 +59,45 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
         Weights are read as tensors only, shard by shard, and never through code in the checkpoint. Without a
         ``dtype`` they load in float32, the reference precision.
 
+        Args:
+            fingerprint: of the checkpoint that must be there (`tart_ray.model.checkpoint`). The weights are then held
+                in memory of their own: those that stay mapped to their file would change with it.
+
         Raises:
-            CheckpointError: there is no such checkpoint, weights that scoring needs are not in it, or its files
-                cannot be read as tensors that fit the configuration.
+            CheckpointChangedError: another one is there.
+            CheckpointError: there is no such checkpoint, weights that scoring needs are not in it, its files cannot
+                be read as tensors that fit the configuration, or weights are no numbers.
         """
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             plain: Self = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
             return plain
         origin = str(pretrained_model_name_or_path)
-        folder = resolve_checkpoint(origin, revision=revision, storage_options=storage_options)
         want_info = kwargs.pop("output_loading_info", False)
         allow_missing = kwargs.pop("allow_missing_weights", False)
         kwargs.setdefault("dtype", torch.float32)
         kwargs |= {"trust_remote_code": False, "weights_only": True, "local_files_only": True}
+        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
+        with open_checkpoint(origin, **where) as folder:
+            model, info = cls._load_folder(origin, folder, model_args, kwargs)
+            if fingerprint is not None:
+                _unmap(model)
+            if not {"subfolder", "variant"} & {*kwargs}:
+                check_values(origin, *list_checkpoint(folder))
+        if info["missing_keys"] and not allow_missing:
+            raise CheckpointError(
+                f"{origin}: weights missing for {sorted(info['missing_keys'])}; they would be random. Is it an EncT5 "
+                "checkpoint? (allow_missing_weights=True starts from a plain T5)"
+            )
+        return (model, info) if want_info else model  # type: ignore[return-value]  # transformers' own convention
+
+    @classmethod
+    def _load_folder(
+        cls, origin: str, folder: Path, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Self, Any]:
+        """The model in a directory, and what transformers says of loading it."""
         try:
-            model, info = super().from_pretrained(folder, *model_args, output_loading_info=True, **kwargs)
+            loaded: tuple[Self, Any] = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+            return loaded
         except torch.OutOfMemoryError:
             raise
         except UnpicklingError as error:
@@ -83,12 +110,6 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
                 f"{origin}: no weights that can be read (model.safetensors or pytorch_model.bin, one file or shards); "
                 f"found {sorted(file.name for file in folder.iterdir())}: {error}"
             ) from error
-        if info["missing_keys"] and not allow_missing:
-            raise CheckpointError(
-                f"{origin}: weights missing for {sorted(info['missing_keys'])}; they would be random. Is it an EncT5 "
-                "checkpoint? (allow_missing_weights=True starts from a plain T5)"
-            )
-        return (model, info) if want_info else model  # type: ignore[return-value]  # transformers' own convention
 
     def get_input_embeddings(self) -> nn.Module:
         return self.shared
@@ -140,3 +161,9 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
         return output.to_tuple() if return_dict is False else output
+
+
+def _unmap(model: nn.Module) -> None:
+    """Copy weights out of the file that they are mapped to, one at a time."""
+    for weight in model.parameters():
+        weight.data = weight.data.clone()

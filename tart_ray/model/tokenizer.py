@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,19 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from transformers import BatchEncoding
 
-from tart_ray.model.checkpoint import CheckpointError, resolve_checkpoint
+from tart_ray.model.checkpoint import (
+    ADDED_TOKENS,
+    TOKENIZER_CONFIG,
+    VOCAB_FILE,
+    CheckpointError,
+    check_tokenizer,
+    read_tokenizer_files,
+    resolve_checkpoint,
+)
 from tart_ray.model.segmentation import check_release, check_ties
 
-VOCAB_FILE = "spiece.model"
+# of ids: goes up when a text, a pair or a window gets other ones (template, special tokens, truncation, windows)
+TOKENISING_VERSION = 1
 SPACE_PIECE = "▁"  # what sentencepiece writes for a space
 DEFAULT_MAX_LENGTH = 512
 CHARACTERS_PER_TOKEN = 8  # more than most texts have
@@ -181,6 +189,7 @@ class EncT5Tokenizer:
         split_special_tokens: False parses ``</s>``, ``<pad>``, ``<extra_id_0>`` … in raw text as special tokens,
             as the original does. True encodes them as plain text, so that no document can forge its own boundary.
         num_threads: sentencepiece threads for a batch.
+        vocabulary: what is in ``vocab_file``, where it has been read; an attribute in any case.
 
     Raises:
         CheckpointError: the vocabulary cannot be read, or is not in T5's layout; or sentencepiece is of a release that
@@ -199,15 +208,18 @@ class EncT5Tokenizer:
         model_max_length: int = DEFAULT_MAX_LENGTH,
         split_special_tokens: bool = False,
         num_threads: int = 1,
+        vocabulary: bytes | None = None,
     ) -> None:
         check_release()
         self.vocab_file = Path(vocab_file)
-        try:
-            vocabulary = self.vocab_file.read_bytes()
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=vocabulary)
+        try:  # an empty one is no model to sentencepiece, and kills the process later
+            self.vocabulary = self.vocab_file.read_bytes() if vocabulary is None else vocabulary
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self.vocabulary)
+            if not self.vocabulary:
+                raise OSError("it is empty")
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{vocab_file}: not a sentencepiece model that can be read: {error}") from error
-        check_ties(self._pieces, vocabulary)
+        check_ties(self._pieces, self.vocabulary)
         layout = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
         if layout != (0, 1, 2):
             raise CheckpointError(
@@ -241,39 +253,57 @@ class EncT5Tokenizer:
         model_max_length: int | None = None,
         split_special_tokens: bool = False,
         num_threads: int = 1,
+        fingerprint: str | None = None,
     ) -> EncT5Tokenizer:
         """Load from a hub id, a local directory or ``s3://…``.
 
+        Args:
+            fingerprint: of the checkpoint that must be there (`tart_ray.model.checkpoint`).
+
         Raises:
-            CheckpointError: there is no such checkpoint, or it holds no ``spiece.model``.
+            CheckpointError: there is no such checkpoint, it holds no ``spiece.model``, or its files cannot be read.
+            CheckpointChangedError: another one is there.
         """
-        folder = resolve_checkpoint(path, revision=revision, storage_options=storage_options, weights=False)
-        if not (folder / VOCAB_FILE).is_file():
+        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
+        folder = resolve_checkpoint(path, weights=False, **where)
+        files = read_tokenizer_files(folder)  # once: what is hashed is what is used
+        if fingerprint is not None:
+            check_tokenizer(path, fingerprint, files)
+        if VOCAB_FILE not in files:
             raise CheckpointError(
                 f"{path}: no {VOCAB_FILE} (T5's sentencepiece vocabulary); "
                 f"found {sorted(file.name for file in folder.iterdir())}"
             )
-        config = _read_json(folder / "tokenizer_config.json")
-        added = _read_json(folder / "added_tokens.json")
-        for token_id, token in config.get("added_tokens_decoder", {}).items():
-            added.setdefault(token["content"], int(token_id))
-        if model_max_length is None:  # old checkpoints say 1e30 for "no limit"; TART was trained with 512
-            model_max_length = min(config.get("model_max_length", DEFAULT_MAX_LENGTH), DEFAULT_MAX_LENGTH)
+        config = _parse_json(path, TOKENIZER_CONFIG, files)
+        added = _parse_json(path, ADDED_TOKENS, files)
+        try:
+            for token_id, token in config.get("added_tokens_decoder", {}).items():
+                added.setdefault(token["content"], int(token_id))
+            if model_max_length is None:  # old checkpoints say 1e30 for "no limit"; TART was trained with 512
+                model_max_length = int(min(config.get("model_max_length", DEFAULT_MAX_LENGTH), DEFAULT_MAX_LENGTH))
+            bos = added.get("<s>")
+            extra_ids, bos_token_id = int(config.get("extra_ids", 100)), None if bos is None else int(bos)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: {TOKENIZER_CONFIG} or {ADDED_TOKENS} is not what a T5 tokenizer writes: {error!r}"
+            ) from error
         return cls(
             folder / VOCAB_FILE,
-            extra_ids=config.get("extra_ids", 100),
-            bos_token_id=added.get("<s>"),
+            extra_ids=extra_ids,
+            bos_token_id=bos_token_id,
             model_max_length=model_max_length,
             split_special_tokens=split_special_tokens,
             num_threads=num_threads,
+            vocabulary=files[VOCAB_FILE],
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the vocabulary and its description in the layout of the published checkpoint."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / VOCAB_FILE).exists() or not (folder / VOCAB_FILE).samefile(self.vocab_file):
-            shutil.copyfile(self.vocab_file, folder / VOCAB_FILE)
+        vocabulary = folder / VOCAB_FILE
+        if not vocabulary.is_file() or vocabulary.read_bytes() != self.vocabulary:
+            vocabulary.write_bytes(self.vocabulary)
         names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
         names_and_sentinels = names | {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(self.extra_ids)]}
         config = names_and_sentinels | {
@@ -782,8 +812,14 @@ def _int32(flat: array[int]) -> npt.NDArray[np.int32]:
     return np.frombuffer(flat, dtype=np.int32) if flat else np.zeros(0, np.int32)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _parse_json(origin: str | Path, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    try:
+        found = json.loads(files.get(name, b"{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{origin}: {name} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{origin}: {name}: got {type(found).__name__}, expected an object")
+    return found
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.sources import Source
 from tart_ray.data.storage import Storage
 from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.pipeline.plan import identity, make_plan, replica_dtype
+from tart_ray.pipeline.plan import make_plan, pin_model, replica_dtype
 from tart_ray.pipeline.progress import duration
 from tart_ray.pipeline.score import encode
 from tart_ray.scoring.batching import default_max_tokens, padded_tokens
@@ -38,7 +38,7 @@ def describe(config: RerankConfig) -> Iterator[str]:
     """
     storage = Storage(config.storage)
     plan = make_plan(storage, config)
-    identity(plan, config)  # the model is there
+    config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
     for role, source in plan.sources.items():
         size = f"{source.nbytes / 1e6:,.1f} MB"
         yield f"{role}: {len(source.files):,} files, {source.format}, {size}, about {source.rows:,} rows: {source.url}"

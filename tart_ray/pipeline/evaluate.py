@@ -63,6 +63,7 @@ from tart_ray.evaluation.matching import (
     refuse_unknown_documents,
 )
 from tart_ray.evaluation.measuring import (
+    EVALUATION_VERSION,
     SCORED,
     VALUES,
     incomplete,
@@ -77,7 +78,7 @@ from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.dry_run import cost
 from tart_ray.pipeline.job import Clock, ReconciliationError, execute_run, finish, tell
 from tart_ray.pipeline.output_path import check_output
-from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, replica_dtype
+from tart_ray.pipeline.plan import FORMAT_VERSION, files_identity, model_identity, pin_model, replica_dtype
 from tart_ray.pipeline.rank import ranked_files
 from tart_ray.pipeline.rerank import rerank, with_absolute_paths
 from tart_ray.pipeline.score import LoadScorer, load_scorer
@@ -141,7 +142,7 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
         RunFailedError: the run began and could not end.
     """
     config = _with_absolute_paths(config)
-    work, who = _plan(config)
+    config, work, who = _plan(config)
     tell({name: task.told for name, task in work.tasks.items()})
     return execute_run(
         work.run,
@@ -167,7 +168,7 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
         the errors of `evaluate`, for the same reasons.
     """
     config = _with_absolute_paths(config)
-    work, _ = _plan(config)
+    config, work, _ = _plan(config)
     for task in work.tasks.values():
         stage = "that of its scores" if not task.has_own_first_stage else task.first_stage and task.first_stage.url
         yield (
@@ -192,8 +193,8 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
     yield from cost(scoring, pairs)
 
 
-def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
-    """What will be done, and the run's identity; looks at all that is read.
+def _plan(config: EvaluateConfig) -> tuple[EvaluateConfig, Work, dict[str, Any]]:
+    """The configuration with its model pinned, what will be done, and the run's identity; looks at all that is read.
 
     Raises:
         the errors of `evaluate` that come before any work.
@@ -228,16 +229,19 @@ def _plan(config: EvaluateConfig) -> tuple[Work, dict[str, Any]]:
         tasks[task.name] = _held_to_protocol(config, task)
         named = {store.run.path: store.tables(["query_id", "doc_id"]) for store in stores[task.name]}
         check_matches(storage, task, work.of_pool(task.pool), named)
+    if work.scored_here:
+        config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
     who = {
         "job": "evaluate",
         "format_version": FORMAT_VERSION,
+        "versions": {"evaluation": EVALUATION_VERSION},
         "tasks": [_task_identity(task, parts[task.name]) for task in tasks.values()],
         "scores": {name: [manifest["identity"] for manifest in found] for name, found in manifests.items() if found},
         "metrics": config.metrics.model_dump(),
         "model": model_identity(_scoring_config(config, work)) if work.scored_here else None,
         "empty_documents": config.input.empty_documents,
     }
-    return work, who
+    return config, work, who
 
 
 def _held_to_protocol(config: EvaluateConfig, task: Task) -> Task:

@@ -17,21 +17,27 @@ from tart_ray.data.lease import Lease
 from tart_ray.data.run import Run, RunConflictError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import InputChangedError, StorageError
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
 from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
+from tart_ray.pipeline.releases import OtherReleaseError
 from tart_ray.pipeline.report import render
 from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
 BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
-EXPECTED = (*BAD_CONFIGURATION, PoisonUnitError)  # in a run that has begun: what a person can do something about
+EXPECTED = (
+    *BAD_CONFIGURATION,
+    PoisonUnitError,
+    OtherReleaseError,
+)  # in a run that has begun: what a person can do something about
 CONTINUE = "run the same command again to continue where it stopped"
 MEND = "what is done stays; mend the input or the configuration, and give another output.path"
 RESTORE = (
     "what is done stays; put the input back as it was and run the same command again to continue, or give another "
     "output.path to begin anew"
 )
+STAYS = "what is done stays"
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
@@ -124,9 +130,17 @@ def continue_run(
         known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
         if not known:
             raise
-        advice = mend if isinstance(known[-1], InputError) else CONTINUE
-        advice = RESTORE if isinstance(known[-1], InputChangedError) else advice
+        advice = _advice(known[-1], mend)
         raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
+
+
+def _advice(error: Exception, mend: str) -> str:
+    """What to do about an error that ended a run."""
+    if isinstance(error, (CheckpointChangedError, OtherReleaseError)):  # their messages say what
+        return STAYS
+    if isinstance(error, InputChangedError):
+        return RESTORE
+    return mend if isinstance(error, (InputError, CheckpointError)) else CONTINUE
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -33,6 +33,7 @@ from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.derive.negatives import (
     LEFT_OUT,
+    MINING_VERSION,
     MiningPolicy,
     judgements_from_labels,
     mine,
@@ -52,6 +53,7 @@ from tart_ray.pipeline.plan import (
     files_identity,
     identity,
     make_plan,
+    pin_model,
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
@@ -148,6 +150,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
             "min_relevance": settings.min_relevance,
         },
         "mining": {"policies": [dataclasses.asdict(policy) for policy in settings.policies], "twins": settings.twins},
+        "versions": {"mining": MINING_VERSION},
         "trainer": {"formats": list(settings.formats), **dataclasses.asdict(settings.options)},
     }
     notes = notes_of(_sources(scored, qrels, corpus))
@@ -349,6 +352,7 @@ def find_scores(storage: Storage, config: MineConfig) -> Scored:
             RerankConfig(input=config.input.to_score(), output=OutputConfig(path=path), **shared)
         )
         plan = make_plan(storage, scoring)
+        scoring = scoring.model_copy(update={"model": pin_model(scoring.model, scoring.storage)})
         scoring_run = Run.at(storage, path, config.limits.max_attempts_per_chunk)
         return Scored(scoring_run, scoring, plan, identity(plan, scoring))
     return find_run(storage, config.input.run, config.storage, config.limits.max_attempts_per_chunk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +10,23 @@ from typing import Any
 import pyarrow as pa
 
 from tart_ray.command_line import ConfigurationError
-from tart_ray.config import RerankConfig
+from tart_ray.config import ModelConfig, RerankConfig, StorageConfig
 from tart_ray.data.hive import partitionable
 from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.sources import Source, inspect_source
 from tart_ray.data.storage import Storage
-from tart_ray.model.checkpoint import fingerprint_checkpoint
+from tart_ray.derive.rank import RANKING_VERSION
+from tart_ray.model.checkpoint import PUT_BACK, CheckpointChangedError, fingerprint_checkpoint, resolve_revision
+from tart_ray.model.fitness import check_checkpoint
 from tart_ray.pipeline.output_path import check_output
+from tart_ray.pipeline.releases import versions_of_scores
 
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
-FORMAT_VERSION = 1  # of fragments, chunks and commits: goes up when units of an older version cannot be continued
+# of preparing: goes up when the same input gives other rows, chunks or quarantine, or when fragments, chunks or commits
+# of an older version cannot be read
+FORMAT_VERSION = 2
 NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
@@ -139,23 +143,38 @@ def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
         "job": "rerank",
         "model": model_identity(config),
         "output": config.output.model_dump(include={"partition_by", "top_k"}),
+        "versions": {"ranking": RANKING_VERSION},
         **input_identity(plan, config),
     }
+
+
+def pin_model(model: ModelConfig, storage: StorageConfig) -> ModelConfig:
+    """The model with the commit and the fingerprint of the checkpoint that is there now, found fit to score with.
+
+    Workers load by these, whatever is at that path by then.
+
+    Raises:
+        CheckpointError: it is not there, has another fingerprint than ``model.fingerprint``, or cannot be scored with.
+    """
+    options = storage.fsspec_options(model.path)
+    revision = resolve_revision(model.path, revision=model.revision)
+    found = fingerprint_checkpoint(model.path, revision=revision, storage_options=options)
+    if model.fingerprint not in (None, found):
+        raise CheckpointChangedError(
+            f"{model.path}: got a checkpoint of fingerprint {found}, expected {model.fingerprint}: {PUT_BACK}"
+        )
+    check_checkpoint(model.path, fingerprint=found, revision=revision, storage_options=options)
+    return model.model_copy(update={"revision": revision, "fingerprint": found})
 
 
 def model_identity(config: RerankConfig) -> dict[str, Any]:
     """The part of `identity` that is the model, and how it reads a pair.
 
-    Raises:
-        CheckpointError: it is not there.
+    The model must have been pinned by `pin_model`.
     """
-    model = config.model.model_dump(include={"max_length", "long_documents", "truncation", "split_special_tokens"})
-    fingerprint = fingerprint_checkpoint(
-        config.model.path,
-        revision=config.model.revision,
-        storage_options=config.storage.fsspec_options(config.model.path),
-    )
-    return {**model, "dtype": replica_dtype(config), "fingerprint": fingerprint}
+    assert config.model.fingerprint is not None
+    told = {"fingerprint", "max_length", "long_documents", "truncation", "split_special_tokens"}
+    return {**config.model.model_dump(include=told), "dtype": replica_dtype(config), "versions": versions_of_scores()}
 
 
 def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:

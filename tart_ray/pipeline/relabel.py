@@ -33,7 +33,7 @@ from tart_ray.data.hive import partition_rules, partitionable, partitions
 from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import SCORE, Quarantine
-from tart_ray.data.run import MANIFEST, WORK, Record, Run
+from tart_ray.data.run import MANIFEST, WORK, Record, Run, RunConflictError
 from tart_ray.data.schema import ORIGIN, SCORES
 from tart_ray.data.shuffle import bucket_of, encode_fragment, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
@@ -45,6 +45,7 @@ from tart_ray.derive.keys import content_keys, positions, random_keys
 from tart_ray.derive.labels import (
     LABEL,
     LABELLED,
+    LABELLING_VERSION,
     PAIR,
     PROBABILITY,
     THRESHOLD,
@@ -71,12 +72,14 @@ from tart_ray.pipeline.job import (
 )
 from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.plan import (
+    FORMAT_VERSION,
     Plan,
     check_partitions,
     files_identity,
     identity,
     input_identity,
     make_plan,
+    pin_model,
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
@@ -187,6 +190,7 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
     tell(task.notes)
     if _nothing_to_do(versions, task):
         return ExitCode.DONE
+    _base(versions)  # or it cannot be built upon
     room = room_for_replicas(config.cluster) if task.scored is None else None
     with at_work(versions.place, config.cluster.address, room) as lease:
         if _nothing_to_do(versions, task):  # by another driver, meanwhile
@@ -221,7 +225,8 @@ def describe(config: RelabelConfig) -> Iterator[str]:
     """
     config, versions = _open(config)
     if config.output.switch_to is not None:
-        yield f"switches from {_base(versions)} to {_target(versions, config.output.switch_to)}"
+        current = versions.current()
+        yield f"switches from {current and current.run} to {_target(versions, config.output.switch_to)}"
         return
     task = look(versions.storage, config)
     base = _base(versions)
@@ -259,6 +264,7 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
             RerankConfig(input=config.input.to_score(), output=OutputConfig(path=config.output.path), **shared)
         )
         plan = make_plan(storage, scoring)
+        scoring = scoring.model_copy(update={"model": pin_model(scoring.model, scoring.storage)})
         scores = {"model": identity(plan, scoring)["model"], **input_identity(plan, scoring)}
     read = {f"input.{name}": getattr(scoring.input, name) for name in ("candidates", "queries", "corpus")}
     more = {"input.run": config.input.run, "labels.calibration.qrels": labels.calibration.qrels}
@@ -280,6 +286,7 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
                 "calibration": fitted if labels.by == "calibrated" else None,
             },
             "partition_by": partition_by,
+            "versions": {"labelling": LABELLING_VERSION},
         },
     )  # fmt: skip
 
@@ -354,7 +361,15 @@ def _open(config: RelabelConfig) -> tuple[RelabelConfig, Versions]:
 
 def _base(versions: Versions) -> str | None:
     current = versions.current()
-    return current.run if current else None
+    if current is None:
+        return None
+    if not _is_readable(versions, current.run):
+        raise RunConflictError(
+            f"output.path {versions.path}: its current run {current.run} was written by another release (tart-ray "
+            f"{versions.manifest(current.run).get('tart_ray')}), whose scores and labels this one does not take over; "
+            "go on with that release, or choose another output.path"
+        )
+    return current.run
 
 
 def _nothing_to_do(versions: Versions, task: Task) -> bool:
@@ -486,6 +501,11 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def _is_readable(versions: Versions, id_: str) -> bool:
+    """Whether this release wrote a run's files, or one that wrote them alike."""
+    return bool(versions.manifest(id_)["identity"]["scores"].get("format_version") == FORMAT_VERSION)
+
+
 def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str]:
     """Tables with scores that may still hold: ``<run>.<kind>.<name>``.
 
@@ -494,7 +514,7 @@ def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str
     """
     for other in sorted({*versions.ids(since=base), *([base] if base else [])}):  # a listing may lag
         run = versions.run(other)
-        if other == id_:
+        if other == id_ or not _is_readable(versions, other):
             continue
         if run.is_complete():  # its buckets have all of its scores; their names do not depend on a listing
             buckets = versions.manifest(other)["identity"]["scores"]["plan"]["query_buckets"]

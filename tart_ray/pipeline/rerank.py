@@ -23,7 +23,7 @@ from tart_ray.pipeline.job import (
     finish,
     tell,
 )
-from tart_ray.pipeline.plan import Files, Plan, identity, make_plan
+from tart_ray.pipeline.plan import Files, Plan, identity, make_plan, pin_model
 from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
@@ -48,6 +48,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     plan = make_plan(storage, config, files)
     tell(notes_of(plan.sources))
+    config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
     return execute_run(
         run,
         identity(plan, config),

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from tart_ray.model.tokenizer import (
 from tart_ray.pipeline.isolate import PARTS, Rows, isolate
 from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
+from tart_ray.pipeline.releases import check_releases, library_releases
 from tart_ray.pipeline.stages import drain
 from tart_ray.scoring.batching import padded_tokens, plan_batches
 
@@ -70,6 +71,7 @@ def load_scorer(config: RerankConfig) -> Scorer:
     return Scorer.from_pretrained(
         config.model.path,
         revision=config.model.revision,
+        fingerprint=config.model.fingerprint,
         storage_options=config.storage.fsspec_options(config.model.path),
         device="cuda" if config.cluster.gpus_per_replica else "cpu",
         dtype=replica_dtype(config),
@@ -81,19 +83,31 @@ def load_scorer(config: RerankConfig) -> Scorer:
     )
 
 
+def load_at(releases: Mapping[str, str], load: LoadScorer, config: RerankConfig) -> Scorer:
+    """The replica, on a node that has the releases of the run's manifest.
+
+    Raises:
+        OtherReleaseError: it has others.
+    """
+    check_releases(releases)
+    return load(config)
+
+
 def score(
     run: Run, plan: Plan, config: RerankConfig, chunks: list[Chunk], load: LoadScorer = load_scorer
 ) -> dict[str, Record]:
     """Score every chunk that no earlier run has committed; returns the records of all."""
 
+    releases = library_releases()
+
     def transform(waiting: Dataset) -> Dataset:
         replicas, most = config.cluster.replicas, waiting.count()  # one for each chunk at most
-        encoded = waiting.map(lambda row: _encode_chunk(run, config, row["unit"]), memory=ENCODE_MEMORY)
+        encoded = waiting.map(lambda row: _encode_chunk(run, config, releases, row["unit"]), memory=ENCODE_MEMORY)
         scored = encoded.map_batches(
             Replica,
             batch_size=1,  # one row is one chunk
             batch_format="pyarrow",
-            fn_constructor_args=(run, config, load),
+            fn_constructor_args=(run, config, functools.partial(load_at, releases, load)),
             compute=ActorPoolStrategy(
                 min_size=min(replicas.min, most),
                 max_size=min(replicas.max, most),
@@ -107,8 +121,9 @@ def score(
     return drain(run, SCORES, [chunk.id for chunk in chunks], transform, sum(chunk.rows for chunk in chunks))
 
 
-def _encode_chunk(run: Run, config: RerankConfig, chunk: str) -> dict[str, Any]:
+def _encode_chunk(run: Run, config: RerankConfig, releases: Mapping[str, str], chunk: str) -> dict[str, Any]:
     """Read and tokenise: the chunk's columns without its texts, and those of `window_columns`."""
+    check_releases(releases)
     with Attempt.begin(run, "encode", chunk) as attempt:
         table = read_chunk(run, chunk)
         pairs, kept, reasons = _encode_rows(attempt, table, config)
@@ -301,16 +316,15 @@ def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer_at(path: str, revision: str | None, options: str, split_special_tokens: bool) -> EncT5Tokenizer:
-    return EncT5Tokenizer.from_pretrained(
-        path, revision=revision, storage_options=json.loads(options), split_special_tokens=split_special_tokens
-    )
+def _tokenizer_at(path: str, options: str, **how: Any) -> EncT5Tokenizer:
+    return EncT5Tokenizer.from_pretrained(path, storage_options=json.loads(options), **how)
 
 
 def _tokenizer(config: RerankConfig) -> EncT5Tokenizer:
-    """One tokenizer per process."""
+    """One tokenizer per process: that of the manifest, or an error."""
     options = json.dumps(config.storage.fsspec_options(config.model.path))
-    return _tokenizer_at(config.model.path, config.model.revision, options, config.model.split_special_tokens)
+    how = config.model.model_dump(include={"revision", "fingerprint", "split_special_tokens"})
+    return _tokenizer_at(config.model.path, options, **how)
 
 
 def _to_bytes(table: pa.Table) -> bytes:

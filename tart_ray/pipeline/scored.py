@@ -16,7 +16,7 @@ from tart_ray.command_line import ConfigurationError
 from tart_ray.config import RerankConfig, StorageConfig
 from tart_ray.data.run import MANIFEST, Run, differences
 from tart_ray.data.storage import Storage
-from tart_ray.pipeline.plan import Plan, input_identity, make_plan
+from tart_ray.pipeline.plan import FORMAT_VERSION, Plan, input_identity, make_plan
 from tart_ray.pipeline.prepare import CHUNKS, unit_name
 from tart_ray.pipeline.score import SCORES
 
@@ -129,6 +129,13 @@ def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: 
         scoring = RerankConfig.model_validate({**manifest["config"], "storage": options.model_dump()})
     except ValidationError as error:
         raise ConfigurationError(f"input.run {run.path}: {error}") from None
+    prepared_by = who.get("format_version")
+    if prepared_by != FORMAT_VERSION:
+        raise ConfigurationError(
+            f"input.run {run.path}: was prepared by another release (tart-ray {manifest.get('tart_ray')}, format "
+            f"{prepared_by}; this one has {FORMAT_VERSION}), so its texts could not be found again; go on with that "
+            "release, or score the input again to another output.path"
+        )
     plan = make_plan(storage, scoring)
     now = json.loads(json.dumps(input_identity(plan, scoring)))
     changes = differences({name: who.get(name) for name in now}, now)

@@ -6,6 +6,7 @@ replaced as a whole, so that a worker, a node or the driver may be lost: what st
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -24,11 +25,22 @@ from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig, Worke
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.storage import FileInfo, Storage, absolute
-from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
+from tart_ray.model.checkpoint import (
+    PUT_BACK,
+    VOCAB_FILE,
+    CheckpointChangedError,
+    CheckpointError,
+    fingerprint_checkpoint,
+    resolve_checkpoint,
+    resolve_revision,
+)
+from tart_ray.model.fitness import check_checkpoint
 from tart_ray.pipeline.cluster import Room
 from tart_ray.pipeline.job import MEND, Clock, RunFailedError, as_figures, execute_run, finish, tell
 from tart_ray.pipeline.output_path import check_output
+from tart_ray.pipeline.releases import versions_of_scores
 from tart_ray.pipeline.stages import run_stage
+from tart_ray.training import TRAINING_VERSION
 from tart_ray.training.examples import Query
 
 EXAMPLES, TRAINED = "examples", "train"  # stages
@@ -48,6 +60,7 @@ class Work:
     run: Run
     config: TrainConfig
     instructions: Mapping[str, list[str]] | None
+    start: str = ""  # fingerprint of the checkpoint that training starts from, or SHA-256 of the vocabulary
 
     @property
     def model_storage(self) -> dict[str, Any]:
@@ -156,7 +169,7 @@ def make_plan(config: TrainConfig) -> Plan:
     files = {role: [*found.files] for role, found in listings.items()}
     notes = {role: [*found.notes] for role, found in listings.items() if found.notes}
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
-    work = Work(run, config, instructions)
+    work = _pin_start(Work(run, config, instructions))
     identity = {
         "job": "train",
         "input": {
@@ -164,11 +177,12 @@ def make_plan(config: TrainConfig) -> Plan:
             "instructions": instructions,
         },
         "model": {
-            "start": _fingerprint(work),
+            "start": work.start,
             **config.model.model_dump(include={"geometry", "initialisation", "max_length"}),
         },
         "training": config.training.model_dump(mode="json", exclude=FREE),
         "dtype": config.output.dtype,
+        "versions": {"training": TRAINING_VERSION, **versions_of_scores()},
     }
     return Plan(work, files, identity, notes)
 
@@ -337,7 +351,7 @@ def _train_in_worker(work: Work) -> None:
 
 
 def _load_start(work: Work) -> Any:
-    """The model that training starts from, and its tokenizer."""
+    """The model that training starts from, and its tokenizer; those of the manifest, or an error."""
     from tart_ray.training import start
 
     model, seed = work.config.model, work.config.training.seed
@@ -347,9 +361,14 @@ def _load_start(work: Work) -> Any:
             seed=seed,
             revision=model.revision,
             storage_options=work.model_storage,
+            fingerprint=work.start,
             as_published=work.config.training.preset == "tart",
         )
-    return start.start_fresh(_vocabulary(work), model.geometry, mimetic=model.initialisation == "mimetic", seed=seed)
+    mimetic = model.initialisation == "mimetic"
+    fresh, tokenizer = start.start_fresh(_vocabulary(work), model.geometry, mimetic=mimetic, seed=seed)
+    if hashlib.sha256(tokenizer.vocabulary).hexdigest() != work.start:
+        raise CheckpointChangedError(f"{model.vocabulary}: is another vocabulary than the manifest's: {PUT_BACK}")
+    return fresh, tokenizer
 
 
 def _vocabulary(work: Work) -> Path:
@@ -363,19 +382,25 @@ def _vocabulary(work: Work) -> Path:
     )
 
 
-def _fingerprint(work: Work) -> str:
-    """Changes when the start does."""
-    from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
+def _pin_start(work: Work) -> Work:
+    """The work with the commit and the fingerprint of what is there to start from now, which changes when it does.
+
+    Raises:
+        CheckpointError: it is not there, or its tokenizer cannot be read.
+    """
+    from tart_ray.model.tokenizer import EncT5Tokenizer
 
     model = work.config.model
-    if model.path is not None:
-        where: dict[str, Any] = {"revision": model.revision, "storage_options": work.model_storage}
-        EncT5Tokenizer.from_pretrained(model.path, **where)  # or it says what is wrong with it
-        return fingerprint_checkpoint(model.path, **where)
-    place = _vocabulary(work)
-    file = place / VOCAB_FILE if place.is_dir() else place
-    EncT5Tokenizer(file)  # or it says what is wrong with it
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    if model.path is None:
+        place = _vocabulary(work)
+        tokenizer = EncT5Tokenizer(place / VOCAB_FILE if place.is_dir() else place)
+        return dataclasses.replace(work, start=hashlib.sha256(tokenizer.vocabulary).hexdigest())
+    revision = resolve_revision(model.path, revision=model.revision)
+    where: dict[str, Any] = {"revision": revision, "storage_options": work.model_storage}
+    start = fingerprint_checkpoint(model.path, **where)
+    check_checkpoint(model.path, fingerprint=start, with_head=False, **where)
+    config = work.config.model_copy(update={"model": model.model_copy(update={"revision": revision})})
+    return dataclasses.replace(work, config=config, start=start)
 
 
 def _examples_url(work: Work, role: str) -> str:

@@ -122,19 +122,22 @@ class Scorer:
         truncation: Truncation = "longest_first",
         split_special_tokens: bool = False,
         max_tokens_per_batch: int | None = None,
+        fingerprint: str | None = None,
     ) -> Scorer:
         """Load a checkpoint from a hub id, a local directory or ``s3://…``.
 
         Args:
             device: by default CUDA where there is one, else the CPU.
             dtype: ``float32`` (the reference), ``bfloat16``, or ``auto`` / None: bfloat16 on CUDA, float32 on the CPU.
+            fingerprint: of the checkpoint that must be there, as a run's ``manifest.json`` names it.
 
         Raises:
             CheckpointError: the checkpoint cannot be found or used.
+            CheckpointChangedError: it has another fingerprint.
             ValueError: a dtype that T5 does not survive.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
+        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
         tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
         model = EncT5ForSequenceClassification.from_pretrained(path, dtype=resolve_dtype(dtype, device), **where)
         model = model.to(device).eval()

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import T5Config
 
 from tart_ray.config import GeometryConfig
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.model.checkpoint import VOCAB_FILE, CheckpointError
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import VOCAB_FILE, EncT5Tokenizer
+from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.training.published import start_as_published
 
 HEAD = {"classifier.weight", "classifier.bias"}
@@ -29,16 +29,19 @@ def start_from_checkpoint(
     revision: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     as_published: bool = False,
+    fingerprint: str | None = None,
 ) -> Start:
     """An EncT5 as it is, or a T5's encoder with a new row for ``<s>`` and a new head of two labels; float32.
 
     Args:
         as_published: a T5 begins as TART-full did: the row of ``<s>`` is the T5's own, the head is as torch begins it.
+        fingerprint: of the checkpoint that must be there (`tart_ray.model.checkpoint`).
 
     Raises:
+        CheckpointChangedError: another one is there.
         CheckpointError: there is no such checkpoint, it is neither of the two, or it has another number of labels.
     """
-    where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
+    where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
     tokenizer = EncT5Tokenizer.from_pretrained(path, **where)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.run import Run, RunConflictError, differences
+from tart_ray.data.storage import Storage
 
 IDENTITY = {"model": {"path": "m", "fingerprint": "abc"}, "input": {"files": [["a", 1, "v1"], ("b", 2, "v2")]}}
 
@@ -145,3 +147,26 @@ def test_differences_are_told_by_place() -> None:
     ]  # fmt: skip
     assert differences({"a": "x" * 300}, {"a": ""}) == [f'a: "{"x" * 199}… (302 characters) → ""']
     assert differences(old, old) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"model": {"versions": {"torch": "2.11"}}}, {"model": {"versions": {"torch": "2.13"}}}, "another release"),
+        ({"format_version": 1}, {"format_version": 2}, "another release"),
+        (
+            {"model": {"fingerprint": "a"}},
+            {"model": {"fingerprint": "b", "versions": {"scoring": 1}}},
+            "another release",
+        ),
+        ({"versions": {"ranking": 1}, "top_k": 1}, {"versions": {"ranking": 2}, "top_k": 2}, "another run"),
+        ({"input": {"columns": "versions"}}, {"input": {"columns": "text"}}, "another run"),
+    ],
+)
+def test_a_run_of_another_release_is_refused_with_how_to_go_on(
+    before: dict[str, Any], now: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    Run.at(Storage(), str(tmp_path), 3).begin(before, {"tart_ray": "0.0.9"})
+    with pytest.raises(RunConflictError, match=told) as caught:
+        Run.at(Storage(), str(tmp_path), 3).check(now)
+    assert ("(tart-ray 0.0.9); install that release to finish this run" in str(caught.value)) == ("release" in told)

@@ -17,8 +17,15 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.s3_server import S3Server
 from support.stores import supported
 
-from tart_ray import Scorer
-from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, resolve_checkpoint
+from tart_ray import EncT5Tokenizer, Scorer
+from tart_ray.model.checkpoint import (
+    CheckpointChangedError,
+    CheckpointError,
+    fingerprint_checkpoint,
+    open_checkpoint,
+    resolve_checkpoint,
+    resolve_revision,
+)
 
 
 @pytest.fixture
@@ -256,3 +263,151 @@ def test_a_prefix_without_a_model_is_named(s3: S3Server, tmp_path: Path) -> None
         resolve_checkpoint(f"s3://{bucket}/else", storage_options=s3.storage_options)
     with pytest.raises(CheckpointError, match="nothing there"):
         resolve_checkpoint(f"s3://{bucket}/missing", storage_options=s3.storage_options)
+
+
+# Loading by the fingerprint of a manifest
+
+
+@pytest.fixture
+def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+def change(file: Path, *, at: int = -1) -> None:
+    """Another content of the same size, in the same file."""
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    with file.open("r+b") as opened:
+        opened.write(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "spiece.model", "added_tokens.json"])
+def test_a_replaced_file_is_no_longer_the_manifests_checkpoint(copy: Path, name: str) -> None:
+    fingerprint = fingerprint_checkpoint(copy)
+    Scorer.from_pretrained(copy, device="cpu", fingerprint=fingerprint)
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    with pytest.raises(
+        CheckpointChangedError, match=r"the manifest names a (checkpoint|tokenizer) of .*put .* back"
+    ) as e:
+        Scorer.from_pretrained(copy, device="cpu", fingerprint=fingerprint)
+    assert str(copy) in str(e.value)
+
+
+def test_a_tokenizer_proves_its_own_files_alone(copy: Path) -> None:
+    fingerprint = fingerprint_checkpoint(copy)
+    change(copy / "model.safetensors")
+    tokenizer = EncT5Tokenizer.from_pretrained(copy, fingerprint=fingerprint)
+    (copy / "added_tokens.json").write_text('{"<s>": 200}')
+    with pytest.raises(CheckpointChangedError, match="the manifest names a tokenizer of fingerprint"):
+        EncT5Tokenizer.from_pretrained(copy, fingerprint=fingerprint)
+    (copy / "spiece.model").write_bytes(b"another")
+    tokenizer.save_pretrained(copy.parent / "saved")  # what it was made from, not what is there now
+    assert EncT5Tokenizer.from_pretrained(copy.parent / "saved").encode_texts(["wing 7"]) == tokenizer.encode_texts(
+        ["wing 7"]
+    )
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_loaded_is_refused(copy: Path) -> None:
+    fingerprint = fingerprint_checkpoint(copy)
+    before = (copy / "model.safetensors").read_bytes()
+
+    def load() -> None:
+        with open_checkpoint(copy, fingerprint=fingerprint):
+            change(copy / "model.safetensors")
+            (copy / "model.safetensors").write_bytes(before)  # what was read in between, nobody knows
+
+    def fail_to_load() -> None:
+        with open_checkpoint(copy, fingerprint=fingerprint):
+            change(copy / "model.safetensors")
+            raise CheckpointError("its header cannot be read")
+
+    with pytest.raises(CheckpointChangedError, match="changed in it while it was loaded"):
+        load()
+    with pytest.raises(CheckpointChangedError, match="put the checkpoint of the manifest back"):
+        fail_to_load()
+
+
+def test_weights_overwritten_under_a_running_replica_do_not_change_its_scores(copy: Path) -> None:
+    scorer = Scorer.from_pretrained(copy, device="cpu", fingerprint=fingerprint_checkpoint(copy))
+    before = scorer.score(["wing"], ["flow 7 plate"]).margin
+    size = (copy / "model.safetensors").stat().st_size
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+    assert scorer.score(["wing"], ["flow 7 plate"]).margin == before
+
+
+def test_the_copy_of_a_fingerprint_outlives_the_object_storage(
+    url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: dict[str, Any] = {"storage_options": s3.storage_options}
+    fingerprint = fingerprint_checkpoint(url, **where)
+    folder = resolve_checkpoint(url, fingerprint=fingerprint, **where)
+    tokenizer = resolve_checkpoint(url, fingerprint=fingerprint, weights=False, **where)
+    s3.filesystem().pipe_file(f"{url}added_tokens.json", b'{"<s>": 181 }')
+    assert resolve_checkpoint(url, fingerprint=fingerprint, **where) == folder
+    assert resolve_checkpoint(url, fingerprint=fingerprint, weights=False, **where) == tokenizer
+    monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path / "of another node"))
+    for weights in (True, False):
+        with pytest.raises(CheckpointChangedError, match=r"the manifest names .* put .* back"):
+            resolve_checkpoint(url, fingerprint=fingerprint, weights=weights, **where)
+    assert not [path for path in (tmp_path / "of another node" / "models").iterdir() if path.is_dir()]
+
+
+class Versionless(MemoryFileSystem):
+    """Tells of a file its name and size, nothing that changes with its content."""
+
+    protocol = "versionless"
+    store: dict[str, Any] = {}
+    pseudo_dirs = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("versionless://")))
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        found = super().ls(path, detail=detail, **kwargs)
+        return [{k: v for k, v in info.items() if k != "created"} for info in found] if detail else found
+
+
+def test_a_store_that_tells_no_versions_is_known_by_content(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("versionless", Versionless, clobber=True)
+    monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path))
+    store = fsspec.filesystem("versionless")
+    for file in tiny_checkpoint.iterdir():
+        store.pipe_file(f"/tart/{file.name}", file.read_bytes())
+    url = "versionless:///tart"
+    before, first = fingerprint_checkpoint(url), resolve_checkpoint(url)
+    assert before == fingerprint_checkpoint(tiny_checkpoint) == fingerprint_checkpoint(url)
+    assert resolve_checkpoint(url, fingerprint=before) == first
+    weights = bytearray((tiny_checkpoint / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    store.pipe_file("/tart/model.safetensors", bytes(weights))
+    assert fingerprint_checkpoint(url) != before
+    assert (resolve_checkpoint(url) / "model.safetensors").read_bytes() == weights
+    assert resolve_checkpoint(url, fingerprint=before) == first
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(CheckpointChangedError):
+        resolve_checkpoint(url, fingerprint=before)
+
+
+def test_a_hub_branch_is_pinned_to_its_commit(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--owner--tart"
+    old, new = "1" * 40, "2" * 40
+    for commit in (old, new):
+        shutil.copytree(tiny_checkpoint, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(old)
+    fingerprint = fingerprint_checkpoint("owner/tart")
+    assert resolve_revision("owner/tart") == old
+    (repo / "refs" / "main").write_text(new)  # somebody pushed
+    assert resolve_checkpoint("owner/tart", revision=old, fingerprint=fingerprint).name == old
+    with pytest.raises(CheckpointChangedError, match="owner/tart: the manifest names"):
+        resolve_checkpoint("owner/tart", fingerprint=fingerprint)
+    assert fingerprint_checkpoint("owner/tart") != fingerprint
+    assert resolve_revision(tiny_checkpoint, revision="main") == "main"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pyarrow as pa
 import pytest
 
 from tart_ray import Scorer
-from tart_ray.config import RerankConfig
+from tart_ray.config import ClusterConfig, RerankConfig
 from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
-from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.pipeline.score import Replica, window_columns
+from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
+from tart_ray.pipeline.plan import pin_model
+from tart_ray.pipeline.score import Replica, load_scorer, window_columns
 
 TEXTS = [" ".join(["wing"] * count) for count in (3, 9, 1, 7, 5, 2, 8)]
 
@@ -95,6 +97,24 @@ def test_a_model_whose_output_is_never_a_number_is_refused(scorer: Scorer, run: 
     replica = Replica(run, config(tiny_checkpoint), lambda _: scorer)
     with pytest.raises(CheckpointError, match="logits for the shortest pair are"):
         replica(chunk_of(scorer))
+
+
+def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
+    scorer: Scorer, run: Run, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    began = config(model)
+    began = began.model_copy(update={"model": pin_model(began.model, began.storage)})
+    began = began.model_copy(update={"cluster": ClusterConfig(gpus_per_replica=0)})
+    expected = results(Replica(run, began, load_scorer)(chunk_of(scorer)))
+    assert results(Replica(run, began, load_scorer)(chunk_of(scorer))) == expected
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 64
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointChangedError, match="the manifest names a checkpoint of fingerprint"):
+        Replica(run, began, load_scorer)(chunk_of(scorer))
+    with pytest.raises(CheckpointChangedError, match=r"got a checkpoint of fingerprint .*, expected"):
+        pin_model(began.model, began.storage)
 
 
 WINDOW = 20  # tokens: texts of 1 to 9 words are read in one to five windows

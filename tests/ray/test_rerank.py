@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import itertools
 import json
@@ -25,6 +26,7 @@ from tart_ray.data.storage import StorageError
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.pipeline.prepare import prepare
 from tart_ray.pipeline.rerank import RunFailedError, rerank
+from tart_ray.pipeline.score import load_scorer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -353,6 +355,31 @@ def test_a_model_that_kills_its_process_ends_the_job_instead_of_repeating(tmp_pa
         rerank(config, load=die)
     assert not (tmp_path / "run" / "_SUCCESS").exists()
     assert rerank(make_config()) == ExitCode.DONE  # the run continues once the cause is gone
+    assert len(read_output(tmp_path / "run")) == 4
+
+
+def replace_then_load(model: Path, config: Any) -> Any:
+    """A replica that starts after somebody has put another checkpoint in the place of the manifest's."""
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 64
+    (model / "model.safetensors").write_bytes(weights)
+    return load_scorer(config)
+
+
+def test_a_checkpoint_that_is_replaced_ends_the_job_and_put_back_it_continues(
+    tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [pair(0, d) for d in range(4)])
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    config = make_config(model={"path": str(model)}, cluster={"replicas": {"max": 1}})
+    with pytest.raises(RunFailedError, match="the manifest names a checkpoint of fingerprint") as caught:
+        rerank(config, load=functools.partial(replace_then_load, model))
+    assert "\n" not in str(caught.value)
+    assert caught.value.advice == "what is done stays"
+    with pytest.raises(RunConflictError, match=r"model\.fingerprint: "):
+        rerank(config)  # the new one is another run's
+    shutil.copy(tiny_checkpoint / "model.safetensors", model)
+    assert rerank(config) == ExitCode.DONE
     assert len(read_output(tmp_path / "run")) == 4
 
 
