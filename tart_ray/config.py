@@ -71,7 +71,7 @@ class InputConfig(Section):
         candidates: File, directory or glob: Parquet or JSONL of pairs or of lists, or a TREC run.
         queries: For candidates without query text: BEIR queries.jsonl, TSV or Parquet.
         corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
-        instruction: For every row; a row's own instruction column wins.
+        instruction: For every row; a row's own instruction column wins. "" says that none is meant.
         columns: Our name: their name, for candidates whose columns are called otherwise.
         empty_documents: Documents whose title and text are blank: quarantine keeps them out, score gives them the score
             of an empty text, as the original does.
@@ -147,10 +147,13 @@ class LimitsConfig(Section):
         max_quarantined_fraction: More bad rows than this: exit code 3, and no _SUCCESS.
         max_attempts_per_chunk: Processes that may die with a row at work before it goes to quarantine, and on any
             other unit of work before the job fails.
+        max_seconds_per_batch: A replica that takes longer for a batch hangs: its process is ended, which counts as
+            such a death. Loading the model may take four times as long.
     """
 
     max_quarantined_fraction: Fraction = 0.01
     max_attempts_per_chunk: PositiveInt = 3
+    max_seconds_per_batch: PositiveFloat = 900
 
 
 class StorageConfig(Section):
@@ -237,7 +240,7 @@ class MineInputConfig(Section):
         candidates: What to score, as in jobs.rerank; goes to scoring/ under output.path.
         queries: For candidates without query text.
         corpus: For candidates without document text.
-        instruction: For every row; a row's own instruction column wins.
+        instruction: For every row; a row's own instruction column wins. "" says that none is meant.
         columns: Our name: their name, for candidates whose columns are called otherwise.
     """
 
@@ -451,7 +454,7 @@ class RelabelInputConfig(MineInputConfig):
         candidates: What to label, as in jobs.rerank; pairs without a score that still holds are scored.
         queries: For candidates without query text.
         corpus: For candidates without document text.
-        instruction: For every row; a row's own instruction column wins.
+        instruction: For every row; a row's own instruction column wins. "" says that none is meant.
         columns: Our name: their name, for candidates whose columns are called otherwise.
     """
 
