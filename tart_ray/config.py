@@ -73,7 +73,8 @@ class CandidatesConfig(Section):
             wrote to reranked/ or scores/.
         queries: For candidates without query text: BEIR queries.jsonl, TSV or Parquet.
         corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
-        instruction: For every row; a row's own instruction column wins, unless an earlier run wrote it.
+        instruction: For every row; a row's own instruction column wins, unless an earlier run wrote it. "" says that
+            none is meant.
         columns: Our name: their name, for candidates whose columns are called otherwise; others can be renamed in
             the same way.
         drop_columns: Their names of columns to leave out.
@@ -151,10 +152,13 @@ class LimitsConfig(Section):
         max_quarantined_fraction: More bad rows than this: exit code 3, and no _SUCCESS.
         max_attempts_per_chunk: Processes that may die with a row at work before it goes to quarantine, and on any
             other unit of work before the job fails.
+        max_seconds_per_batch: A replica that takes longer for a batch hangs: its process is ended, which counts as
+            such a death. Loading the model may take four times as long.
     """
 
     max_quarantined_fraction: Fraction = 0.01
     max_attempts_per_chunk: PositiveInt = 3
+    max_seconds_per_batch: PositiveFloat = 900
 
 
 class StorageConfig(Section):

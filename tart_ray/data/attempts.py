@@ -61,6 +61,11 @@ class Attempt:
         said = {"session": self.run.session, "rows": rows, "last_words": last_words}
         self.run.storage.write(self.url, json.dumps(said).encode())
 
+    def add_last_words(self, words: str) -> None:
+        """Say something to whoever finds this attempt, of a process that is about to die."""
+        said = json.loads(self.run.storage.read(self.url))
+        self.run.storage.write(self.url, json.dumps({**said, "last_words": words}).encode())
+
     def check(self, *, tries: int = 1) -> None:
         """Refuse a unit that cannot be taken apart, after too many deaths under this driver; a rerun begins anew.
 

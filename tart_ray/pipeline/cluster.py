@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "RAY_AUTH_MODE", "disabled"
-)  # unset, a local init can leave a token that makes heads refuse clients
-
 import ray
+import ray._private.worker
 from ray.data import DataContext
+from ray.exceptions import AuthenticationError
 
 from tart_ray.command_line import ConfigurationError
 from tart_ray.config import ClusterConfig
+from tart_ray.pipeline.head import find_head, watched
+from tart_ray.pipeline.private_ray import private_ray
+from tart_ray.pipeline.stopping import let_go
 
 log = logging.getLogger(__name__)
+
+
+_is_watched = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -37,35 +44,91 @@ class Room:
 def connected(address: str, room: Room | None) -> Iterator[None]:
     """A connection to the cluster at an address; one that was open already stays open.
 
+    Ends this process, with a sentence and exit code 1, if the cluster is lost during the block.
+
     Args:
         room: what it must have.
 
     Raises:
-        ConfigurationError: Ray was started on this machine, which has too few CPUs or GPUs.
+        RayStartError: Ray did not start on this machine.
+        ConfigurationError: no such cluster; or Ray was started on this machine, which has too few CPUs or GPUs.
     """
-    opened = not ray.is_initialized()
-    started = opened and _connect(address)
-    try:
-        if room:
-            _check_room(room, can_grow=not started)
+    if _is_watched.is_set():  # by the job that this one is part of
         yield
-    finally:
-        if opened:
-            ray.shutdown()
+        return
+    with _connection(address) as is_private:
+        if room:
+            _check_room(room, can_grow=not is_private)
+        gcs = ray.get_runtime_context().gcs_address
+        whose = "the Ray of this job" if is_private else f"the Ray cluster at {gcs}"
 
+        def end(how: str) -> None:
+            let_go(f"the job failed: {whose} was lost: {how}; run the same command again to continue")
 
-def _connect(address: str) -> bool:
-    """Join the cluster; whether Ray had to be started on this machine for it."""
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING}
-    if address != "local":
-        try:
-            ray.init(address=address, **quiet)
-            return False
-        except ConnectionError:
-            if address != "auto":
+        with watched(gcs, _node().raylet_socket_name, end) as watch:
+            _is_watched.set()
+            try:
+                yield
+            except Exception:
+                if how := watch.loss():
+                    end(how)
                 raise
-    ray.init(address="local", include_dashboard=False, **quiet)
-    return True
+            finally:
+                _is_watched.clear()
+
+
+@contextmanager
+def _connection(address: str) -> Iterator[bool]:
+    """Be connected; whether to a Ray that was started for it on this machine."""
+    if ray.is_initialized():
+        _tell("this process is connected to already")
+        yield False
+        return
+    head = find_head(address)
+    if head is None:
+        with private_ray():
+            there = _there()
+            log.info("started Ray on this machine, for this job alone: %g CPUs, %g GPUs", there["CPU"], there["GPU"])
+            yield True
+        return
+    try:
+        ray.init(address=head, logging_level=logging.WARNING)
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error.__cause__ or error).split())
+        raise ConfigurationError(f"cluster.address: {head}: cannot be joined from this machine: {told}") from error
+    try:
+        _tell("this job has joined; cluster.address: local would start one for it alone")
+        yield False
+    finally:
+        ray.shutdown()
+
+
+def _node() -> Any:
+    """What Ray knows of this machine's part of the cluster."""
+    return ray._private.worker._global_node
+
+
+def _tell(why: str) -> None:
+    """Say which cluster the job runs on, and whose it is."""
+    there, nodes = _there(), sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    owner = Path(_node().get_session_dir_path()).stat().st_uid
+    whose = "" if owner == os.getuid() else f" of user {_name_of(owner)}"
+    log.info(
+        "the Ray cluster%s at %s, which %s: %d nodes, %g CPUs, %g GPUs",
+        whose, ray.get_runtime_context().gcs_address, why, nodes, there["CPU"], there["GPU"],
+    )  # fmt: skip
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # in a container
+        return str(uid)
+
+
+def _there() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return {name: found.get(name, 0) for name in ("CPU", "GPU")}
 
 
 def room_for_replicas(config: ClusterConfig) -> Room:
@@ -80,8 +143,7 @@ def room_for_replicas(config: ClusterConfig) -> Room:
 
 def _check_room(room: Room, *, can_grow: bool) -> None:
     """Ray waits without end for what a cluster cannot offer: say so."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    cpus, gpus = _there().values()
     if cpus >= room.cpus and gpus >= room.gpus:
         return
     problem = f"{room.who} need {room.cpus:g} CPUs and {room.gpus:g} GPUs; got {cpus:g} and {gpus:g}"

@@ -15,7 +15,7 @@ from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.sources import Source
 from tart_ray.data.storage import Storage
 from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.pipeline.plan import make_plan, pin_model, replica_dtype
+from tart_ray.pipeline.plan import BARE, make_plan, missing_instruction, pin_model, replica_dtype
 from tart_ray.pipeline.progress import duration
 from tart_ray.pipeline.score import encode
 from tart_ray.scoring.batching import default_max_tokens, padded_tokens
@@ -47,6 +47,8 @@ def describe(config: RerankConfig) -> Iterator[str]:
             shown = (name if name == theirs else f"{name} ← {theirs}" for name, theirs in source.carried.items())
             yield f"  carried through: {', '.join(shown)}"
         yield from (f"  note: {note}" for note in source.notes)
+    if none := missing_instruction(plan.candidates, config.input.instruction):
+        yield f"warning: {none}"
     pairs = plan.candidates.rows
     yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"
 
@@ -58,6 +60,9 @@ def describe(config: RerankConfig) -> Iterator[str]:
     if not len(sample):
         yield "no good row in the sample: nothing to reckon with"
         return
+    bare = pc.sum(pc.equal(pc.fill_null(sample["instruction"], ""), "")).as_py()
+    if bare and "instruction" in plan.candidates.columns and config.input.instruction != "":
+        yield f"warning: {bare:,} of {len(sample):,} pairs of the sample have no instruction, or an empty one. {BARE}"
     tokenizer = EncT5Tokenizer.from_pretrained(
         config.model.path,
         revision=config.model.revision,
@@ -121,6 +126,6 @@ def _pairs(config: RerankConfig, samples: dict[str, pa.Table]) -> pa.Table:
         turn = pa.array(np.arange(len(rows)) % len(found))
         columns |= {name: found[name].take(turn) for name in names if name in found.schema.names}
     own = columns.get("instruction", pa.nulls(len(rows), pa.large_string()))
-    default = config.input.instruction
+    default = config.input.instruction or None
     columns["instruction"] = own if default is None else pc.fill_null(own, pa.scalar(default, pa.large_string()))
     return pa.table(columns)

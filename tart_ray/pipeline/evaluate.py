@@ -150,8 +150,18 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
         config,
         config.cluster.address,
         room_for_replicas(config.cluster) if work.scored_here else None,
+        {
+            **{f"input.tasks: {name}": _files_of(task) for name, task in work.tasks.items()},
+            "model.path": [config.model.path],
+        },
         lambda lease: _execute(work, config, load, lease),
     )
+
+
+def _files_of(task: Task) -> list[str]:
+    """What workers read of a task."""
+    files = [*(file for source in task.sources.values() for file in source.files), *task.answers]
+    return [*(file.url for file in files), *(join_url(path, MANIFEST) for path in task.scores)]
 
 
 def show(config: EvaluateConfig) -> ExitCode:
@@ -175,7 +185,7 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
             f"{task.name}: {task.kind}, about {task.corpus.rows:,} documents, {task.queries.rows:,} queries; "
             f"{', '.join(task.setups)}; first stage {stage or BM25}; measures {', '.join(task.measures)}"
         )
-        yield from (f"  note: {note}" for note in task.told)
+        yield from (f"  note: {note}" for note in [*task.told, *_bare(task)])
         if task.scores:
             yield f"  scores that are there: {', '.join(task.scores)}"
             continue
@@ -287,6 +297,7 @@ def _scoring_config(config: EvaluateConfig, work: Work) -> RerankConfig:
             input=InputConfig(
                 candidates=work.run.url(CANDIDATES),
                 corpus=work.run.url(CORPUS),
+                instruction="",  # those of tasks are in a column; where there is none, that is meant
                 empty_documents=config.input.empty_documents,
             ),
             output=OutputConfig(path=work.scoring.path, partition_by=["task", "part"]),
@@ -335,7 +346,7 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
     text = summary.plain(cells)
     run.storage.write(run.url("table.txt"), f"{text}\n".encode())
     print(text)  # noqa: T201
-    notes = {name: [*task.told, *_notes(told[name])] for name, task in work.tasks.items()}
+    notes = {name: [*task.told, *_bare(task), *_notes(told[name])] for name, task in work.tasks.items()}
     report = {
         "job": "evaluate",
         "tart_ray": tart_ray.__version__,
@@ -652,6 +663,12 @@ def _told(work: Work, name: str, collected: Record, measured: Mapping[str, Recor
         **{key: value for key, value in collected.items() if key != "files"},
         **{key: sum(record[key] for record in records) for key in counted},
     }
+
+
+def _bare(task: Task) -> list[str]:
+    """What to say of a task whose queries are scored without an instruction."""
+    is_bare = any(not variant.instruction and not variant.column for variant in task.variants)
+    return ["no instruction: queries are scored bare"] if is_bare and not task.scores else []
 
 
 def _notes(counts: Mapping[str, int]) -> list[str]:

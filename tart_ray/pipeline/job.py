@@ -19,6 +19,8 @@ from tart_ray.data.sources import InputError
 from tart_ray.data.storage import InputChangedError, StorageError
 from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
 from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
+from tart_ray.pipeline.places import Reads, prove_shared
+from tart_ray.pipeline.private_ray import RayStartError
 from tart_ray.pipeline.releases import OtherReleaseError
 from tart_ray.pipeline.report import render
 from tart_ray.pipeline.stopping import leased, stopped_by_signals
@@ -66,6 +68,9 @@ def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
     except RunFailedError as error:
         print(f"the job failed: {error}\n{error.advice}", file=sys.stderr)  # noqa: T201
         return ExitCode.FAILED
+    except RayStartError as error:
+        print(f"the job failed: {error}\n{CONTINUE}", file=sys.stderr)  # noqa: T201
+        return ExitCode.FAILED
     except Exception:
         log.exception("the job failed; %s", CONTINUE)
         return ExitCode.FAILED
@@ -77,6 +82,7 @@ def execute_run(
     config: Section,
     address: str,
     room: Room | None,
+    reads: Reads,
     execute: Callable[[Lease], ExitCode],
 ) -> ExitCode:
     """Begin the run or continue it, under its lease and on the cluster; one that is complete is left alone.
@@ -85,6 +91,7 @@ def execute_run(
         identity: what must be equal for a rerun to continue the run.
         config: goes into the manifest.
         address: of the cluster, which must have the room.
+        reads: files of the input and of the model; local ones must be the same on all nodes.
         execute: all stages of a run that has begun.
 
     Raises:
@@ -93,12 +100,12 @@ def execute_run(
     """
     if run.check(identity) and run.is_complete():
         return nothing_to_do(run)
-    with at_work(run, address, room) as lease:
+    with at_work(run, address, room, reads) as lease:
         return continue_run(run, identity, config, lambda: execute(lease))
 
 
 @contextmanager
-def at_work(place: Run, address: str, room: Room | None) -> Iterator[Lease]:
+def at_work(place: Run, address: str, room: Room | None, reads: Reads) -> Iterator[Lease]:
     """On the cluster, with the lease of a directory, until the block ends or this process is told to stop."""
     with (
         connected(address, room),
@@ -106,6 +113,7 @@ def at_work(place: Run, address: str, room: Room | None) -> Iterator[Lease]:
         leased(place) as lease,
         stopped_by_signals(),
     ):
+        prove_shared(place, reads)
         yield lease
 
 
@@ -165,7 +173,7 @@ def finish(
     """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed.
 
     Args:
-        report: its ``counts`` have ``read`` and ``quarantined``.
+        report: its ``counts`` have ``read`` and ``quarantined``; its ``warnings``, if any, are sentences.
         summary: how the counts reconcile, in a sentence.
         figures: a section of the page.
         allowed_bad: limits.max_quarantined_fraction.
@@ -175,6 +183,8 @@ def finish(
     counts = report["counts"]
     allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
     lease.confirm()
+    for warning in report.get("warnings", ()):
+        log.warning("%s", warning)
     run.finish(report, render(report, summary, figures, table, picture), success=allowed and not held)
     log.info("%s", summary)
     if not allowed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
 from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import WORK, Record, Run
+from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
@@ -65,7 +66,7 @@ from tart_ray.pipeline.prepare import (
     shuffle,
     unit_name,
 )
-from tart_ray.pipeline.rerank import rerank, with_absolute_paths
+from tart_ray.pipeline.rerank import files_read, rerank, with_absolute_paths
 from tart_ray.pipeline.score import LoadScorer, load_scorer
 from tart_ray.pipeline.scored import Scored, ScoreStore, find_run, scored_chunks
 from tart_ray.pipeline.stages import run_stage
@@ -161,6 +162,12 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
         config,
         config.cluster.address,
         None if config.input.run else room_for_replicas(config.cluster),
+        {
+            **files_read(scored.plan, scored.config),
+            "input.run": [scored.run.url(MANIFEST)] if config.input.run else [],
+            "positives.qrels": [file.url for file in qrels.files] if qrels else [],
+            "positives.corpus": [file.url for file in corpus.files] if corpus else [],
+        },
         lambda lease: _execute(run, scored, qrels, corpus, settings, config, notes, load, lease),
     )
 
@@ -392,6 +399,7 @@ def _execute(
     if not counts["queries with negatives"]:
         raise InputError(_nothing_mined(mined.values(), settings))
     report = {**_make_report(config, counts, mined.values(), settings, clock.seconds), "notes": notes}
+    report["warnings"] = json.loads(run.storage.read(scored.run.url("report.json"))).get("warnings", [])
     _tell_of_trainer_files(report, settings)
     summary = (
         "{queries with candidates:,} queries with candidates = {queries with negatives:,} with negatives "

@@ -28,6 +28,7 @@ MAX_BUCKETS = 2_048
 # of an older version cannot be read
 FORMAT_VERSION = 2
 NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
+BARE = 'TART was trained to follow one; input.instruction: "" says that none is meant'
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
 
@@ -109,6 +110,17 @@ def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None
     check_partitions(plan, config.output.partition_by)
     document_buckets = bucket_count(by_documents) if corpus else 0
     return Plan(candidates, queries, corpus, bucket_count(by_queries), document_buckets, windows)
+
+
+def missing_instruction(candidates: Source, instruction: str | None) -> str | None:
+    """What to say where no pair has an instruction and nobody said that none is meant; else None.
+
+    Args:
+        instruction: input.instruction; an empty one says it.
+    """
+    if instruction is not None or "instruction" in candidates.columns:
+        return None
+    return f"no instruction: the candidates have no column instruction, and input.instruction is not set. {BARE}"
 
 
 def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ queries ────────────────────by query_id�
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -24,8 +25,10 @@ from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import Role
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import Source
-from tart_ray.pipeline.plan import Plan
+from tart_ray.pipeline.plan import BARE, Plan, missing_instruction
 from tart_ray.pipeline.stages import run_stage
+
+log = logging.getLogger(__name__)
 
 JOINED = "join"
 CHUNKS = "chunk"
@@ -49,6 +52,7 @@ class Prepared:
     quarantined: int
     other_quarantined: int  # rows of the queries and the corpus
     corpus_duplicates: int
+    warnings: tuple[str, ...]
 
     @property
     def chunks(self) -> list[Chunk]:
@@ -60,7 +64,7 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
     """Bring the input into chunks; what an earlier run has done is not done again.
 
     Args:
-        instruction: of rows that have none of their own.
+        instruction: of rows that have none of their own; an empty one says that they need none.
         partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
     """
     reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
@@ -69,6 +73,8 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
         joins = run_stage(run, JOINED, units, lambda unit: _join_bucket(run, plan, unit))
     units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
+    if none := missing_instruction(plan.candidates, instruction):
+        log.warning("%s", none)
     cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, instruction, partition_by, unit))
     candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
     others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
@@ -79,7 +85,15 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         quarantined=sum(record["quarantined"] for record in candidates),
         other_quarantined=sum(record["quarantined"] for record in others),
         corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
+        warnings=tuple(_warnings(cuts.values(), instruction)),
     )
+
+
+def _warnings(cuts: Iterable[Record], instruction: str | None) -> Iterator[str]:
+    counts = [(record["without_instruction"], record["rows"]) for record in cuts]
+    bare, pairs = (sum(numbers) for numbers in zip(*counts, strict=True))
+    if bare and instruction != "":
+        yield f"{bare:,} of {pairs:,} pairs have no instruction, or an empty one. {BARE}"
 
 
 def read_chunk(run: Run, chunk: str) -> pa.Table:
@@ -150,13 +164,16 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Seq
         run.write_table(part, WORK, "chunks", f"{unit}-{unit_name(index)}.parquet")
     return {
         "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
+        "rows": len(kept),
         "duplicates": len(consistent) - len(kept),
+        "without_instruction": pc.sum(pc.equal(pc.fill_null(kept["instruction"], ""), "")).as_py() or 0,
         "quarantined": run.write_quarantine(quarantine, CHUNKS, unit),
     }
 
 
 def _with_instruction(rows: pa.Table, instruction: str | None) -> pa.Table:
-    """Every row with its own instruction or else the one for all."""
+    """Every row with its own instruction or else the one for all, of which an empty one is none."""
+    instruction = instruction or None
     if "instruction" not in rows.schema.names:
         return rows.append_column("instruction", pa.repeat(pa.scalar(instruction, pa.large_string()), len(rows)))
     if instruction is None:

@@ -92,7 +92,7 @@ from tart_ray.pipeline.prepare import (
     shuffle,
     unit_name,
 )
-from tart_ray.pipeline.rerank import with_absolute_paths
+from tart_ray.pipeline.rerank import files_read, with_absolute_paths
 from tart_ray.pipeline.score import SCORES as SCORING
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
 from tart_ray.pipeline.scored import Scored, ScoreStore, find_run, scored_chunks
@@ -192,7 +192,12 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
         return ExitCode.DONE
     _base(versions)  # or it cannot be built upon
     room = room_for_replicas(config.cluster) if task.scored is None else None
-    with at_work(versions.place, config.cluster.address, room) as lease:
+    reads = {
+        **files_read(task.plan, task.scoring),
+        "input.run": [task.scored.run.url(MANIFEST)] if task.scored else [],
+        "labels.calibration.qrels": [file.url for file in task.qrels.files] if task.qrels else [],
+    }
+    with at_work(versions.place, config.cluster.address, room, reads) as lease:
         if _nothing_to_do(versions, task):  # by another driver, meanwhile
             return ExitCode.DONE
         base = _base(versions)
@@ -443,6 +448,7 @@ def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: 
     counts = reconcile(prepared, base_rows.values(), matched.values(), collected.values(), labelled.values())
     counts["quarantined_judgements"] = sum(record["quarantined"] for record in judged.values())
     report = _make_report(task, id_, base, counts, collected.values(), labelled.values(), fitted, clock.seconds)
+    report["warnings"] = list(prepared.warnings)
     summary = (
         "read {read:,} = labelled {labelled:,} (scored {scored:,}, scored before {reused:,}) + duplicates "
         "{duplicates:,} + quarantined {quarantined:,}; labels changed {changed:,}, new {new:,}, gone {gone:,}"

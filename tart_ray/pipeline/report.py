@@ -16,10 +16,14 @@ _PAGE = jinja2.Environment(autoescape=True).from_string(
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 50rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin-bottom: 1.5rem; width: 100% }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem; text-align: left; vertical-align: top }
+.warning { background: #fff4d6; border-left: .3rem solid #e0a800; padding: .3rem .7rem }
 td:last-child { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
 </style>
 <h1>{{ report.job }}</h1>
 <p>Every row: {{ summary }}.</p>
+{% for warning in report.warnings %}
+<p class="warning">{{ warning }}</p>
+{% endfor %}
 {% if table %}
 <h2>Results</h2>
 {{ picture | safe }}

@@ -23,6 +23,7 @@ from tart_ray.pipeline.job import (
     finish,
     tell,
 )
+from tart_ray.pipeline.places import Reads
 from tart_ray.pipeline.plan import Files, Plan, identity, make_plan, pin_model
 from tart_ray.pipeline.prepare import Prepared, prepare
 from tart_ray.pipeline.rank import rank_queries
@@ -55,6 +56,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files
         config,
         config.cluster.address,
         room_for_replicas(config.cluster),
+        files_read(plan, config),
         lambda lease: execute(run, plan, config, load, lease),
     )
 
@@ -73,7 +75,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
         }
         ranked = rank_queries(run, plan, config.output, with_scores)
     counts = reconcile(prepared, scored, ranked)
-    report = make_report(config, plan, counts, scored, clock.seconds)
+    report = make_report(config, plan, counts, scored, clock.seconds) | {"warnings": list(prepared.warnings)}
     summary = "read {read:,} = scored {scored:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
     figures = {
         "windows": report["windows"],
@@ -85,6 +87,12 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
     }
     allowed = config.limits.max_quarantined_fraction
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+
+
+def files_read(plan: Plan, config: RerankConfig) -> Reads:
+    """What workers read of the input and the model, by the keys of the configuration."""
+    files = {f"input.{role}": [file.url for file in source.files] for role, source in plan.sources.items()}
+    return {**files, "model.path": [config.model.path]}
 
 
 def with_absolute_paths(config: RerankConfig) -> RerankConfig:

@@ -34,6 +34,7 @@ from tart_ray.model.tokenizer import (
     QueryTooLongError,
     join_instruction,
 )
+from tart_ray.pipeline.deadline import Deadline
 from tart_ray.pipeline.isolate import PARTS, Rows, isolate
 from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
@@ -48,6 +49,8 @@ SCORES = "score"
 ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk; it also keeps Ray from fusing it into the replica
 WRITE_CPUS = 0.5  # a task that writes a chunk mostly waits for storage
 NO_ROOM = "instruction and query leave too little room for a document in model.max_length"
+
+TIMES_TO_LOAD = 4  # a model may come from far away: as much longer than a batch may take
 
 ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
 
@@ -223,13 +226,15 @@ class Replica:
 
     def __init__(self, run: Run, config: RerankConfig, load: LoadScorer) -> None:
         self._run, self._max_attempts = run, config.limits.max_attempts_per_chunk
+        self._seconds_per_batch = config.limits.max_seconds_per_batch
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
         try:
             with Attempt.begin(run, "load", "model") as attempt:
                 attempt.check(tries=config.cluster.replicas.max)
-                self._scorer = load(config)
-                logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would fail for every pair
+                with Deadline(TIMES_TO_LOAD * self._seconds_per_batch, attempt.add_last_words):
+                    self._scorer = load(config)
+                    logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would for every pair
             if not np.isfinite(logits).all():
                 raise CheckpointError(f"{config.model.path}: its logits for the shortest pair are {logits.tolist()}")
         except Exception as error:
@@ -275,10 +280,13 @@ class Replica:
             found = taken.best(scores.margin)
             score[rows], margin[rows] = scores.score[found], scores.margin[found]
             best[rows] = pairs.starts[rows] + found - taken.starts[:-1]
+            deadline.renew()
 
         batches = plan_batches(pairs.lengths, self._scorer.max_tokens_per_batch)
         limit = self._max_attempts
-        failed = isolate(attempt, batches, work, max_attempts=limit, is_usable=self._is_usable)
+        with Deadline(self._seconds_per_batch, attempt.add_last_words) as deadline:
+            self._scorer.on_batch = deadline.renew
+            failed = isolate(attempt, batches, work, max_attempts=limit, is_usable=self._is_usable)
         return score, margin, best, failed
 
     def _is_usable(self) -> bool:

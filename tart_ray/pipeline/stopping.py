@@ -51,13 +51,7 @@ def stopped_by_signals() -> Iterator[None]:
     """
 
     def stop(number: int, _: FrameType | None) -> None:
-        releases = [threading.Thread(target=lease.release, daemon=True) for lease in _held]
-        deadline = time.monotonic() + SECONDS_TO_RELEASE
-        for release in releases:
-            release.start()
-        for release in releases:
-            release.join(max(deadline - time.monotonic(), 0))
-        _end(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
+        let_go(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
 
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield
@@ -68,6 +62,17 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def let_go(message: str) -> None:
+    """End this process, with its leases released so that a rerun can begin at once."""
+    releases = [threading.Thread(target=lease.release, daemon=True) for lease in _held]
+    deadline = time.monotonic() + SECONDS_TO_RELEASE
+    for release in releases:
+        release.start()
+    for release in releases:
+        release.join(max(deadline - time.monotonic(), 0))
+    _end(message)
 
 
 def _end(message: str) -> None:

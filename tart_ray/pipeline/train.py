@@ -94,6 +94,10 @@ def train(config: TrainConfig) -> ExitCode:
         config,
         cluster.address,
         _room_for(cluster),
+        {
+            **{f"input.{role}": [file.url for file in files] for role, files in plan.files.items()},
+            "model.path": [config.model.path or config.model.vocabulary or ""],
+        },
         lambda lease: execute(plan, lease),
     )
 

@@ -107,6 +107,7 @@ class Scorer:
         self.truncation = truncation
         self.max_tokens_per_batch = max_tokens_per_batch or suitable_max_tokens(model)
         self._encoder = encoder or fastest_encoder(model)
+        self.on_batch: Callable[[], None] = lambda: None  # called as batches go through, for who watches over them
 
     @classmethod
     def from_pretrained(
@@ -231,6 +232,7 @@ class Scorer:
                 if on_its_way:
                     logits[on_its_way[0]] = on_its_way[1]()
                 on_its_way = started
+                self.on_batch()
                 continue
             except torch.OutOfMemoryError:
                 if len(rows) == 1:

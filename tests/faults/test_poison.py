@@ -23,8 +23,9 @@ SAID = {
     "raise": "raised ValueError: this row is not to my liking",
     "nan": "the model's output is NaN or infinite",
     "infinite": "the model's output is NaN or infinite",
+    "hang": "4 processes died with it at work, 2 of them with nothing else; it said: no answer within 20 s",
 }
-ROWS = {"exit": 17, "kill": 450, "cuda": 2000, "memory": 1300, "raise": 1301, "nan": 5, "infinite": 1999}
+ROWS = {"exit": 17, "kill": 450, "cuda": 2000, "memory": 1300, "raise": 1301, "nan": 5, "infinite": 1999, "hang": 900}
 QUICK = ["kill", "memory", "raise", "nan"]  # one alone in its chunk, two in one; a process that dies costs seconds
 
 
@@ -45,7 +46,7 @@ def test_every_poison_row_is_found_and_all_others_are_scored(
         row["text"] += f" {marker(fault)}"
         poison[row["query_id"], row["doc_id"]] = SAID[fault]
     write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)
-    assert rerank(make_config(), load=load_faulty) == ExitCode.DONE
+    assert rerank(make_config(limits={"max_seconds_per_batch": 20}), load=load_faulty) == ExitCode.DONE
     assert quarantined(tmp_path / "run") == poison
     assert_same(read_output(tmp_path / "run"), undisturbed, without=poison.keys())
     counts = report_of(tmp_path / "run")["counts"]

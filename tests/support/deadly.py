@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-FAULTS = ("exit", "kill", "cuda", "memory", "raise", "nan", "infinite")
+FAULTS = ("exit", "kill", "cuda", "memory", "raise", "nan", "infinite", "hang")
 
 
 def marker(fault: str) -> str:
@@ -50,6 +51,8 @@ class FaultyScorer:
         }
         if any(marked["exit"]):
             os._exit(13)
+        if any(marked["hang"]):
+            threading.Event().wait()
         if any(marked["kill"]):
             die()  # as the kernel does when memory runs out
         if any(marked["memory"]):

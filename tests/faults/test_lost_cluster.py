@@ -1,0 +1,85 @@
+"""A cluster that a job has joined, and that goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.job_files import WORDS, write_jsonl
+from support.s3_jobs import ROOT, command
+from support.s3_server import free_ports, wait_until_open
+
+from tart_ray.command_line import ExitCode
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+@pytest.fixture
+def started() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A cluster that `ray start` started on this machine: the process, and the port of its head."""
+    (port,) = free_ports(1)
+    options = ["--head", "--block", f"--port={port}", "--include-dashboard=false", "--num-cpus=2"]
+    options += ["--object-store-memory=200000000", "--disable-usage-stats"]
+    with subprocess.Popen([RAY, "start", *options], stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            wait_until_open(port)
+            yield process, port
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("lost", ["gcs_server", "raylet", "all"])
+def test_a_job_whose_cluster_goes_away_ends_with_a_sentence(
+    lost: str, started: tuple[subprocess.Popen[bytes], int], tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    cluster, port = started
+    rows = [
+        {"query_id": f"q{q}", "query": WORDS[q % 18], "doc_id": f"d{d}", "text": f"{WORDS[d % 18]} {d} " * 30}
+        for q in range(60)
+        for d in range(400)
+    ]
+    write_jsonl(tmp_path / "candidates.jsonl", rows)
+    config: dict[str, Any] = {
+        "model": {"path": str(tiny_checkpoint)},
+        "input": {"candidates": str(tmp_path / "candidates.jsonl"), "instruction": ""},
+        "output": {"path": str(tmp_path / "run")},
+        "cluster": {"address": "auto", "gpus_per_replica": 0, "replicas": {"max": 1}},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config))
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(command(str(tmp_path / "job.yaml")), cwd=ROOT, stdout=said, stderr=said) as driver,
+    ):
+        deadline = time.monotonic() + 240
+        while not [*(tmp_path / "run" / "_commits").glob("score/*")]:
+            assert driver.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)  # it is starting
+        if lost == "all":
+            subprocess.run([RAY, "stop", "--force"], check=True, capture_output=True)
+        else:
+            (pid,) = children(cluster.pid, lost)
+            os.kill(pid, signal.SIGKILL)
+        code = driver.wait(120)
+    told = log.read_text()
+    assert code == ExitCode.FAILED, told
+    assert f":{port}, which this job has joined" in told
+    assert "the job failed: the Ray cluster at " in told
+    assert "run the same command again to continue" in told.splitlines()[-1], told
+    assert "Traceback" not in told
+
+
+def children(pid: int, name: str) -> list[int]:
+    """Children of a process by the name of their program."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if Path(f"/proc/{child}/comm").read_text().strip() == name]
