@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "demo": {"model", "data"},
     "pipeline": {
         "__init__", "config", "command_line", "model", "scoring", "data", "derive", "evaluation", "training",
+        "locations",
     },
 }  # fmt: skip
 MAY_NOT_LOAD = {
