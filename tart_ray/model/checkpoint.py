@@ -180,10 +180,9 @@ def resolve_revision(path: str | Path, *, revision: str | None = None) -> str | 
     Raises:
         CheckpointError: the hub has no such model, or cannot be reached and its cache does not hold it.
     """
-    text, revision = _located(path, revision)
-    if "://" in text or is_local(text):
+    if not is_hub_id(path):
         return revision
-    return resolve_checkpoint(text, revision=revision, weights=False).name
+    return resolve_checkpoint(path, revision=revision, weights=False).name
 
 
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
@@ -219,7 +218,7 @@ def check_label_count(labels: int, origin: str) -> None:
 
 
 def _located(path: str | Path, revision: str | None) -> tuple[str, str | None]:
-    """The path, checked, and the revision; of a hf:// URL the hub id and the revision that it names.
+    """The path, checked, and the revision; of a hf:// URL the hub id, and the revision that it names if none is given.
 
     Raises:
         CheckpointError: no model can be there.
@@ -233,7 +232,7 @@ def _located(path: str | Path, revision: str | None) -> tuple[str, str | None]:
     found = HUB_URL.fullmatch(text)
     if found is None:
         raise CheckpointError(f"model path {text!r}: expected hf://owner/name or hf://owner/name@revision")
-    return found[1], found[2] or revision
+    return found[1], revision or found[2]
 
 
 def _compare(path: str, fingerprint: str, found: str, *, whole: bool) -> None:
@@ -248,7 +247,13 @@ def _compare(path: str, fingerprint: str, found: str, *, whole: bool) -> None:
 
 def is_local(path: str | Path) -> bool:
     """Whether it is a directory of this machine."""
-    return "://" not in str(path) and Path(path).expanduser().is_dir()
+    text = _located(path, None)[0]
+    return "://" not in text and Path(text).expanduser().is_dir()
+
+
+def is_hub_id(path: str | Path) -> bool:
+    """Whether it is a model of the hub, if there is one of that name."""
+    return "://" not in _located(path, None)[0] and not is_local(path)
 
 
 def _state(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tart_ray.model.checkpoint import is_local, list_checkpoint
+from tart_ray.model.checkpoint import is_hub_id, is_local, list_checkpoint
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.model.weights import check_geometry, check_values
 
@@ -33,8 +33,7 @@ def check_checkpoint(
     where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
     tokenizer = EncT5Tokenizer.from_pretrained(path, fingerprint=fingerprint, **where)
     sizes, open_file = list_checkpoint(path, **where)
-    needs_weights = is_local(path) or "://" in str(path)
     tokens = len(tokenizer) if with_head else 0  # a start may get its row for <s> later
-    check_geometry(str(path), sizes, open_file, tokens=tokens, with_head=with_head, needs_weights=needs_weights)
+    check_geometry(str(path), sizes, open_file, tokens=tokens, with_head=with_head, needs_weights=not is_hub_id(path))
     if is_local(path):
         check_values(str(path), sizes, open_file)
