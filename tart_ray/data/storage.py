@@ -1,7 +1,8 @@
 """Object storage and local disks behind one small surface, through fsspec.
 
-Every file that this project writes is one whole object: a single PUT on S3 (s3fs sends up to 100 MB in one), a
-temporary file that is renamed on a local disk. So a file is there completely or not at all, whoever is killed.
+Every file that this project writes is one whole object: a single PUT on S3 (s3fs sends up to 100 MB in one, and larger
+files in parts that appear together), a temporary file that is renamed on a local disk. So a file is there completely or
+not at all, whoever is killed.
 
 Passing faults (503, 500, lost connections) are retried by botocore and again by s3fs. What remains is one kind of
 error, that says which place was used for what and what to do.
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
+import logging
 import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +30,8 @@ from tart_ray.config import StorageConfig
 from tart_ray.file_versions import version_of
 from tart_ray.locations import LocationError, check_location, is_local, open_filesystem, printable
 
+log = logging.getLogger(__name__)
+
 PARTIAL = ".partial"  # ends the names of temporary files, which begin with a dot: readers skip them
 EXISTS_ERRNO = 22  # what s3fs makes of the 412 that answers `If-None-Match: *`
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
@@ -34,6 +39,10 @@ FULL = re.compile(r"StorageFull|QuotaExceeded|Insufficient ?(Storage|Capacity)|n
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what os.link says where there are no hard links
 CREATIONS = 5
 CONFLICT = "ConditionalRequestConflict"  # of AWS, for exclusive creations that overlap: to be repeated
+SINGLE_PUT = 100 << 20  # bytes that s3fs sends in one request; it takes conditions for no more
+UPLOAD_MARKERS = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}  # from one page to the next
+REFUSED = "PreconditionFailed"  # of S3, for a file that is not the expected one
+UNSUPPORTED = ("NotImplemented", "MethodNotAllowed")  # of stores that do not know a request
 
 
 class StorageError(Exception):
@@ -214,8 +223,47 @@ class Storage:
             else:
                 filesystem.pipe_file(path, bytes(data))
 
-    def create(self, url: str, data: bytes) -> bool:
-        """Write a small file unless one of that name exists; False if it does. One wins where several try.
+    def version_at(self, url: str) -> str | None:
+        """What changes when the file does, as its store tells it, or else a hash; None where there is no file."""
+        filesystem, path = self.resolve(url)
+        with explained("look at", url):
+            try:
+                found = version_of(filesystem.info(path))
+                return found or hashlib.sha256(filesystem.cat_file(path)).hexdigest()
+            except FileNotFoundError:
+                return None
+
+    def replace(self, url: str, data: bytes | memoryview, version: str | None) -> bool:
+        """Write a file in place of one of a known version; False if the file there is another one by now.
+
+        On S3 the store itself compares, so that a request which arrives late does nothing. Elsewhere this process looks
+        right before it writes.
+
+        Args:
+            version: what `version_at` said; None for no file.
+        """
+        if version is None:
+            return self.create(url, data)
+        filesystem, path = self.resolve(url)
+        if not _is_s3(filesystem) or len(data) >= SINGLE_PUT:
+            if self.version_at(url) != version:
+                return False
+            self.write(url, data)
+            return True
+        with explained("write", url):
+            try:
+                filesystem.pipe_file(path, bytes(data), IfMatch=f'"{version}"')
+                return True
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or _code(error) in (REFUSED, CONFLICT):
+                    return self._holds(url, data)  # if so, the answer to the first try was lost
+                if _code(error) not in UNSUPPORTED:
+                    raise
+        self.write(url, data)
+        return True
+
+    def create(self, url: str, data: bytes | memoryview) -> bool:
+        """Write a file unless one of that name exists; False if it does. One wins where several try.
 
         ``data`` must differ between those who try: a file that holds it is one's own, written by a request whose
         answer was lost and which was then repeated.
@@ -228,7 +276,7 @@ class Storage:
                         with _written_beside(path, data) as partial:
                             os.link(partial, path)
                     else:
-                        filesystem.pipe_file(path, data, mode="create")
+                        filesystem.pipe_file(path, bytes(data), mode="create")
                     return True
                 except OSError as error:
                     if _code(error) == CONFLICT:
@@ -241,7 +289,7 @@ class Storage:
                     exists = isinstance(error, FileExistsError) or error.errno == EXISTS_ERRNO
                     if not exists or not self.exists(url):
                         raise
-                    return self.read(url) == data
+                    return self._holds(url, data)
             raise OSError(f"{CONFLICT}, {CREATIONS} times")
 
     def prove_creation(self, folder: str) -> None:
@@ -260,6 +308,13 @@ class Storage:
                 )
         finally:
             self.remove(url)
+
+    def _holds(self, url: str, data: bytes | memoryview) -> bool:
+        filesystem, path = self.resolve(url)
+        try:
+            return filesystem.info(path)["size"] == len(data) and self.read(url) == data
+        except FileNotFoundError:
+            return False
 
     def remove(self, *urls: str) -> None:
         """Remove files; those that are not there are no error."""
@@ -284,6 +339,30 @@ class Storage:
             except FileNotFoundError:
                 return
 
+    def remove_empty(self, url: str) -> None:
+        """Remove a directory of a local disk if nothing is in it; object stores have none."""
+        filesystem, path = self.resolve(url)
+        if isinstance(filesystem, LocalFileSystem):
+            with suppress(OSError):
+                Path(path).rmdir()
+
+    def abort_uploads(self, url: str) -> None:
+        """Remove parts of files that killed writers left in a directory on S3, which keeps them unseen, at a price."""
+        filesystem, path = self.resolve(url)
+        if not _is_s3(filesystem):
+            return
+        bucket, key, _ = filesystem.split_path(path)
+        page: dict[str, Any] = {"IsTruncated": True}
+        try:
+            while page.get("IsTruncated"):
+                after = {to: page[of] for to, of in UPLOAD_MARKERS.items() if page.get(of)}
+                page = filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **after)
+                for upload in page.get("Uploads", ()):
+                    name = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    filesystem.call_s3("abort_multipart_upload", **name)
+        except OSError as error:  # it costs space and nothing else: some stores or credentials do not allow it
+            log.debug("%s: unfinished uploads were not looked for: %s", url, error)
+
     def remove_partials(self, url: str) -> None:
         """Remove what killed writers left under a directory on a local disk; object stores keep no part of a PUT."""
         filesystem, path = self.resolve(url)
@@ -306,6 +385,10 @@ def explained(verb: str, url: str) -> Iterator[None]:
         raise
     except Exception as error:  # of the operating system, s3fs, botocore: they have no common class
         raise StorageError(printable(f"{url}: cannot {verb} it: {_explain(error)}")) from error
+
+
+def _is_s3(filesystem: AbstractFileSystem) -> bool:
+    return "s3" in filesystem.protocol  # also where it is a tuple
 
 
 def _code(error: Exception) -> str | None:

@@ -154,7 +154,7 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
             **{f"input.tasks: {name}": _files_of(task) for name, task in work.tasks.items()},
             "model.path": [config.model.path],
         },
-        lambda lease: _execute(work, config, load, lease),
+        lambda run, lease: _execute(dataclasses.replace(work, run=run), config, load, lease),
     )
 
 
@@ -339,12 +339,12 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
         [row for name in found for row in summary.rows_of(name, found[name])], config.model.path
     )
     results = {"model": config.model.path if work.scored_here else None, "table": table, "tasks": found}
-    run.storage.write(run.url("metrics.json"), json.dumps(results, indent=2).encode())
+    run.write(json.dumps(results, indent=2).encode(), "metrics.json", confirm=lease.confirm)
     picture = draw(table)
-    run.storage.write(run.url("metrics.svg"), picture.encode())
+    run.write(picture.encode(), "metrics.svg", confirm=lease.confirm)
     cells = summary.as_text(table)
     text = summary.plain(cells)
-    run.storage.write(run.url("table.txt"), f"{text}\n".encode())
+    run.write(f"{text}\n".encode(), "table.txt", confirm=lease.confirm)
     print(text)  # noqa: T201
     notes = {name: [*task.told, *_bare(task), *_notes(told[name])] for name, task in work.tasks.items()}
     report = {
@@ -605,7 +605,7 @@ def _measure(work: Work, reranked: Mapping[str, list[str]], unit: str) -> Record
     for ranking in rankings:
         table = without_full_ids(ranking.table, name) if ranking.setup == CLOSED else ranking.table
         lines = "".join(trec_lines(dataclasses.replace(ranking, table=table), f"tart-ray-{ranking.name}"))
-        run.storage.write(run.url(WORK, "runs", unit, ranking.setup, ranking.name), lines.encode())
+        run.write(lines.encode(), WORK, "runs", unit, ranking.setup, ranking.name)
     names = [[ranking.setup, ranking.name] for ranking in rankings]
     return {
         "rows": len(scored),
@@ -646,7 +646,7 @@ def _summarise(work: Work, unit: str) -> Record:
     made = {part: records[part]["rankings"] for part in units}
     for setup, name in dict.fromkeys((setup, name) for rankings in made.values() for setup, name in rankings):
         urls = [run.url(WORK, "runs", part, setup, name) for part in units if [setup, name] in made[part]]
-        run.storage.write(run.url("runs", unit, setup, f"{name}.trec"), b"".join(run.storage.read_many(urls)))
+        run.write(b"".join(run.storage.read_many(urls)), "runs", unit, setup, f"{name}.trec")
     return {"summary": summary.summarise(task, values, work.metrics, work.models[unit])}
 
 

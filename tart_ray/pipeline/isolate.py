@@ -2,7 +2,8 @@
 
 A unit is first done in one go. Where that failed, before in another process or now with an exception, it is done in
 parts, and the parts that failed row by row: so a bad row costs a few attempts, and its neighbours nothing but time.
-Whoever dies leaves behind which rows it was at (see `Attempt`), and the next process goes on from there.
+Whoever dies leaves behind which rows it was at (see `Attempt`), and the next process goes on from there. Deaths that
+something else explains, such as a lost node or the end of the driver, do not count.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ Rows = npt.NDArray[np.int64]
 
 PARTS = 64  # of a unit that failed as a whole: each is an object written, against a model loaded for each death
 MAX_DEATHS = 50  # on one unit: then it is not the rows
+MAX_KILLED_FOR_MEMORY = 10  # processes that Ray's memory monitor ended at one unit
 MAX_ERRORS = 100  # one after the other, and nothing that went well: likewise
-ALONE = 2  # deaths with nothing else at work that it takes to give a row up: one may be a lost node's
+ALONE = 2  # deaths with nothing else at work that it takes to give a row up: one may have another reason
 
 
 def isolate(
@@ -51,18 +53,23 @@ def isolate(
     Raises:
         PoisonUnitError: processes go on dying, or work goes on raising, whatever the rows.
     """
-    if len(attempt.deaths) > MAX_DEATHS:
+    if attempt.killed_for_memory >= MAX_KILLED_FOR_MEMORY:
         raise PoisonUnitError(
-            f"{attempt.unit}: {len(attempt.deaths)} processes died on it, more than bad rows explain. "
+            f"{attempt.unit}: Ray's memory monitor ended {attempt.killed_for_memory} processes at it, as their nodes "
+            "ran out of memory. Let fewer replicas share a node, or take larger ones. A rerun resumes with it"
+        )
+    if len(attempt.evidence) > MAX_DEATHS:
+        raise PoisonUnitError(
+            f"{attempt.unit}: {len(attempt.evidence)} processes died on it, more than bad rows explain. "
             "Look for lack of memory, or a library that fails, in the logs of Ray's workers. A rerun resumes with it"
         )
-    if not attempt.deaths:
+    if not attempt.evidence:
         try:
             work(_all(batches))
             return {}
         except Exception as error:
             _go_on(attempt, None, error, is_usable)
-    suspects = {row for death in attempt.deaths if death.rows is not None for row in death.rows}
+    suspects = {row for death in attempt.evidence if death.rows is not None for row in death.rows}
     waiting = deque([*_parts(batches, suspects), *([row] for row in sorted(suspects))])
     reasons: dict[int, str] = {}
     went_well = False
@@ -90,7 +97,7 @@ def isolate(
 
 def _given_up(attempt: Attempt, row: int, max_attempts: int) -> str | None:
     """Why a row is not tried again; None if it is."""
-    with_it = [death for death in attempt.deaths if death.rows is None or row in death.rows]
+    with_it = [death for death in attempt.evidence if death.rows is None or row in death.rows]
     alone = [death for death in with_it if death.rows == (row,)]
     if len(alone) < ALONE or len(with_it) < max_attempts:
         return None

@@ -14,7 +14,7 @@ from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import Section
 from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import Run, RunConflictError
+from tart_ray.data.run import Run, RunConflictError, RunLostError
 from tart_ray.data.sources import InputError
 from tart_ray.data.storage import InputChangedError, StorageError
 from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
@@ -34,12 +34,14 @@ EXPECTED = (
     OtherReleaseError,
 )  # in a run that has begun: what a person can do something about
 CONTINUE = "run the same command again to continue where it stopped"
-MEND = "what is done stays; mend the input or the configuration, and give another output.path"
+MEND = "mend the input or the configuration, and run it again; the same output.path will do"
+MEND_ELSEWHERE = "what is done stays; mend the input or the configuration, and give another output.path"
 RESTORE = (
     "what is done stays; put the input back as it was and run the same command again to continue, or give another "
     "output.path to begin anew"
 )
 STAYS = "what is done stays"
+ELSEWHERE = "what runs there now goes on; give another output.path to begin this run again"
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
@@ -52,6 +54,14 @@ class RunFailedError(RuntimeError):
     def __init__(self, message: str, advice: str = CONTINUE) -> None:
         super().__init__(message)
         self.advice = advice
+
+
+class InputFailedError(RunFailedError):
+    """A run that began and could not end because of its input or its configuration, which have to be mended."""
+
+
+class InputWasChangedError(InputFailedError):
+    """The input is not that with which the run began."""
 
 
 class ReconciliationError(RuntimeError):
@@ -83,7 +93,7 @@ def execute_run(
     address: str,
     room: Room | None,
     reads: Reads,
-    execute: Callable[[Lease], ExitCode],
+    execute: Callable[[Run, Lease], ExitCode],
 ) -> ExitCode:
     """Begin the run or continue it, under its lease and on the cluster; one that is complete is left alone.
 
@@ -92,7 +102,7 @@ def execute_run(
         config: goes into the manifest.
         address: of the cluster, which must have the room.
         reads: files of the input and of the model; local ones must be the same on all nodes.
-        execute: all stages of a run that has begun.
+        execute: all stages of a run that has begun, which it is given.
 
     Raises:
         RunConflictError, ConfigurationError, StorageError: before any work.
@@ -101,7 +111,7 @@ def execute_run(
     if run.check(identity) and run.is_complete():
         return nothing_to_do(run)
     with at_work(run, address, room, reads) as lease:
-        return continue_run(run, identity, config, lambda: execute(lease))
+        return continue_run(run, identity, config, lambda begun: execute(begun, lease))
 
 
 @contextmanager
@@ -118,37 +128,58 @@ def at_work(place: Run, address: str, room: Room | None, reads: Reads) -> Iterat
 
 
 def continue_run(
-    run: Run, identity: Mapping[str, Any], config: Section, execute: Callable[[], ExitCode], *, mend: str = MEND
+    run: Run,
+    identity: Mapping[str, Any],
+    config: Section,
+    execute: Callable[[Run], ExitCode],
+    *,
+    mend: str | None = None,
 ) -> ExitCode:
     """Begin the run or continue it, unless it is complete; for who is `at_work`.
 
     Args:
-        mend: what to do where the input is at fault.
+        execute: all stages of a run that has begun, which it is given.
+        mend: what to do where the input is at fault, if that is another thing than for most jobs.
 
     Raises:
         RunConflictError: another run is there.
         RunFailedError: the run began and could not end.
     """
-    run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+    run = run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
     if run.is_complete():  # by another driver, meanwhile
         return nothing_to_do(run)
     try:
-        return execute()
+        return execute(run)
     except Exception as error:
-        known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
-        if not known:
+        failure = _explained(run, error)
+        if failure is None:
             raise
-        advice = _advice(known[-1], mend)
-        raise RunFailedError(str(known[-1]).partition(RAYS_ADVICE)[0], advice) from error
+        if isinstance(failure, InputFailedError):
+            keep = RESTORE if isinstance(failure, InputWasChangedError) else MEND_ELSEWHERE
+            failure.advice = mend or (keep if run.holds_scores() else MEND)
+            run.fail(str(failure))
+        raise failure from error
 
 
-def _advice(error: Exception, mend: str) -> str:
-    """What to do about an error that ended a run."""
-    if isinstance(error, (CheckpointChangedError, OtherReleaseError)):  # their messages say what
-        return STAYS
-    if isinstance(error, InputChangedError):
-        return RESTORE
-    return mend if isinstance(error, (InputError, CheckpointError)) else CONTINUE
+def _explained(run: Run, error: Exception) -> RunFailedError | None:
+    """What a person is told of an error of a run that has begun; None if it is no error that a person can mend."""
+    try:
+        run.confirm()
+    except RunLostError as lost:  # then whatever failed did so because of that
+        return RunFailedError(str(lost), ELSEWHERE)
+    except StorageError:  # what failed first is what is told
+        pass
+    if isinstance(error, RunFailedError):
+        return error
+    known = [cause for cause in causes(error) if isinstance(cause, EXPECTED)]
+    if not known:
+        return None
+    cause, message = known[-1], str(known[-1]).partition(RAYS_ADVICE)[0]
+    if isinstance(cause, (CheckpointChangedError, OtherReleaseError)):  # their messages say what to do
+        return RunFailedError(message, STAYS)
+    if isinstance(cause, InputChangedError):
+        return InputWasChangedError(message)
+    return InputFailedError(message) if isinstance(cause, (InputError, CheckpointError)) else RunFailedError(message)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -182,10 +213,10 @@ def finish(
     """
     counts = report["counts"]
     allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
-    lease.confirm()
+    page = render(report, summary, figures, table, picture)
     for warning in report.get("warnings", ()):
         log.warning("%s", warning)
-    run.finish(report, render(report, summary, figures, table, picture), success=allowed and not held)
+    run.finish(report, page, success=allowed and not held, confirm=lease.confirm)
     log.info("%s", summary)
     if not allowed:
         log.error(

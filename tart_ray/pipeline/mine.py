@@ -58,6 +58,7 @@ from tart_ray.pipeline.plan import (
     scores_schema,
 )
 from tart_ray.pipeline.prepare import (
+    fragment_path,
     fragment_url,
     prepare,
     read_chunk,
@@ -168,7 +169,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
             "positives.qrels": [file.url for file in qrels.files] if qrels else [],
             "positives.corpus": [file.url for file in corpus.files] if corpus else [],
         },
-        lambda lease: _execute(run, scored, qrels, corpus, settings, config, notes, load, lease),
+        lambda begun, lease: _execute(begun, scored, qrels, corpus, settings, config, notes, load, lease),
     )
 
 
@@ -385,7 +386,7 @@ def _execute(
             log.error("scoring ended with exit code %d: nothing is mined", code)
             return code
     chunks = scored_chunks(scored.run, scored.identity)
-    texts = dataclasses.replace(run, path=run.url(WORK, TEXTS))
+    texts = run.within(WORK, TEXTS)
     document_buckets = bucket_count(corpus.nbytes / BYTES_PER_BUCKET) if corpus else scored.plan.document_buckets
     work = Work(run, texts, scored.run, scored.plan, settings, qrels, corpus, document_buckets, chunks)
     with clock.timed("prepare"):
@@ -476,7 +477,7 @@ def _join_positives(work: Work, unit: str) -> Record:
         )
     buckets = work.plan.query_buckets
     fragment = encode_fragment(judged, bucket_of(judged["query_id"], buckets), buckets)
-    work.run.storage.write(fragment_url(work.run, POSITIVES, unit), fragment)
+    work.run.write(fragment, *fragment_path(POSITIVES, unit))
     return {"rows": len(judged)}
 
 
@@ -489,7 +490,7 @@ def _regroup(work: Work, column: str, unit: str) -> Record:
         at = pc.index_in(table["query_id"], value_set=queries)
         keys = pc.coalesce(shared["key"].take(at), table["query_id"].cast(pa.large_string()))
         fragment = encode_fragment(table, bucket_of(keys, buckets), buckets)
-        work.run.storage.write(fragment_url(work.run, stage, unit), fragment)
+        work.run.write(fragment, *fragment_path(stage, unit))
     return {"rows": len(rows)}
 
 
@@ -640,7 +641,7 @@ def _write_trainer_file(run: Run, name: str, rows: pa.Table, unit: str) -> None:
     if kind.file == "parquet":
         run.write_table(rows, "trainer", name, kind.file_name(unit))
     elif (text := contents(name, rows)) is not None:
-        run.storage.write(run.url("trainer", name, kind.file_name(unit)), text)
+        run.write(text, "trainer", name, kind.file_name(unit))
 
 
 def reconcile(read: Iterable[Record], mined: Iterable[Record], scored: int, *, from_qrels: bool) -> dict[str, int]:

@@ -122,7 +122,7 @@ def shuffle(run: Run, source: Source, key: str, buckets: int) -> dict[str, Recor
         tables = list(read_split(run.storage, source, source.splits[int(unit)], quarantine))
         table = pa.concat_tables([table_schema(source).empty_table(), *tables])
         fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
-        run.storage.write(fragment_url(run, stage, unit), fragment)
+        run.write(fragment, *fragment_path(stage, unit))
         quarantined = run.write_quarantine(quarantine, stage, unit)
         return {"rows": len(table) + quarantined, "quarantined": quarantined}
 
@@ -138,7 +138,7 @@ def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
     quarantine = Quarantine(JOIN)
     joined = chunks.join_documents(rows, corpus, plan.candidates, quarantine)
     fragment = encode_fragment(joined, bucket_of(joined["query_id"], plan.query_buckets), plan.query_buckets)
-    run.storage.write(fragment_url(run, JOINED, unit), fragment)
+    run.write(fragment, *fragment_path(JOINED, unit))
     quarantined = run.write_quarantine(quarantine, JOINED, unit)
     return {"rows": len(joined), "quarantined": quarantined, "corpus_duplicates": len(corpus) - distinct}
 
@@ -208,9 +208,14 @@ def read_stage(role: Role) -> str:
     return f"read-{role}"
 
 
+def fragment_path(stage: str, unit: str) -> tuple[str, str, str]:
+    """Where in a run a unit leaves its rows for the next stage."""
+    return WORK, stage, f"{unit}.fragment"
+
+
 def fragment_url(run: Run, stage: str, unit: str) -> str:
-    """Where a unit leaves its rows for the next stage."""
-    return run.url(WORK, stage, f"{unit}.fragment")
+    """The URL of what a unit left for the next stage."""
+    return run.url(*fragment_path(stage, unit))
 
 
 def _chunk_url(run: Run, chunk: str) -> str:

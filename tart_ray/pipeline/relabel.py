@@ -38,7 +38,7 @@ from tart_ray.data.schema import ORIGIN, SCORES
 from tart_ray.data.shuffle import bucket_of, encode_fragment, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, StorageError, absolute
-from tart_ray.data.versions import BASE, Current, Versions, id_of
+from tart_ray.data.versions import BASE, Current, Versions
 from tart_ray.derive import calibration
 from tart_ray.derive.calibration import Calibration, CalibrationError
 from tart_ray.derive.keys import content_keys, positions, random_keys
@@ -85,6 +85,7 @@ from tart_ray.pipeline.plan import (
 from tart_ray.pipeline.prepare import (
     Chunk,
     Prepared,
+    fragment_path,
     fragment_url,
     prepare,
     read_chunk,
@@ -145,6 +146,7 @@ class Work:
     """Everything that a unit needs. Pickles into every worker."""
 
     versions: Versions
+    run: Run
     id: str
     base: str | None
     began: datetime
@@ -157,11 +159,6 @@ class Work:
     scored_with: bytes
     chunks: Mapping[str, list[str]]  # of each bucket of queries
     known: tuple[str, ...]  # units of `KNOWN`
-
-    @property
-    def run(self) -> Run:
-        """This run."""
-        return self.versions.run(self.id)
 
     @property
     def pending(self) -> Run:
@@ -189,6 +186,7 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
     task = look(versions.storage, config)
     tell(task.notes)
     if _nothing_to_do(versions, task):
+        versions.mend()
         return ExitCode.DONE
     _base(versions)  # or it cannot be built upon
     room = room_for_replicas(config.cluster) if task.scored is None else None
@@ -200,16 +198,18 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
     with at_work(versions.place, config.cluster.address, room, reads) as lease:
         if _nothing_to_do(versions, task):  # by another driver, meanwhile
             return ExitCode.DONE
-        base = _base(versions)
-        id_ = id_of(task.identity, base)
+        before, base = versions.current(), _base(versions)
+        id_ = versions.id_of(task.identity, base)
         run = versions.run(id_)
         who = {**task.identity, BASE: base}
-        code = continue_run(run, who, config, lambda: _execute(task, versions, id_, base, lease, load), mend=MEND)
+        code = continue_run(
+            run, who, config, lambda begun: _execute(task, versions, begun, id_, base, lease, load), mend=MEND
+        )
         if code == ExitCode.DONE:
             lease.confirm()
             try:
-                versions.switch(id_)
-            except StorageError as error:
+                versions.switch(id_, before)
+            except (StorageError, RunConflictError) as error:
                 raise RunFailedError(f"run {id_} is done, and could not be made the current one: {error}") from error
             log.info("%s: the current run is %s", versions.path, id_)
         return code
@@ -235,7 +235,7 @@ def describe(config: RelabelConfig) -> Iterator[str]:
         return
     task = look(versions.storage, config)
     base = _base(versions)
-    yield f"current run: {base or 'none'}; this one: {id_of(task.identity, base)}"
+    yield f"current run: {base or 'none'}; this one: {versions.id_of(task.identity, base)}"
     if _nothing_to_do(versions, task):
         yield "nothing to do"
         return
@@ -403,7 +403,7 @@ def _switch(versions: Versions, wanted: str) -> ExitCode:
         assert current is not None
         lease.confirm()
         left = {*current.left, current.run} if target < current.run else {*current.left}  # forward, nothing is left
-        versions.switch(target, tuple(sorted(left - {target})))
+        versions.switch(target, current, tuple(sorted(left - {target})))
     log.info("%s: the current run was %s, it is %s", versions.path, current.run, target)
     return ExitCode.DONE
 
@@ -424,14 +424,16 @@ def _target(versions: Versions, wanted: str) -> str:
     return target
 
 
-def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: Lease, load: LoadScorer) -> ExitCode:
+def _execute(
+    task: Task, versions: Versions, run: Run, id_: str, base: str | None, lease: Lease, load: LoadScorer
+) -> ExitCode:
     """All stages of a run that has begun."""
-    clock, run, plan = Clock(), versions.run(id_), task.plan
+    clock, plan = Clock(), task.plan
     with clock.timed("prepare"):
         chunks_by = task.scored.config.output.partition_by if task.scored else task.partition_by
         prepared = prepare(run, plan, task.scoring.input.instruction, chunks_by)
         judged = shuffle(run, task.qrels, "query_id", plan.query_buckets) if task.qrels is not None else {}
-        work = _work(task, versions, id_, base, prepared)
+        work = _work(task, versions, run, id_, base, prepared)
         base_rows = run_stage(run, KNOWN, work.known, functools.partial(_spread_known, work))
         buckets = list(work.chunks)
         matched = run_stage(run, MATCHED, buckets, functools.partial(_match_bucket, work))
@@ -469,7 +471,7 @@ def _execute(task: Task, versions: Versions, id_: str, base: str | None, lease: 
     )  # fmt: skip
 
 
-def _work(task: Task, versions: Versions, id_: str, base: str | None, prepared: Prepared) -> Work:
+def _work(task: Task, versions: Versions, run: Run, id_: str, base: str | None, prepared: Prepared) -> Work:
     """What units need to know.
 
     Raises:
@@ -484,6 +486,7 @@ def _work(task: Task, versions: Versions, id_: str, base: str | None, prepared: 
         scored_at = _moment(json.loads(versions.storage.read(task.scored.run.url(MANIFEST)))["created"])
     return Work(
         versions=versions,
+        run=run,
         id=id_,
         base=base,
         began=_moment(versions.manifest(id_)["created"]),
@@ -500,7 +503,7 @@ def _work(task: Task, versions: Versions, id_: str, base: str | None, prepared: 
 
 
 def _pending(run: Run) -> Run:
-    return dataclasses.replace(run, path=run.url(WORK, PENDING))
+    return run.within(WORK, PENDING)
 
 
 def _moment(seconds: float) -> datetime:
@@ -519,9 +522,9 @@ def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str
     switched away from.
     """
     for other in sorted({*versions.ids(since=base), *([base] if base else [])}):  # a listing may lag
-        run = versions.run(other)
         if other == id_ or not _is_readable(versions, other):
             continue
+        run = versions.run(other).opened()
         if run.is_complete():  # its buckets have all of its scores; their names do not depend on a listing
             buckets = versions.manifest(other)["identity"]["scores"]["plan"]["query_buckets"]
             yield from (f"{other}.bucket.{unit_name(bucket)}" for bucket in range(buckets))
@@ -539,7 +542,7 @@ def _known_units(versions: Versions, id_: str, base: str | None) -> Iterator[str
 def _spread_known(work: Work, unit: str) -> Record:
     """Scores of an earlier run, sent to this run's buckets of queries: it may have had another number of them."""
     other, kind, name = unit.split(".")
-    run, is_base = work.versions.run(other), other == work.base
+    run, is_base = work.versions.run(other).opened(), other == work.base
     if kind == "bucket":
         rows = _read(run, "scores", f"{name}.parquet")
     else:
@@ -550,7 +553,7 @@ def _spread_known(work: Work, unit: str) -> Record:
     rows = rows.cast(KNOWN_SCHEMA)
     buckets = work.plan.query_buckets
     fragment = encode_fragment(rows, bucket_of(rows["query_id"], buckets), buckets)
-    work.run.storage.write(fragment_url(work.run, KNOWN, unit), fragment)
+    work.run.write(fragment, *fragment_path(KNOWN, unit))
     return {"rows": len(rows), "of_base": len(rows) if is_base else 0}
 
 
@@ -625,9 +628,7 @@ def _collect_bucket(work: Work, matched: Mapping[str, Record], scored: Mapping[s
     for chunk, record in zip(chunks, records, strict=True):
         if record["quarantined"]:
             name = f"{SCORING}-{chunk}.parquet"
-            work.run.storage.write(
-                work.run.url("quarantine", name), work.run.storage.read(work.pending.url("quarantine", name))
-            )
+            work.run.write(work.run.storage.read(work.pending.url("quarantine", name)), "quarantine", name)
     quarantined = sum(record["quarantined"] for record in records)
     told = {
         name: sum(record[name] for record in records) for name in ("truncated", "tokens", "padded_tokens", "seconds")

@@ -57,7 +57,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files
         config.cluster.address,
         room_for_replicas(config.cluster),
         files_read(plan, config),
-        lambda lease: execute(run, plan, config, load, lease),
+        lambda begun, lease: execute(begun, plan, config, load, lease),
     )
 
 

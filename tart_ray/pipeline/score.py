@@ -35,6 +35,7 @@ from tart_ray.model.tokenizer import (
     join_instruction,
 )
 from tart_ray.pipeline.deadline import Deadline
+from tart_ray.pipeline.deaths import begin_attempt
 from tart_ray.pipeline.isolate import PARTS, Rows, isolate
 from tart_ray.pipeline.plan import Plan, replica_dtype, scores_schema
 from tart_ray.pipeline.prepare import Chunk, read_chunk
@@ -127,7 +128,7 @@ def score(
 def _encode_chunk(run: Run, config: RerankConfig, releases: Mapping[str, str], chunk: str) -> dict[str, Any]:
     """Read and tokenise: the chunk's columns without its texts, and those of `window_columns`."""
     check_releases(releases)
-    with Attempt.begin(run, "encode", chunk) as attempt:
+    with begin_attempt(run, "encode", chunk) as attempt:
         table = read_chunk(run, chunk)
         pairs, kept, reasons = _encode_rows(attempt, table, config)
         rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
@@ -230,7 +231,7 @@ class Replica:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
         try:
-            with Attempt.begin(run, "load", "model") as attempt:
+            with begin_attempt(run, "load", "model") as attempt:
                 attempt.check(tries=config.cluster.replicas.max)
                 with Deadline(TIMES_TO_LOAD * self._seconds_per_batch, attempt.add_last_words):
                     self._scorer = load(config)
@@ -243,7 +244,7 @@ class Replica:
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._failure:
             raise self._failure
-        with Attempt.begin(self._run, SCORES, batch["unit"][0].as_py()) as attempt:
+        with begin_attempt(self._run, SCORES, batch["unit"][0].as_py()) as attempt:
             table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
             pairs = _windows_of(table)
             began, started = time.time(), time.perf_counter()
@@ -300,7 +301,7 @@ class Replica:
 def _write_chunk(run: Run, plan: Plan, row: dict[str, Any]) -> dict[str, str]:
     """Write the scores of a chunk, quarantine what has none, then commit."""
     chunk = row["unit"]
-    with Attempt.begin(run, "write", chunk) as attempt:
+    with begin_attempt(run, "write", chunk) as attempt:
         attempt.check()
         table = pa.ipc.open_stream(row["table"]).read_all()
         reasons = {int(position): reason for position, reason in json.loads(row["reasons"]).items()}

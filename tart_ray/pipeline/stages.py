@@ -13,8 +13,8 @@ from typing import Any
 import ray.data
 from ray.data import Dataset
 
-from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Record, Run
+from tart_ray.pipeline.deaths import begin_attempt
 from tart_ray.pipeline.progress import Progress
 
 Work = Callable[[str], Record]
@@ -28,7 +28,7 @@ def run_stage(run: Run, stage: str, units: Iterable[str], work: Work) -> dict[st
     """
 
     def work_and_commit(row: dict[str, Any]) -> dict[str, str]:
-        with Attempt.begin(run, stage, row["unit"]) as attempt:
+        with begin_attempt(run, stage, row["unit"]) as attempt:
             attempt.check()
             record = run.commit(stage, row["unit"], work(row["unit"]))
         return {"unit": row["unit"], "record": json.dumps(record)}

@@ -22,7 +22,7 @@ import ray.train
 import tart_ray
 from tart_ray.command_line import ExitCode
 from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig, WorkersConfig
-from tart_ray.data.lease import Lease
+from tart_ray.data.lease import Lease, confirm_driver
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.storage import FileInfo, Storage, absolute
 from tart_ray.model.checkpoint import (
@@ -36,7 +36,7 @@ from tart_ray.model.checkpoint import (
 )
 from tart_ray.model.fitness import check_checkpoint
 from tart_ray.pipeline.cluster import Room
-from tart_ray.pipeline.job import MEND, Clock, RunFailedError, as_figures, execute_run, finish, tell
+from tart_ray.pipeline.job import Clock, InputFailedError, RunFailedError, as_figures, execute_run, finish, tell
 from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.releases import versions_of_scores
 from tart_ray.pipeline.stages import run_stage
@@ -45,7 +45,7 @@ from tart_ray.training.examples import Query
 
 EXAMPLES, TRAINED = "examples", "train"  # stages
 CHECKPOINT = "checkpoint"
-STATE, FAILURE = "state.pt", "failure.txt"
+STATE = "state.pt"
 TRAIN, EVALUATION = "train", "evaluation"  # roles of the input
 COUNTED = ("read", "used", "duplicates", "quarantined", "blank instructions")
 FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change
@@ -98,8 +98,12 @@ def train(config: TrainConfig) -> ExitCode:
             **{f"input.{role}": [file.url for file in files] for role, files in plan.files.items()},
             "model.path": [config.model.path or config.model.vocabulary or ""],
         },
-        lambda lease: execute(plan, lease),
+        lambda run, lease: execute(_begun(plan, run), lease),
     )
+
+
+def _begun(plan: Plan, run: Run) -> Plan:
+    return dataclasses.replace(plan, work=dataclasses.replace(plan.work, run=run))
 
 
 def show(config: TrainConfig) -> ExitCode:
@@ -218,7 +222,7 @@ def execute(plan: Plan, lease: Lease) -> ExitCode:
     if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
         for role, record in found.items():
             if not record["queries"]:
-                raise RunFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}", MEND)
+                raise InputFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}")
         with clock.timed("train"):
             trained = run.committed(TRAINED).get(TRAINED) or _train(work)
     report = {
@@ -244,7 +248,7 @@ def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> Reco
 
     url, needed = roles(work.config)[role], needs(work.config, role)
     found = read_examples(work.run.storage, url, work.instructions, files=files[role], **needed)
-    work.run.storage.write(_examples_url(work, role), encode_queries(found.queries))
+    work.run.write(encode_queries(found.queries), EXAMPLES, f"{role}.parquet")
     work.run.write_quarantine(found.quarantine, EXAMPLES, role)
     return {
         "rows": found.counts["read"],
@@ -264,8 +268,7 @@ def _train(work: Work) -> Record:
     from ray.train.torch import TorchTrainer
 
     cluster, run = work.config.cluster, work.run
-    failure = run.url(WORK, FAILURE)
-    run.storage.remove(failure)
+    failure = run.url(*_failure(work))
     log.info("starting %d workers; each loads the model first", cluster.workers)
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
     with tempfile.TemporaryDirectory() as folder:  # for records of Ray Train, of this start alone
@@ -291,7 +294,7 @@ def _train(work: Work) -> Record:
         except ray.train.TrainingFailedError as error:
             raise RunFailedError(f"training: {error}") from error
     if run.storage.exists(failure):
-        raise RunFailedError(run.storage.read(failure).decode(), MEND)
+        raise InputFailedError(run.storage.read(failure).decode())
     return run.records(TRAINED, [TRAINED])[TRAINED]
 
 
@@ -306,7 +309,7 @@ def _train_worker(settings: Mapping[str, Any]) -> None:
     try:
         _train_in_worker(work)
     except (CheckpointError, TrainingError) as error:
-        work.run.storage.write(work.run.url(WORK, FAILURE), str(error).encode())
+        work.run.storage.write(work.run.url(*_failure(work)), str(error).encode())
 
 
 def _train_in_worker(work: Work) -> None:
@@ -329,15 +332,16 @@ def _train_in_worker(work: Work) -> None:
         queries[TRAIN],
         config.training,
         evaluation=queries.get(EVALUATION, ()),
-        state=loop.StateFile(run.storage, run.url(WORK, STATE)),
+        state=loop.StateFile(run.storage, run.url(WORK, STATE), functools.partial(confirm_driver, run)),
         workers=loop.Workers(context.get_world_rank(), context.get_world_size()),
         max_length=config.model.max_length,
     )
     if context.get_world_rank() == 0:
+        confirm_driver(run)
         with tempfile.TemporaryDirectory() as folder:
             start.save_checkpoint(model, tokenizer, folder, dtype=getattr(torch, config.output.dtype))
             for file in sorted(Path(folder).iterdir()):
-                run.storage.write(run.url(CHECKPOINT, file.name), file.read_bytes())
+                run.write(file.read_bytes(), CHECKPOINT, file.name)
         run.commit(
             TRAINED,
             TRAINED,
@@ -405,6 +409,11 @@ def _pin_start(work: Work) -> Work:
     check_checkpoint(model.path, fingerprint=start, with_head=False, **where)
     config = work.config.model_copy(update={"model": model.model_copy(update={"revision": revision})})
     return dataclasses.replace(work, config=config, start=start)
+
+
+def _failure(work: Work) -> tuple[str, str]:
+    """Where workers of this start of the driver say why they cannot go on."""
+    return WORK, f"failure-{work.run.session}.txt"
 
 
 def _examples_url(work: Work, role: str) -> str:

@@ -55,10 +55,14 @@ class Workers:
 
 @dataclass(frozen=True)
 class StateFile:
-    """Where the state of a run is kept, to go on from: a local path or a URL. Written as a whole or not at all."""
+    """Where the state of a run is kept, to go on from: a local path or a URL. Written as a whole or not at all.
+
+    ``confirm`` is called before each write, and raises where another process has gone on with the run.
+    """
 
     storage: Storage
     url: str
+    confirm: Callable[[], None] = lambda: None
 
     def load(self) -> dict[str, Any] | None:
         """The last state; None where there is none."""
@@ -71,6 +75,7 @@ class StateFile:
         """Replace the state."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
+        self.confirm()
         self.storage.write(self.url, buffer.getbuffer())
 
 

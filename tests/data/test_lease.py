@@ -6,6 +6,7 @@ import json
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from tart_ray.data import lease as lease_module
-from tart_ray.data.lease import Lease, LeaseHeldError
-from tart_ray.data.run import Run
+from tart_ray.data.lease import Lease, LeaseHeldError, confirm_driver
+from tart_ray.data.run import Run, RunLostError
 
 HOLD = """
 import sys
@@ -118,8 +119,43 @@ def test_of_many_that_want_it_one_gets_it(place: Any, losses: queue.Queue[str]) 
 def test_an_owner_that_comes_back_after_the_run_was_completed_is_told(take: Any, place: Any) -> None:
     held = take()
     place.storage.remove_tree(place.at("run", "_lease"))
-    with pytest.raises(LeaseHeldError, match="another run is at work there, or was"):
+    with pytest.raises(RunLostError, match="another driver completed the run there, or somebody removed it"):
         held.confirm()
+
+
+def test_an_owner_whose_directory_was_removed_is_told_and_touches_nothing_of_the_next_one(
+    take: Any, place: Any, losses: queue.Queue[str]
+) -> None:
+    first = take()
+    place.storage.remove_tree(place.at("run"))
+    second = take()
+    term = place.storage.read(place.at("run/_lease/00000001.json"))
+    assert losses.get(timeout=30)  # whether it looked before or after the other began
+    with pytest.raises(RunLostError, match=r"was removed .* and holds another run: process \d+ on .*give it another"):
+        first.confirm()
+    first.release()
+    assert place.storage.read(place.at("run/_lease/00000001.json")) == term
+    second.confirm()
+    with pytest.raises(LeaseHeldError):
+        take()
+    assert losses.empty()
+
+
+def test_a_beat_that_comes_late_makes_no_term(take: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is removed right after the owner looked, and before its beat is written."""
+    write, reached = place.storage.write, threading.Event()
+
+    def remove_and_write(url: str, data: bytes) -> None:
+        place.storage.remove_tree(place.at("run"))
+        write(url, data)
+        reached.set()
+
+    take()
+    monkeypatch.setattr(place.storage, "write", remove_and_write)
+    assert reached.wait(30)
+    monkeypatch.undo()
+    assert not place.storage.exists(place.at("run/_lease/00000001.json"))
+    take().confirm()
 
 
 def test_a_run_that_is_completed_while_another_driver_watches_is_no_error(
@@ -133,6 +169,7 @@ def test_a_run_that_is_completed_while_another_driver_watches_is_no_error(
     def read_and_complete(lease: Lease, term: int) -> Any:
         found = read(lease, term)
         place.storage.remove_tree(place.at("run", "_lease"))
+        monkeypatch.setattr(Lease, "_read", read)
         return found
 
     monkeypatch.setattr(Lease, "_read", read_and_complete)
@@ -149,3 +186,13 @@ def test_nothing_is_left_of_it_behind_a_complete_run(take: Any, place: Any) -> N
 def test_a_place_where_a_run_begins_is_a_place_for_a_run(take: Any, place: Any) -> None:
     take()
     assert Run.at(place.storage, place.at("run"), 1).check({}) is False
+
+
+def test_workers_of_a_driver_that_was_replaced_are_told(take: Any, place: Any, losses: queue.Queue[str]) -> None:
+    run = Run.at(place.storage, place.at("run"), 1).begin({}, {})
+    lease = Lease(run, losses.put)
+    confirm_driver(run)
+    lease.release()
+    take()
+    with pytest.raises(LeaseHeldError):
+        confirm_driver(run)

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.run import Run, RunConflictError, differences
-from tart_ray.data.storage import Storage
+from tart_ray.data.run import Run, RunConflictError, RunLostError, differences
+from tart_ray.data.storage import Storage, join_url
 
 IDENTITY = {"model": {"path": "m", "fingerprint": "abc"}, "input": {"files": [["a", 1, "v1"], ("b", 2, "v2")]}}
 
@@ -121,22 +121,152 @@ def test_quarantine_is_written_where_there_is_any(run: Run) -> None:
 
 @pytest.mark.parametrize("success", [True, False])
 def test_the_end_of_a_run(run: Run, success: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.begin(IDENTITY, {})
+    run = run.begin(IDENTITY, {})
     run.commit("score", "a", {})
-    run.storage.write(run.url("_work", "x"), b"")
+    run.write(b"", "_work", "x")
     order: list[str] = []
-    write, remove = run.storage.write, run.storage.remove_tree
-    monkeypatch.setattr(run.storage, "write", lambda url, data: (write(url, data), order.append(url)))
-    monkeypatch.setattr(run.storage, "remove_tree", lambda url: (remove(url), order.append(url)))
+    create, remove = run.storage.create, run.storage.remove_tree
+    monkeypatch.setattr(run.storage, "create", lambda url, data: order.append(url) or create(url, data))
+    monkeypatch.setattr(run.storage, "remove_tree", lambda url: order.append(url) or remove(url))
     assert not run.is_complete()
     run.finish({"rows": 1}, "<html>", success=success)
     last = ["_SUCCESS"] if success else []
-    assert [url.rsplit("/", 1)[-1] for url in order] == ["report.json", "report.html", "_work", *last]
+    work = f"_work/{run.id}"
+    assert [url.removeprefix(f"{run.path}/") for url in order] == ["report.json", "report.html", work, *last]
     assert run.is_complete() is success
-    assert not run.storage.holds_files(run.url("_work"))
+    assert not run.storage.holds_files(join_url(run.path, "_work"))
     left = {*run.storage.names(run.path)} - {"_work"}  # which SeaweedFS goes on listing
     assert left == {"_commits", "manifest.json", "report.html", "report.json", *last}
     assert run.check(IDENTITY)
+
+
+def replaced(run: Run, identity: dict[str, Any]) -> Run:
+    """Another run, in the directory of one that was removed."""
+    run.storage.remove_tree(run.path)
+    return Run.at(run.storage, run.path, max_attempts=2).begin(identity, {})
+
+
+def test_a_run_whose_directory_is_removed_writes_nothing_more(run: Run) -> None:
+    run = run.begin(IDENTITY, {})
+    run.write(b"1", "scores", "a")
+    run.storage.remove_tree(run.path)
+    for write in (lambda: run.write(b"2", "scores", "b"), lambda: run.commit("score", "a", {})):
+        with pytest.raises(RunLostError, match=r"run: was removed while this run was at work; this one has ended$"):
+            write()
+    assert not run.storage.holds_files(run.path)
+
+
+def test_what_a_run_writes_late_does_not_reach_the_one_that_took_its_place(run: Run) -> None:
+    old = run.begin(IDENTITY, {})
+    new = replaced(old, {"other": 1})
+    new.write(b"new", "scores", "a")
+    new.commit("score", "a", {"rows": 1})
+    told = r"run: was removed, and another run began there, while this run was at work"
+    for write in (
+        lambda: old.write(b"old", "scores", "a"),
+        lambda: old.write(b"old", "scores", "b"),
+        lambda: old.commit("score", "a", {"rows": 2}),
+        lambda: old.write_quarantine(Quarantine("score"), "score", "a"),
+        lambda: old.finish({}, "", success=True),
+    ):
+        new.write(b"bad rows", "quarantine", "score-a.parquet")
+        with pytest.raises(RunLostError, match=told):
+            write()
+    assert new.storage.read(new.url("scores", "a")) == b"new"
+    assert new.storage.names(new.url("scores")) == ["a"]
+    assert new.storage.names(new.url("quarantine")) == ["score-a.parquet"]
+    assert new.committed("score") == {"a": {"rows": 1}}
+    assert not new.is_complete()
+
+
+def test_a_write_that_was_on_its_way_does_not_replace_a_file_of_the_next_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the old run has looked at, the moment before the store does it."""
+    for moment in ("create", "replace"):
+        old = Run.at(run.storage, run.path + moment, max_attempts=2).begin(IDENTITY, {})
+        old.write(b"an attempt that did not commit", "scores", "a")
+        really, new = getattr(old.storage, moment), []
+
+        def late(*arguments: Any, really: Any = really, old: Run = old, new: list[Run] = new) -> bool:
+            if not new:
+                monkeypatch.undo()
+                new.append(replaced(old, {"other": 1}))
+                new[0].write(b"new", "scores", "a")
+            return bool(really(*arguments))
+
+        monkeypatch.setattr(old.storage, moment, late)
+        with pytest.raises(RunLostError):
+            old.write(b"old", "scores", "a")
+        assert old.storage.read(new[0].url("scores", "a")) == b"new"
+
+
+def test_what_another_run_left_is_replaced_and_never_counted(run: Run) -> None:
+    old = run.begin(IDENTITY, {})
+    new = replaced(old, {"other": 1})
+    late = {"score/a.json": {"rows": 9, "run_id": old.id}, "score/b.json": {"rows": 9, "run_id": old.id}}
+    for name, record in late.items():
+        run.storage.write(new.url("_commits", name), json.dumps(record).encode())
+    run.storage.write(new.url("scores", "a"), b"old")
+    run.storage.write(new.url("_SUCCESS"), json.dumps({"run_id": old.id}).encode())
+    assert new.committed("score") == {}
+    assert not new.is_complete()
+    new.write(b"new", "scores", "a")
+    new.commit("score", "a", {"rows": 1})
+    assert new.committed("score") == Run.at(run.storage, run.path, 2).committed("score") == {"a": {"rows": 1}}
+    assert run.storage.read(new.url("scores", "a")) == b"new"
+    new.finish({}, "", success=True)
+    assert new.is_complete()
+
+
+def test_a_run_that_failed_because_of_its_input_makes_room_for_another(run: Run) -> None:
+    first = run.begin(IDENTITY, {})
+    first.write(b"1", "negatives", "00000.parquet")
+    first.write(b"1", "report.json")
+    first.commit("mine", "00000", {})
+    inner = Run.at(run.storage, first.url("scoring"), 2).begin({"inner": 1}, {})
+    inner.write(b"1", "scores", "a")
+    inner.commit("score", "a", {"rows": 1})
+    again = Run.at(run.storage, run.path, max_attempts=2)
+    with pytest.raises(RunConflictError, match="holds another run"):
+        again.check({"other": 1})
+    first.fail("no judgement matches")
+    assert again.check(IDENTITY) is True
+    assert again.check({"other": 1}) is False
+    second = again.begin({"other": 1}, {})
+    assert second.id != first.id
+    assert {*run.storage.names(run.path)} - {"_work", "_commits", "negatives"} == {"manifest.json", "scoring"}
+    assert not any(run.storage.holds_files(second.url(name)) for name in ("_commits", "negatives"))
+    assert inner.opened().committed("score") == {"a": {"rows": 1}}
+    with pytest.raises(RunConflictError, match="holds another run"):  # for this one has not failed
+        again.check(IDENTITY)
+
+
+def test_a_run_with_scores_makes_no_room(run: Run) -> None:
+    first = run.begin(IDENTITY, {})
+    first.commit("score", "a", {"rows": 1})
+    first.fail("a file was damaged")
+    with pytest.raises(RunConflictError, match="holds another run"):
+        run.check({"other": 1})
+    assert first.committed("score") == {"a": {"rows": 1}}
+
+
+def test_parts_of_files_that_killed_writers_left_are_removed_when_the_run_goes_on(s3: Any, bucket: str) -> None:
+    """Three of them in a run's directory, one beside it."""
+    storage, files = Storage(s3.config), s3.filesystem()
+    run = Run.at(storage, f"s3://{bucket}/uploads", 2).begin(IDENTITY, {})
+    for key in ("uploads/_work/state.pt", "uploads/checkpoint/a", "uploads/checkpoint/b", "uploads-of-others/a"):
+        upload = files.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+        part = {"UploadId": upload["UploadId"], "PartNumber": 1, "Body": b"x" * (5 << 20)}
+        files.call_s3("upload_part", Bucket=bucket, Key=key, **part)
+
+    def unfinished() -> list[str]:
+        found = files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix="uploads").get("Uploads", [])
+        return sorted(upload["Key"] for upload in found)
+
+    assert len(unfinished()) == 4
+    Run.at(storage, run.path, 2).begin(IDENTITY, {})
+    assert unfinished() == ["uploads-of-others/a"]
 
 
 def test_differences_are_told_by_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from support.drivers import IN_FLIGHT, Jobs, puts
@@ -117,3 +119,62 @@ def test_ray_job_stop_ends_a_run_that_a_rerun_continues(
         time.sleep(0.1)  # between looks at a job that is running
     assert client.get_job_status(again) == JobStatus.SUCCEEDED, client.get_job_logs(again)
     assert_same(jobs.rows("stopped"), undisturbed_job)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(1800)
+def test_a_run_in_the_place_of_one_that_was_removed_has_rows_of_its_own_alone(jobs: Jobs, assert_same: Any) -> None:
+    """The first driver lives on, with the scores of its chunks on their way to the store until the second is done."""
+    other = ("--input.instruction", "Find papers")
+    assert jobs.finish("other", *other) == ExitCode.DONE, jobs.said
+    expected = {(row["query_id"], row["doc_id"]): row for row in jobs.rows("other")}
+    go_on, reached, removed = threading.Event(), threading.Event(), threading.Event()
+    scores = puts("/anew/scores/")
+    jobs.proxy.on(lambda request: scores(request) and not removed.is_set(), hold(go_on, reached))
+    files = jobs.proxy.store.filesystem()
+    with jobs.start("anew") as first:
+        log = jobs.log
+        assert reached.wait(240), jobs.said
+        files.rm(f"{jobs.bucket}/anew", recursive=True)
+        removed.set()
+        assert jobs.finish("anew", *other) == ExitCode.DONE, jobs.said
+        go_on.set()
+        assert first.wait(120) == ExitCode.FAILED, log.read_text()
+    jobs.proxy.clear()
+    said = log.read_text()
+    assert "was removed" in said, said
+    assert "Traceback" not in said, said
+    rows = jobs.rows("anew")
+    assert {row["instruction"] for row in rows} == {"Find papers"}
+    assert_same(rows, expected)
+    files.invalidate_cache()
+    for name in files.ls(f"{jobs.bucket}/anew/scores", detail=False):  # none was replaced by one that came late
+        for row in pq.read_table(io.BytesIO(files.cat(name))).to_pylist():
+            assert row["margin"] == pytest.approx(expected[row["query_id"], row["doc_id"]]["margin"], abs=1e-5)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(1800)
+def test_a_driver_that_is_suspended_and_comes_back_while_another_goes_on_with_the_run(
+    jobs: Jobs, undisturbed_job: Any, assert_same: Any
+) -> None:
+    """Before its report, which the other has written by then."""
+    go_on, reached, over = threading.Event(), threading.Event(), threading.Event()
+    report = puts("/suspended/report.json")
+    jobs.proxy.on(lambda request: report(request) and not over.is_set(), hold(go_on, reached))
+    with jobs.start("suspended") as first:
+        log = jobs.log
+        assert reached.wait(240), jobs.said
+        first.send_signal(signal.SIGSTOP)
+        over.set()
+        try:
+            assert jobs.finish("suspended") == ExitCode.DONE, jobs.said
+            written = jobs.proxy.store.filesystem().cat(f"{jobs.bucket}/suspended/report.json")
+            go_on.set()
+        finally:
+            first.send_signal(signal.SIGCONT)
+        assert first.wait(120) == ExitCode.FAILED, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert jobs.proxy.store.filesystem().cat(f"{jobs.bucket}/suspended/report.json") == written
+    assert jobs.exists("suspended/_SUCCESS")
+    assert_same(jobs.rows("suspended"), undisturbed_job)

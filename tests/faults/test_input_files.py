@@ -232,6 +232,11 @@ def test_a_compressed_file_that_ends_early_stops_the_job_by_name(
         rerank(make_config(), load=load_cheap_scorer)
     assert not (tmp_path / "run" / "_SUCCESS").exists()
 
+    # written again, it is read by the same command into the same place
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b"".join(b"%s\n" % json.dumps(row).encode() for row in rows[:9])))
+    assert rerank(make_config(), load=load_cheap_scorer) == ExitCode.DONE
+    assert {row["doc_id"] for row in read_output(tmp_path / "run")} == {f"d{i}" for i in range(9)}
+
 
 @pytest.mark.matrix
 def test_a_million_candidates_of_one_query(tmp_path: Path, folder: Path, make_config: Any) -> None:

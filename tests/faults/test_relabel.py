@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ class Relabelling(Jobs):
 
     def scorings(self, run: str) -> Counter[tuple[str, str]]:
         """How often the scores of each chunk were written, by run and chunk."""
-        name = re.compile(rf"{self.bucket}/{run}/runs/([\w-]+)/_work/pending/scores/([\d-]+)\.parquet")
+        name = re.compile(rf"{self.bucket}/{run}/runs/([\w-]+)/_work/\w+/pending/scores/([\d-]+)\.parquet")
         return Counter(match.groups() for request in self.proxy.requests if (match := is_put(request, name)))  # type: ignore[misc]
 
 
@@ -74,7 +75,7 @@ def test_overlapping_runs_a_kill_while_scoring_and_one_before_the_switch(
 ) -> None:
     jobs, pairs = relabelling, QUERIES * DOCUMENTS
     go_on, reached = threading.Event(), threading.Event()
-    third_chunk = puts(r"/_work/pending/scores/00000-00002")
+    third_chunk = puts(r"/_work/\w+/pending/scores/00000-00002")
     jobs.proxy.on(third_chunk, hold(go_on, reached))
     with jobs.start("corpus") as first:
         assert reached.wait(240), jobs.said
@@ -119,3 +120,37 @@ def test_overlapping_runs_a_kill_while_scoring_and_one_before_the_switch(
     # a rollback is one command
     assert jobs.finish("corpus", "--output.switch_to", "previous") == ExitCode.DONE, jobs.said
     assert jobs.current("corpus") == first_run
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("moment", ["current/", "current.json"], ids=["before", "after"])
+def test_a_driver_that_is_suspended_while_it_switches_sets_no_older_version_current(
+    relabelling: Relabelling, moment: str
+) -> None:
+    """Before it moves the pointer, or once it has and is about to write the copy that readers begin with."""
+    jobs, run = relabelling, f"suspended-{moment[7:]}".strip("-/.")
+    go_on, reached, over = threading.Event(), threading.Event(), threading.Event()
+    switch = puts(f"/{run}/{moment}")
+    jobs.proxy.on(lambda request: switch(request) and not over.is_set(), hold(go_on, reached))
+    corpus = jobs.proxy.store.filesystem().cat(f"{jobs.bucket}/corpus.tsv").decode()
+    with jobs.start(run) as first:
+        log = jobs.log
+        assert reached.wait(240), jobs.said
+        first.send_signal(signal.SIGSTOP)
+        over.set()
+        try:
+            put(jobs.proxy.store, f"{jobs.bucket}/corpus.tsv", re.sub(r"(?m)^d9\t.*$", f"d9\tnot {moment}", corpus))
+            assert jobs.finish(run) == ExitCode.DONE, jobs.said
+            newer = jobs.current(run)
+            assert jobs.counts(run)["scored"] == QUERIES, "what the suspended driver scored is taken over"
+            go_on.set()
+        finally:
+            first.send_signal(signal.SIGCONT)
+        code = first.wait(120)
+    assert code == ExitCode.FAILED or (moment == "current.json" and code == ExitCode.DONE), log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert newer.startswith("00002-")
+    assert jobs.current(run) == newer
+    moves = jobs.proxy.store.filesystem().ls(f"{jobs.bucket}/{run}/current", detail=False)
+    assert json.loads(jobs.proxy.store.filesystem().cat(sorted(moves)[-1]))["run"] == newer

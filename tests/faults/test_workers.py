@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from support.deadly import Gate
 from support.job_files import read_output, report_of, write_jsonl
+from support.s3_jobs import ROOT
 
 from tart_ray.command_line import ExitCode
+from tart_ray.data.attempts import LOST_NODE, OUT_OF_MEMORY, Process
+from tart_ray.pipeline.deaths import excuse, this_process
 from tart_ray.pipeline.rerank import rerank
 from tart_ray.pipeline.score import load_scorer
 
@@ -66,6 +73,8 @@ def test_a_node_lost_while_it_scores_and_another_added(
 ) -> None:
     write_jsonl(tmp_path / "candidates" / "a.jsonl", pairs)
     (lost,) = nodes.worker_nodes
+    on_it, on_head = (process_on(node.node_id) for node in (lost, nodes.head_node))
+    assert (excuse(on_it), excuse(on_head)) == (None, None)
     config = make_config(cluster={"replicas": {"min": 3, "max": 3}})  # 4 CPUs on two nodes: some are on each
     with gate.closed_during(lambda: rerank(config, load=gate.load())):
         gate.waiting(node=lost.node_id)
@@ -73,3 +82,48 @@ def test_a_node_lost_while_it_scores_and_another_added(
         nodes.add_node(num_cpus=2, object_store_memory=200 << 20)
     assert_same(read_output(tmp_path / "run"), undisturbed)
     assert report_of(tmp_path / "run")["counts"]["scored"] == len(pairs)
+    assert (excuse(on_it), excuse(on_head)) == (LOST_NODE, None)
+
+
+def process_on(node: str) -> Process:
+    """A worker of Ray on a node, by its names."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    found: Process = ray.get(ray.remote(this_process).options(scheduling_strategy=where, num_cpus=0).remote())
+    return found
+
+
+OUT_OF_MEMORY_ON_PURPOSE = """
+import os, ray, signal, sys, time
+from tart_ray.pipeline.deaths import excuse, this_process
+
+settings = {"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 4000}
+options = {"num_cpus": 1, "object_store_memory": 100 << 20, "log_to_driver": False, "include_dashboard": False}
+ray.init(address="local", _system_config=settings, **options)
+
+@ray.remote(max_restarts=0)
+class Actor:
+    def name(self): return this_process()
+    def wait(self): time.sleep(600)
+    def die(self): os.kill(os.getpid(), signal.SIGKILL)
+
+def excuse_after(method):
+    while True:  # the monitor may be faster than the actor
+        actor, process = Actor.remote(), None
+        try:
+            process = ray.get(actor.name.remote())
+            ray.get(getattr(actor, method).remote())
+        except ray.exceptions.OutOfMemoryError:
+            if process and method == "wait":
+                return excuse(process)
+        except ray.exceptions.ActorDiedError:
+            return excuse(process)
+
+print(excuse_after("wait"), excuse_after("die"), sep=" | ")
+"""
+
+
+@pytest.mark.matrix
+def test_a_process_that_rays_monitor_ends_for_lack_of_memory_is_told_from_one_that_dies() -> None:
+    command = [sys.executable, "-c", OUT_OF_MEMORY_ON_PURPOSE]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.strip() == f"{OUT_OF_MEMORY} | None", done.stderr

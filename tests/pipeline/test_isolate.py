@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tart_ray.data.attempts import Attempt, PoisonUnitError
+from tart_ray.data.attempts import LOST_NODE, OUT_OF_MEMORY, Attempt, PoisonUnitError, Process
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
 from tart_ray.pipeline import isolate as isolate_module
@@ -19,7 +19,7 @@ from tart_ray.pipeline.isolate import Rows, isolate
 
 BATCHES = [np.array(rows) for rows in ([5, 1, 9], [0, 2, 3], [8], [4, 6, 7])]
 WORKER = """
-import ast, os, sys
+import ast, dataclasses, os, sys
 from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
@@ -27,6 +27,7 @@ from tart_ray.pipeline.isolate import isolate
 import numpy as np
 
 folder, bad, max_attempts, fault = ast.literal_eval(sys.argv[1])
+run = dataclasses.replace(Run.at(Storage(), folder, 3), session="one driver")
 done, seen = set(), set()
 
 def work(rows):
@@ -38,7 +39,7 @@ def work(rows):
     done.update(rows.tolist())
 
 batches = np.array_split(np.arange(1000), 100)
-with Attempt.begin(Run.at(Storage(), folder, 3), "score", "unit") as attempt:
+with Attempt.begin(run, "score", "unit") as attempt:
     reasons = isolate(attempt, batches, work, max_attempts=max_attempts, is_usable=lambda: not seen & bad)
 assert done | reasons.keys() == set(range(1000))
 print(reasons)
@@ -124,12 +125,34 @@ def test_too_many_deaths_are_not_the_rows(attempt: Attempt, monkeypatch: pytest.
         assert isolate(rerun, BATCHES, lambda _: None, max_attempts=3) == {}
 
 
-def test_deaths_of_lost_nodes_and_stopped_drivers_cost_no_row(attempt: Attempt) -> None:
-    for rows in ([0, 2, 3], [2]):  # at a part, and at one of its rows
-        Attempt.begin(attempt.run, "score", "unit").at(rows)
-    with Attempt.begin(attempt.run, "score", "unit") as again:
-        assert len(again.deaths) == 3
+def test_drivers_that_are_killed_with_all_their_processes_cost_no_row_and_no_row_is_done_alone(
+    attempt: Attempt,
+) -> None:
+    for rows in (None, [0, 2, 3], [2], [2], [2], [2]):  # at the whole, at a part, and at one of its rows
+        killed = Run.at(Storage(), attempt.run.path, 3)  # a start of the driver of its own
+        Attempt.begin(killed, "score", "unit").at(rows)
+    done: list[list[int]] = []
+    with Attempt.begin(Run.at(Storage(), attempt.run.path, 3), "score", "unit") as again:
+        assert len(again.deaths) == 7
+        assert isolate(again, BATCHES, recorder(done, lambda _: False), max_attempts=3) == {}
+    assert done == [list(range(10))]
+
+
+@pytest.mark.parametrize(("cause", "rows"), [(LOST_NODE, 60), (OUT_OF_MEMORY, 9)])
+def test_lost_nodes_and_kills_for_lack_of_memory_cost_no_row(attempt: Attempt, cause: str, rows: int) -> None:
+    process = Process("node", "worker")
+    for _ in range(rows):
+        Attempt.begin(attempt.run, "score", "unit", process=process).at([2])
+    with Attempt.begin(attempt.run, "score", "unit", excuse=lambda _: cause) as again:
         assert isolate(again, BATCHES, lambda _: None, max_attempts=3) == {}
+
+
+def test_a_unit_whose_nodes_run_out_of_memory_again_and_again_is_refused_by_name(attempt: Attempt) -> None:
+    for _ in range(10):
+        Attempt.begin(attempt.run, "score", "unit", process=Process("node", "worker")).at([2])
+    refused = pytest.raises(PoisonUnitError, match=r"^score unit: Ray's memory monitor ended 10 processes at it")
+    with refused, Attempt.begin(attempt.run, "score", "unit", excuse=lambda _: OUT_OF_MEMORY) as again:
+        isolate(again, BATCHES, lambda _: None, max_attempts=3)
 
 
 def test_an_error_of_every_row_is_not_the_rows(attempt: Attempt) -> None:

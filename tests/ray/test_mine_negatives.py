@@ -546,6 +546,19 @@ def test_qrels_of_another_collection_are_refused_before_any_work(tmp_path: Path,
     assert not (tmp_path / "mined").exists()
 
 
+def test_a_run_that_can_mine_nothing_makes_room_for_one_that_can(tmp_path: Path, make: Make) -> None:
+    write_jsonl(tmp_path / "candidates.jsonl", candidates("q", "d1", "d2"))
+    (tmp_path / "qrels.tsv").write_text("q 0 d1 1\n")
+    beyond_the_last = {"policies": [{"name": "window", "range_min": 5}]}
+    with pytest.raises(RunFailedError, match="no query has a negative") as failed:
+        mine_negatives(make(mining=beyond_the_last), load=by_length)
+    assert "the same output.path will do" in failed.value.advice
+    assert not (tmp_path / "mined/_SUCCESS").exists()
+    # mended, in the same place: what was scored is not scored again
+    assert mine_negatives(make(), load=never) == ExitCode.DONE
+    assert [(row["query_id"], row["doc_id"]) for row in read_output(tmp_path / "mined", "negatives")] == [("q", "d2")]
+
+
 def test_a_window_of_retrieval_ranks_needs_retrieval_ranks(tmp_path: Path, make: Make) -> None:
     rows = [
         {name: row[name] for name in ("query_id", "query", "doc_id", "text")} for row in candidates("q", "d1", "d2")

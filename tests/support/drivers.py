@@ -110,7 +110,7 @@ class Jobs:
 
     def starts_of_chunks(self, run: str) -> Counter[str]:
         """How often each chunk began to be scored."""
-        attempt = re.compile(rf"{self.bucket}/{run}/_work/attempts/score-([\d-]+)/(\w+)")
+        attempt = re.compile(rf"{self.bucket}/{run}/_work/\w+/attempts/score-([\d-]+)/(\w+)")
         found = {match.groups() for request in self.proxy.requests if (match := is_put(request, attempt))}
         return Counter(chunk for chunk, _ in found)
 
