@@ -30,7 +30,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Location = Annotated[str, AfterValidator(check_location)]  # what is read
 Destination = Annotated[str, AfterValidator(partial(check_location, written=True))]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what files are named by
-COLUMN_NAMES = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
 
 
 class Section(BaseModel):
@@ -64,32 +63,35 @@ class ModelConfig(Section):
     max_tokens_per_batch: PositiveInt | Literal["auto"] = "auto"
 
 
-class InputConfig(Section):
-    """What is scored.
+class CandidatesConfig(Section):
+    """Candidates and what belongs to them, in every job that takes them.
 
     Attributes:
-        candidates: File, directory or glob: Parquet or JSONL of pairs or of lists, or a TREC run.
+        candidates: File, directory or glob: Parquet or JSONL of pairs or of lists, a TREC run, or what an earlier run
+            wrote to reranked/ or scores/.
         queries: For candidates without query text: BEIR queries.jsonl, TSV or Parquet.
         corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
-        instruction: For every row; a row's own instruction column wins.
-        columns: Our name: their name, for candidates whose columns are called otherwise.
+        instruction: For every row; a row's own instruction column wins, unless an earlier run wrote it.
+        columns: Our name: their name, for candidates whose columns are called otherwise; others can be renamed in the
+            same way.
+        drop_columns: Their names of columns to leave out.
         empty_documents: Documents whose title and text are blank: quarantine keeps them out, score gives them the score
             of an empty text, as the original does.
     """
 
-    candidates: Location
+    candidates: Location | None = None
     queries: Location | None = None
     corpus: Location | None = None
     instruction: str | None = None
     columns: dict[str, str] = {}
     empty_documents: Literal["quarantine", "score"] = "quarantine"
+    drop_columns: list[str] = []
 
-    @model_validator(mode="after")
-    def _known_columns(self) -> InputConfig:
-        unknown = sorted(set(self.columns) - set(COLUMN_NAMES))
-        if unknown:
-            raise ValueError(f"input.columns: got {unknown}, expected names among {list(COLUMN_NAMES)}")
-        return self
+
+class InputConfig(CandidatesConfig):
+    """What is scored."""
+
+    candidates: Location
 
 
 class OutputConfig(Section):
@@ -229,28 +231,18 @@ class PlanConfig(Section):
     dollars_per_gpu_hour: PositiveFloat | None = None
 
 
-class MineInputConfig(Section):
-    """Whose scores are mined: those of a finished run, or of candidates that are scored first.
+class MineInputConfig(CandidatesConfig):
+    """Whose scores are mined: those of a finished run, or of candidates that are scored first, into scoring/.
 
     Attributes:
         run: output.path of a finished jobs.rerank; nothing is scored.
-        candidates: What to score, as in jobs.rerank; goes to scoring/ under output.path.
-        queries: For candidates without query text.
-        corpus: For candidates without document text.
-        instruction: For every row; a row's own instruction column wins.
-        columns: Our name: their name, for candidates whose columns are called otherwise.
     """
 
     run: Location | None = None
-    candidates: Location | None = None
-    queries: Location | None = None
-    corpus: Location | None = None
-    instruction: str | None = None
-    columns: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _one_of_two(self) -> MineInputConfig:
-        given = [name for name in type(self).model_fields if getattr(self, name)]
+        given = [name for name, key in type(self).model_fields.items() if getattr(self, name) != key.default]
         if (self.run is None) == (self.candidates is None) or (self.run is not None and given != ["run"]):
             raise ValueError(f"input: got {given}, expected run alone, or candidates and what belongs to them")
         if self.candidates is not None:
@@ -445,16 +437,7 @@ class EvaluateOutputConfig(Section):
 
 
 class RelabelInputConfig(MineInputConfig):
-    """What is labelled: candidates, or a finished run whose scores are taken over.
-
-    Attributes:
-        run: output.path of a finished jobs.rerank: its candidates, its scores; nothing is scored.
-        candidates: What to label, as in jobs.rerank; pairs without a score that still holds are scored.
-        queries: For candidates without query text.
-        corpus: For candidates without document text.
-        instruction: For every row; a row's own instruction column wins.
-        columns: Our name: their name, for candidates whose columns are called otherwise.
-    """
+    """What is labelled: candidates, or a finished run whose scores are taken over; pairs whose score holds keep it."""
 
 
 class CalibrationConfig(Section):

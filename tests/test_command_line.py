@@ -70,7 +70,6 @@ MODEL = "available: model.path, model.revision, model.dtype, model.max_length, m
         (BASE, "--cluster.replicas.min 9", ["cluster.replicas: got min 9 above max 8"]),
         (BASE + "cluster: {replicas: {min: 3, max: 2}}\n", "", ["cluster.replicas: got min 3 above max 2"]),
         (BASE, "--input.columns {docid:x}", ["docid"]),
-        ("input: {candidates: a, columns: {docid: x}}\noutput: {path: r}", "", ["got ['docid']", "'doc_id'"]),
         ("output: {path: run}\n", "", ["required: input.candidates", "available: input.candidates, input.queries,"]),
         ("input: {candidates: a}\n", "", ["required: output.path", "available: output.path, output.partition_by,"]),
         (BASE + "model:\n", "", ['"model": got nothing, expected keys below it', MODEL]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -22,6 +22,9 @@ from tart_ray.data.schema import (
 )
 
 Shape = Literal["pairs", "lists"]
+
+MEANINGS = frozenset({CANDIDATES_COLUMN, *(field.name for field in FIELDS["candidates"])})
+NEEDED = ("query_id", "doc_id", CANDIDATES_COLUMN)
 
 
 def candidates_column(role: Role, names: set[str], columns: Mapping[str, str]) -> str | None:
@@ -111,10 +114,71 @@ def is_id(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
 
 
-def checked_extras(url: str, extras: pa.Schema) -> pa.Schema:
-    clash = sorted(set(extras.names) & RESERVED)
-    if clash:
-        raise InputError(f"{url}: columns {clash} have a name that the output uses; rename them")
+def other_columns(
+    url: str, names: Sequence[str], mapped: Mapping[str, str], columns: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """What the columns without a meaning here are called in the output: name → their name, and what to tell of it.
+
+    A name that the output needs gets the prefix ``input_``, as often as that takes. Names that differ by case alone are
+    one to Spark and DuckDB.
+
+    Args:
+        names: of all columns, in order, without those that are left out.
+        mapped: our name → their name, of those with a meaning.
+        columns: the same as configured, with names for other columns, too.
+
+    Raises:
+        InputError: a configured name is taken, or their column is not there.
+    """
+    asked = {name: theirs for name, theirs in columns.items() if name not in MEANINGS}
+    taken = {name.lower(): "that name has a meaning here" for name in RESERVED}
+    for name, theirs in asked.items():
+        if theirs not in names:
+            raise InputError(f"{url}: input.columns says {name}: {theirs}, available: {sorted(names)}")
+        if name.lower() in taken:
+            raise InputError(f"{url}: input.columns says {name}: {theirs}, but {taken[name.lower()]}; give it another")
+        taken[name.lower()] = f"{theirs!r} is given that name"
+    given, notes = {theirs: name for name, theirs in asked.items()}, []
+    others = [name for name in names if name not in mapped.values() and name not in given]
+    for name in others:
+        if name.lower() not in taken:
+            given[name] = name
+            taken[name.lower()] = f"another column is called {name!r}"
+    for theirs in others:
+        if theirs not in given:
+            name = theirs
+            while name.lower() in taken:
+                name = f"input_{name}"
+            notes.append(f"column {theirs!r} is carried as {name!r}: {taken[theirs.lower()]}")
+            given[theirs] = name
+            taken[name.lower()] = f"another column is called {name!r}"
+    renamed = [(name, theirs) for name, theirs in asked.items() if theirs not in others]
+    return dict(renamed) | {given[theirs]: theirs for theirs in others}, notes
+
+
+def check_dropped(
+    url: str, dropped: Sequence[str], names: Collection[str], mapped: Mapping[str, str], columns: Mapping[str, str]
+) -> None:
+    """Refuse to leave out what is not there, or what is needed.
+
+    Args:
+        mapped: our name → their name, before anything is left out.
+
+    Raises:
+        InputError: it is.
+    """
+    unknown = sorted({*dropped} - {*names})
+    if unknown:
+        raise InputError(f"{url}: input.drop_columns: got {unknown}, available: {sorted(names)}")
+    needed = {theirs: ours for ours, theirs in mapped.items() if ours in NEEDED or ours in columns}
+    needed |= {theirs: ours for ours, theirs in columns.items()}
+    kept = {theirs: needed[theirs] for theirs in dropped if theirs in needed}
+    if kept:
+        raise InputError(f"{url}: input.drop_columns: got {sorted(kept)}, needed as {sorted(kept.values())}")
+
+
+def without_nulls(extras: Iterable[pa.Field]) -> pa.Schema:
+    """The schema of columns that are carried through."""
     return pa.schema([(field.name, map_types(field.type, _without_null)) for field in extras])
 
 

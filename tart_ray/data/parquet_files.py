@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,25 +41,66 @@ def is_damage(error: Exception) -> bool:
     return of_arrow or (type(error) is OSError and error.errno is None)
 
 
-def unify(files: list[FileInfo], footers: list[FileMetaData]) -> pa.Schema:
-    """One schema for all files: types are promoted, columns may be missing in some files."""
-    whole = pa.schema([])
-    schemas = []
+def schemas_of(files: Sequence[FileInfo], footers: Sequence[FileMetaData], dropped: Collection[str]) -> list[pa.Schema]:
+    """The columns of each file, without what differs between writers and changes no value, and without those dropped.
+
+    Raises:
+        InputError: a file has a column twice, or one that cannot be read.
+    """
+    found = []
     for file, footer in zip(files, footers, strict=True):
-        try:
-            found = footer.schema.to_arrow_schema()
-            _check_lists(file, found)
-            schemas.append(_plain(found))
-            whole = pa.unify_schemas([whole, schemas[-1]], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise InputError(
-                f"{file.url}: its columns do not fit those of {files[0].url} and the files between: {error}; "
-                "cast them to one type"
-            ) from error
+        schema = footer.schema.to_arrow_schema()
+        twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if twice:
+            raise InputError(f"{file.url}: duplicate columns {twice}; expected each once")
+        schema = pa.schema([field for field in schema if field.name not in dropped])
+        _check_lists(file, schema)
+        found.append(_plain(schema))
+    return found
+
+
+def unify(files: Sequence[FileInfo], schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, list[str]]:
+    """One schema for all files, and what to tell of it: columns may be missing in some files, types are widened.
+
+    Numbers widen to larger ones. Types that have nothing in common become text, nested values as JSON.
+
+    Raises:
+        InputError: a type has nothing in common with another and is no text.
+    """
+    kinds: dict[str, dict[pa.DataType, FileInfo]] = {}
     for file, schema in zip(files, schemas, strict=True):
-        for column in schema:
-            _check_cast(file, column, whole.field(column.name).type)
-    return whole
+        for field in schema:
+            kinds.setdefault(field.name, {}).setdefault(field.type, file)
+    fields, notes = [], []
+    for name, found in kinds.items():
+        kind = _common(found)
+        if kind is None:
+            where = ", ".join(f"{kind} in {file.url.rsplit('/', 1)[-1]}" for kind, file in found.items())
+            for odd, file in found.items():
+                if any(pa.types.is_binary(leaf) or _is_fixed(leaf) for leaf in leaves(odd)):
+                    raise InputError(
+                        f"{file.url}: column {name!r}: got {where}, which have no type in common; leave it out by "
+                        "input.drop_columns, or cast it to one type"
+                    )
+            kind = pa.large_string()
+            notes.append(f"column {name!r} is carried as text: {where}")
+        fields.append(pa.field(name, kind))
+    return pa.schema(fields), notes
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _common(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
+    """The type that values of all these types can be cast to; None where there is none."""
+    try:
+        whole = pa.unify_schemas([pa.schema([("", kind)]) for kind in kinds], promote_options="permissive")
+        for kind in kinds:
+            pa.nulls(0, kind).cast(whole.field(0).type)
+    except pa.ArrowException:
+        return None
+    return whole.field(0).type
 
 
 def _check_lists(file: FileInfo, schema: pa.Schema) -> None:
@@ -67,18 +108,9 @@ def _check_lists(file: FileInfo, schema: pa.Schema) -> None:
     for column in schema:
         if any(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) for kind in leaves(column.type)):
             raise InputError(
-                f"{file.url}: column {column.name!r}: got {column.type}, expected lists; cast its list views"
+                f"{file.url}: column {column.name!r}: got {column.type}, expected lists; cast its list views, or leave "
+                "it out by input.drop_columns"
             )
-
-
-def _check_cast(file: FileInfo, column: pa.Field, target: pa.DataType) -> None:
-    try:
-        pa.nulls(0, column.type).cast(target)
-    except pa.ArrowException as error:
-        raise InputError(
-            f"{file.url}: column {column.name!r}: got {column.type}, which cannot become {target}, "
-            f"the type of all files together ({error}); cast it to one type"
-        ) from error
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -136,7 +137,7 @@ def _named(
     """A Parquet table under our names and types; lists are taken apart."""
     table = _readable(source, split, table)
     items = np.zeros(len(table), dtype=np.int32)
-    of_a_row = {name: name for name in source.extras.names} | {
+    of_a_row = dict(source.carried) | {
         name: theirs
         for name, theirs in source.columns.items()
         if source.shape == "pairs" or name not in (*FIELDS_OF_A_CANDIDATE, CANDIDATES_COLUMN)
@@ -176,15 +177,29 @@ def _readable(source: Source, split: Split, table: pa.Table) -> pa.Table:
 
     And without values that have a part of type null, of which pyarrow (26) makes invalid arrays later.
     """
+    used = {*source.columns.values(), *source.carried.values()}
+    table = table.select([name for name in table.schema.names if name in used])
+    names = {theirs: name for name, theirs in source.carried.items()}
     for index, field in enumerate(table.schema):
         kind = map_types(field.type, _wide)
-        if field.name in source.extras.names and pa.null() in leaves(field.type):
-            kind = source.extras.field(field.name).type
+        target = source.extras.field(names[field.name]).type if field.name in names else kind
+        if pa.null() in leaves(field.type):
+            kind = target
         try:
-            table = table.set_column(index, field.name, table.column(index).cast(kind))
+            column = table.column(index)
+            if pa.types.is_nested(kind) and pa.types.is_large_string(target):
+                column, kind = _as_json(column.cast(kind)), target
+            table = table.set_column(index, field.name, column.cast(kind))
         except pa.ArrowInvalid as error:
             raise InputError(f"{split.file.url}: column {field.name!r} does not fit {kind}: {error}") from error
     return table
+
+
+def _as_json(column: pa.ChunkedArray) -> pa.Array:
+    """Nested values as JSON text."""
+    values = printable(pa.table({"": column}))[""].to_pylist()
+    texts = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
+    return pa.array(texts, pa.large_string())
 
 
 def _wide(kind: pa.DataType) -> pa.DataType:
@@ -265,10 +280,10 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
 def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The pairs in one record, under our names; what is no list of objects or ids stays under ``candidates``."""
     if source.shape == "pairs":
-        yield _renamed(record, source.columns)
+        yield _renamed(record, {**source.carried, **source.columns})
         return
     inside = {name: source.columns[name] for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
-    of_a_row = {name: theirs for name, theirs in source.columns.items() if name not in inside}
+    of_a_row = {name: theirs for name, theirs in source.columns.items() if name not in inside} | dict(source.carried)
     named = {name: value for name, value in _renamed(record, of_a_row).items() if name not in FIELDS_OF_A_CANDIDATE}
     candidates = named.pop(CANDIDATES_COLUMN, None)
     if not isinstance(candidates, list) or not candidates:
@@ -283,8 +298,10 @@ def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str,
 
 
 def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    ours = {theirs: name for name, theirs in columns.items()}
-    return {ours.get(name, name): value for name, value in record.items() if name in ours or name not in columns}
+    """The record under our names; what has none keeps its own, unless another is called so."""
+    used = {*columns.values()}
+    rest = {name: value for name, value in record.items() if name not in used and name not in columns}
+    return rest | {name: record[theirs] for name, theirs in columns.items() if theirs in record}
 
 
 def _grade(value: int | float) -> int:

@@ -108,7 +108,7 @@ RERANKED = (
     "first_stage_rank",
     "first_stage_score",
 )
-RESERVED = frozenset(
+RESERVED = frozenset(  # names that the output or a chunk has a column of
     {
         *("_row", "input_ids", "window_tokens", "window_spans"),
         *SCORES.names,
@@ -121,9 +121,14 @@ RESERVED = frozenset(
 
 
 def map_types(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """The type with ``change`` done to every type in it that has no inner ones, and values for dictionaries."""
+    """The type with ``change`` done to every type in it that has no inner ones.
+
+    Dictionaries become their values, and extension types, such as tensors, what they are stored as.
+    """
     if pa.types.is_dictionary(kind):
         return map_types(kind.value_type, change)
+    if isinstance(kind, pa.BaseExtensionType):
+        return map_types(kind.storage_type, change)
     if pa.types.is_struct(kind):
         return pa.struct([(field.name, map_types(field.type, change)) for field in kind])
     if pa.types.is_map(kind):

@@ -11,21 +11,23 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow.parquet import FileMetaData
 
-from tart_ray.data import text_files
+from tart_ray.data import cascade, text_files
 from tart_ray.data.columns import (
     Shape,
     as_candidate,
     candidate_struct,
     candidates_column,
+    check_dropped,
     check_needed,
     check_type,
-    checked_extras,
     json_type,
     map_candidate,
     map_columns,
+    other_columns,
+    without_nulls,
 )
 from tart_ray.data.listing import InputError, list_files, look_at
-from tart_ray.data.parquet_files import count_candidates, read_footer, unify
+from tart_ray.data.parquet_files import count_candidates, read_footer, schemas_of, unify
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage
 
@@ -64,7 +66,8 @@ class Split:
 class Source:
     """One input: candidates, queries or a corpus.
 
-    ``columns``: our name → their name, of the columns that are there. ``extras``: the other columns, carried through.
+    ``columns``: our name → their name, of the columns that are there. ``extras``: the other columns, carried through;
+    ``carried``: their name there → their name in the files. ``is_cascade``: whether it is the output of an earlier run.
     ``rows``: pairs, queries or documents; exact for Parquet pairs, else estimated from a sample.
     ``skipped``: how many entries of its directory are not read. ``notes``: what was left out or changed, in words, for
     the plan, the log and the report. ``allows_empty_documents``: whether a document may be blank, title and text.
@@ -80,9 +83,11 @@ class Source:
     rows: int
     nbytes: int
     splits: tuple[Split, ...] = field(repr=False)
+    carried: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
     notes: tuple[str, ...] = ()
     allows_empty_documents: bool = False
+    is_cascade: bool = False
 
     def origin(self, split: int) -> str:
         """The URL of the file that a split is part of."""
@@ -95,17 +100,21 @@ def inspect_source(
     role: Role,
     columns: Mapping[str, str] | None = None,
     files: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
 ) -> Source:
     """Look at the files without reading the data: listing, Parquet footers, the head of some text files.
 
     Args:
         columns: our name → their name, where they differ.
         files: URLs of all files, where they are known; else a listing of ``url`` tells them.
+        drop: their names of columns that are left out.
 
     Raises:
         StorageError: nothing is there.
         InputError: an unknown or mixed format, a missing column, or a column of the wrong type.
     """
+    if role == "candidates" and files is None:
+        cascade.check_run(storage, url)
     listing = list_files(storage, url) if files is None else look_at(storage, files)
     infos = [*listing.files]
     kind = _format_of(storage, infos) if role != "qrels" else _format_of_qrels(storage, infos)
@@ -114,9 +123,9 @@ def inspect_source(
     if kind == "tsv" and role == "candidates":
         raise InputError(f"{url}: got TSV, expected candidates as Parquet, JSONL or a TREC run (.trec, .run)")
     if kind == "parquet":
-        source = _inspect_parquet(storage, url, role, infos, columns or {})
+        source = _inspect_parquet(storage, url, role, infos, columns or {}, drop)
     else:
-        source = _inspect_text(storage, url, role, kind, infos, columns or {})
+        source = _inspect_text(storage, url, role, kind, infos, columns or {}, drop)
     skipped = sum(found.count for found in listing.skipped)
     return replace(source, skipped=skipped, notes=(*listing.notes, *source.notes))
 
@@ -174,13 +183,18 @@ def format_by_content(storage: Storage, file: FileInfo) -> Format | None:
 
 
 def _inspect_parquet(
-    storage: Storage, url: str, role: Role, files: list[FileInfo], columns: Mapping[str, str]
+    storage: Storage, url: str, role: Role, files: list[FileInfo], columns: Mapping[str, str], drop: Sequence[str]
 ) -> Source:
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda file: read_footer(storage, file), files))
-    schema = unify(files, footers)
-    of_paths = {key for file in files for key, _ in file.keys} - {*schema.names}
-    schema = pa.schema([*schema, *((key, pa.large_string()) for key in sorted(of_paths))])
+    of_paths = sorted({key for file in files for key, _ in file.keys})
+    there = {*of_paths, *(field.name for footer in footers for field in footer.schema.to_arrow_schema())}
+    wanted = _choose(url, role, there, columns, drop)
+    columns, drop = wanted.columns, wanted.drop
+    schemas = schemas_of(files, footers, drop)
+    schema, notes = unify(files, schemas)
+    of_paths = [key for key in of_paths if key not in {*schema.names, *drop}]
+    schema = pa.schema([*schema, *((key, pa.large_string()) for key in of_paths)])
     shape: Shape = "pairs"
     names = set(schema.names)
     inner: pa.Schema | None = None
@@ -189,9 +203,17 @@ def _inspect_parquet(
         inner = candidate_struct(url, listed, schema.field(listed).type)
     mapped = map_columns(url, role, shape, names, columns)
     for ours, theirs in mapped.items():
-        if ours != CANDIDATES_COLUMN:
-            check_type(url, role, ours, theirs, schema.field(theirs).type)
-    extras = pa.schema([f for f in schema if role == "candidates" and f.name not in mapped.values()])
+        if ours == CANDIDATES_COLUMN:
+            continue
+        for file, own in zip(files, schemas, strict=True):
+            if theirs in own.names:
+                check_type(file.url, role, ours, theirs, own.field(theirs).type)
+        check_type(url, role, ours, theirs, schema.field(theirs).type)
+    carried: dict[str, str] = {}
+    if role == "candidates":
+        carried, told = other_columns(url, schema.names, mapped, columns)
+        notes += told
+    extras = without_nulls(schema.field(theirs).with_name(name) for name, theirs in carried.items())
     if inner is not None:
         of_a_candidate = map_candidate(url, set(inner.names), columns)
         for ours, theirs in of_a_candidate.items():
@@ -204,13 +226,20 @@ def _inspect_parquet(
     nbytes = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
     check_needed(url, role, mapped, names)
     return Source(
-        role, url, "parquet", shape, tuple(files), mapped, checked_extras(url, extras), rows, nbytes,
-        tuple(_parquet_splits(files, footers, nbytes)),
+        role, url, "parquet", shape, tuple(files), mapped, extras, rows, nbytes,
+        tuple(_parquet_splits(files, footers, nbytes)), carried,
+        notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade,
     )  # fmt: skip
 
 
 def _inspect_text(
-    storage: Storage, url: str, role: Role, kind: Format, files: list[FileInfo], columns: Mapping[str, str]
+    storage: Storage,
+    url: str,
+    role: Role,
+    kind: Format,
+    files: list[FileInfo],
+    columns: Mapping[str, str],
+    drop: Sequence[str],
 ) -> Source:
     step = max(len(files) // SAMPLED_FILES, 1)
     sampled = [(f, line) for f in files[::step][:SAMPLED_FILES] for line in text_files.head(storage, f, SAMPLE_BYTES)]
@@ -225,6 +254,9 @@ def _inspect_text(
     rows = nbytes * len(lines) // max(sum(len(line) + 1 for line in lines), 1)
     shape: Shape = "pairs"
     names = {name for record in records for name in record}
+    wanted = _choose(url, role, names, columns, drop)
+    columns, drop = wanted.columns, wanted.drop
+    names -= {*drop}
     if (listed := candidates_column(role, names, columns)) is not None:
         shape = "lists"
         lists = [items for items in (record.get(listed) for record in records) if isinstance(items, list)]
@@ -232,21 +264,47 @@ def _inspect_text(
         rows = rows * len(items) // len(records)
         inner = {name for item in items for name in item}
     mapped = map_columns(url, role, shape, names, columns)
-    others = sorted(names - set(mapped.values())) if role == "candidates" else []
+    carried, notes = other_columns(url, sorted(names), mapped, columns) if role == "candidates" else ({}, [])
     if shape == "lists":
         names |= {f"{mapped[CANDIDATES_COLUMN]}.{name}" for name in inner}
         mapped |= map_candidate(url, inner, columns)
     check_needed(url, role, mapped, names)
     if kind == "jsonl":  # a row beyond the sample may be the first to have one
-        absent = {field.name for field in FIELDS[role]} - {*mapped} - {*mapped.values()}
+        absent = {field.name for field in FIELDS[role]} - {*mapped} - {*mapped.values()} - {*drop} - {*names}
         mapped |= {name: name for name in sorted(OPTIONAL & absent)}
-    extras = pa.schema([(name, json_type(record.get(name) for record in records)) for name in others])
+    extras = pa.schema(
+        [(name, json_type(record.get(theirs) for record in records)) for name, theirs in carried.items()]
+    )
     size = _split_bytes(nbytes)
     splits = [part for file in files for part in text_files.ranges(file, size)]
     return Source(
-        role, url, kind, shape, tuple(files), mapped, checked_extras(url, extras), max(rows, 1), nbytes,
-        tuple(Split(index, *part) for index, part in enumerate(splits)),
+        role, url, kind, shape, tuple(files), mapped, without_nulls(extras), max(rows, 1), nbytes,
+        tuple(Split(index, *part) for index, part in enumerate(splits)), carried,
+        notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is done with the columns of an input: our name → their name, those left out, and what to tell."""
+
+    columns: Mapping[str, str]
+    drop: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    is_cascade: bool = False
+
+
+def _choose(url: str, role: Role, names: set[str], columns: Mapping[str, str], drop: Sequence[str]) -> _Chosen:
+    """What is configured, checked; the output of an earlier run is a first stage, with its margin as the score."""
+    if role != "candidates":
+        return _Chosen(columns, tuple(drop))
+    shape: Shape = "pairs" if candidates_column(role, names, columns) is None else "lists"
+    check_dropped(url, drop, names, map_columns(url, role, shape, names, columns), columns)
+    if not cascade.is_output(names) or cascade.FIRST_STAGE in drop or "score" in columns:
+        return _Chosen(columns, tuple(drop))
+    replaced = sorted((cascade.REPLACED & names) - {*drop} - {*columns.values()})
+    note = f"the output of an earlier run: its margin is the score of the first stage; left out: {', '.join(replaced)}"
+    return _Chosen({**columns, "score": cascade.FIRST_STAGE}, (*drop, *replaced), (note,), is_cascade=True)
 
 
 def _why(kind: Format, role: Role, lines: list[bytes]) -> str:

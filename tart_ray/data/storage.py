@@ -165,7 +165,7 @@ class Storage:
         with explained("look at", url):
             try:
                 return bool(filesystem.info(path)["type"] == "file")  # isfile() takes any error for an absence
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return False
 
     def names(self, url: str) -> list[str]:

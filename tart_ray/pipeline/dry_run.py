@@ -44,7 +44,8 @@ def describe(config: RerankConfig) -> Iterator[str]:
         yield f"{role}: {len(source.files):,} files, {source.format}, {size}, about {source.rows:,} rows: {source.url}"
         yield f"  columns: {', '.join(f'{ours} ← {theirs}' for ours, theirs in source.columns.items())}"
         if source.extras.names:
-            yield f"  carried through: {', '.join(source.extras.names)}"
+            shown = (name if name == theirs else f"{name} ← {theirs}" for name, theirs in source.carried.items())
+            yield f"  carried through: {', '.join(shown)}"
         yield from (f"  note: {note}" for note in source.notes)
     pairs = plan.candidates.rows
     yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"

@@ -81,10 +81,17 @@ def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None
     check_output(config.output.path, read)
     known = files or {}
     candidates = inspect_source(
-        storage, config.input.candidates, "candidates", config.input.columns, known.get("candidates")
+        storage,
+        config.input.candidates,
+        "candidates",
+        config.input.columns,
+        known.get("candidates"),
+        config.input.drop_columns,
     )
     scores_empty = config.input.empty_documents == "score"
     candidates = dataclasses.replace(candidates, allows_empty_documents=scores_empty)
+    if candidates.is_cascade and config.input.instruction is not None and "instruction" in candidates.columns:
+        candidates = _without_instruction(candidates)
     if not candidates.rows:
         raise ConfigurationError(
             f"{config.input.candidates}: no rows in {len(candidates.files)} files; nothing to score"
@@ -158,6 +165,7 @@ def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
         "input": {
             **config.input.model_dump(include={"instruction", "columns"}),
             **({"empty_documents": "score"} if plan.candidates.allows_empty_documents else {}),
+            **_chosen_columns(plan.candidates, config.input.drop_columns),
             "files": {role: files_identity(source) for role, source in plan.sources.items()},
         },
         "plan": {
@@ -167,6 +175,13 @@ def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
             "pairs_per_chunk": plan.pairs_per_chunk,
         },
     }
+
+
+def _chosen_columns(candidates: Source, dropped: Sequence[str]) -> dict[str, Any]:
+    """What is left out or renamed; nothing where the columns are carried as they are."""
+    renamed = {name: theirs for name, theirs in candidates.carried.items() if name != theirs}
+    chosen = {"drop_columns": sorted(dropped), "renamed": renamed, "is_cascade": candidates.is_cascade}
+    return {name: value for name, value in chosen.items() if value}
 
 
 def files_identity(source: Source) -> list[list[Any]]:
@@ -179,6 +194,13 @@ def replica_dtype(config: RerankConfig) -> str:
     if config.model.dtype != "auto":
         return config.model.dtype
     return "bfloat16" if config.cluster.gpus_per_replica else "float32"
+
+
+def _without_instruction(candidates: Source) -> Source:
+    """The output of an earlier run without the instruction that it was scored under: this run has one of its own."""
+    columns = {ours: theirs for ours, theirs in candidates.columns.items() if ours != "instruction"}
+    note = "input.instruction takes the place of the earlier run's"
+    return dataclasses.replace(candidates, columns=columns, notes=(*candidates.notes, note))
 
 
 def _texts(

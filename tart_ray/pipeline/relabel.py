@@ -301,8 +301,8 @@ def _check_columns(plan: Plan, labels: LabelsConfig) -> None:
     clash = sorted(ADDED & {*extras.names} - {labels.old_column})
     if clash:
         raise ConfigurationError(
-            f"{plan.candidates.url}: columns {clash} have a name that the output uses; rename them, "
-            "or name the one with the labels until now in labels.old_column"
+            f"{plan.candidates.url}: columns {clash} have a name that the output uses; rename them by input.columns, "
+            "leave them out by input.drop_columns, or name the one with the labels until now in labels.old_column"
         )
 
 

@@ -164,6 +164,18 @@ def test_a_trec_run_is_joined_and_what_is_missing_is_quarantined(
     }
     assert report_of(tmp_path / "run")["counts"]["read"] == 13
 
+    second = make_config(
+        input={"candidates": str(tmp_path / "run" / "reranked"), **source, "instruction": "Find a duplicate"},
+        output={"path": str(tmp_path / "second")},
+    )
+    assert rerank(second) == ExitCode.DONE
+    output = read_output(tmp_path / "second")
+    assert_ranked_by(reference_margins(tiny_checkpoint, rows, "Find a duplicate"), output)
+    ranks = {(row["query_id"], row["doc_id"]): (row["rank"], row["margin"]) for row in read_output(tmp_path / "run")}
+    assert ranks == {
+        (row["query_id"], row["doc_id"]): (row["first_stage_rank"], row["first_stage_score"]) for row in output
+    }
+
 
 def test_own_instructions_win_top_k_cuts_and_partitions_read_back(
     tmp_path: Path, make_config: Any, tiny_checkpoint: Path
