@@ -72,8 +72,14 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def is_hidden_partition(name: str) -> bool:
+    """Whether readers such as pyarrow skip the directories of a column."""
+    return name.startswith(("_", "."))
+
+
 def partitionable(schema: pa.Schema) -> list[str]:
-    """Columns whose values can name a directory: text, integers, booleans, dates and timestamps."""
+    """Columns whose values can name a directory that is read: text, integers, booleans, dates and timestamps."""
     is_text = (pa.types.is_string, pa.types.is_large_string)
     kinds = (*is_text, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date, pa.types.is_timestamp)
-    return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
+    named = [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
+    return [name for name in named if not is_hidden_partition(name)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +17,11 @@ from tart_ray.data.listing import InputError
 from tart_ray.data.schema import leaves, map_types
 from tart_ray.data.storage import FileInfo, Storage, explained
 
+TOO_LARGE = "chunked array outputs"  # in what pyarrow (26) says of nested columns beyond 2 GiB
+BEYOND = "cannot be read here, though it need not be damaged"
+UNKNOWN_TYPES = b"-RROW:schema"  # stands for the key that pyarrow looks for Arrow's types under
+BEYOND_READER = re.compile(f"encrypt|decrypt|size limit|MaxMessageSize|{TOO_LARGE}", re.IGNORECASE)
+
 
 class DamageError(ValueError):
     """A part of a file that cannot be read; the message says why."""
@@ -22,17 +31,78 @@ def read_footer(storage: Storage, file: FileInfo) -> FileMetaData:
     """The metadata of a Parquet file.
 
     Raises:
-        InputError: it is not a complete Parquet file.
+        InputError: it is not a complete Parquet file, or the reader knows no way to read it.
     """
     with explained("read", file.url):
         try:
             with storage.open(file, block_size=1 << 16) as handle:
-                return pq.read_metadata(handle)
+                try:
+                    return pq.read_metadata(handle)
+                except pa.ArrowNotImplementedError:
+                    return _without_arrow_schema(handle)
         except (pa.ArrowException, OSError) as error:
             if not is_damage(error):
                 raise
             damage = error
+    if isinstance(damage, pa.ArrowNotImplementedError) or is_beyond_reader(damage):
+        raise InputError(f"{file.url}: {BEYOND}: {damage}; write it in another way") from damage
     raise InputError(f"{file.url}: not a complete Parquet file ({damage}); remove it or write it again") from damage
+
+
+def _without_arrow_schema(handle: IO[bytes]) -> FileMetaData:
+    """The metadata of a file whose writer noted Arrow types that are not known here: with the types of Parquet alone.
+
+    Raises:
+        pa.ArrowException: that was not it.
+    """
+    end = handle.seek(-8, os.SEEK_END)
+    tail = handle.read(8)
+    size = int.from_bytes(tail[:4], "little")
+    handle.seek(end - size)
+    footer = handle.read(size).replace(b"ARROW:schema", UNKNOWN_TYPES)
+    return pq.read_metadata(io.BytesIO(b"PAR1" + footer + tail))
+
+
+def wide_integers(footers: Iterable[FileMetaData]) -> list[str]:
+    """Columns of integers of 128 bits, which Arrow (26) does not have: Parquet sees bytes, polars notes the type."""
+    wide = pa.binary(16)
+    odd = (footer for footer in footers if UNKNOWN_TYPES in (footer.metadata or {}))
+    return sorted({f.name for footer in odd for f in footer.schema.to_arrow_schema() if wide in leaves(f.type)})
+
+
+def is_beyond_reader(error: Exception) -> bool:
+    """Whether an error of the Parquet reader is that it knows no way to read a file that may be as it should be.
+
+    What it says of an unknown encoding is no evidence: damaged pages name such ones, too.
+    """
+    return isinstance(error, pa.ArrowCapacityError) or BEYOND_READER.search(str(error)) is not None
+
+
+def check_codecs(files: Sequence[FileInfo], footers: Sequence[FileMetaData], wanted: Collection[str]) -> None:
+    """Refuse what is compressed in a way that cannot be undone here.
+
+    Args:
+        wanted: the columns that are read.
+
+    Raises:
+        InputError: it is.
+    """
+    for file, footer in zip(files, footers, strict=True):
+        for i in range(footer.num_columns if footer.num_row_groups else 0):
+            column = footer.row_group(0).column(i)
+            codec, name = column.compression, column.path_in_schema.partition(".")[0]
+            if name in wanted and not _is_available(codec):
+                raise InputError(
+                    f"{file.url}: column {name!r} is compressed by {codec}, which is not available here; write the "
+                    "file again with zstd, or leave the column out by input.drop_columns"
+                )
+
+
+def _is_available(codec: str) -> bool:
+    try:
+        return codec == "UNCOMPRESSED" or bool(pa.Codec.is_available(codec.lower().removesuffix("_raw")))
+    except ValueError:  # LZO
+        return False
 
 
 def is_damage(error: Exception) -> bool:
@@ -135,8 +205,8 @@ def count_candidates(footers: list[FileMetaData], column: str) -> int:
     return total
 
 
-def _row_group(storage: Storage, file: FileInfo, footer: FileMetaData, group: int) -> pa.Table:
-    """One row group.
+def _row_group(storage: Storage, file: FileInfo, footer: FileMetaData, group: int, columns: Sequence[str]) -> pa.Table:
+    """One row group, of it the columns that are there.
 
     Raises:
         DamageError: it cannot be read.
@@ -146,21 +216,42 @@ def _row_group(storage: Storage, file: FileInfo, footer: FileMetaData, group: in
             # pre_buffer fetches a row group in a few large ranges, which a cache could only copy
             with storage.open(file, cache_type="none") as handle:
                 opened = pq.ParquetFile(handle, metadata=footer, pre_buffer=True, page_checksum_verification=True)
-                return _checked(opened.read_row_group(group), footer.row_group(group).num_rows)
+                return _checked(_read_in_parts(opened, group, columns), footer.row_group(group).num_rows)
         except (pa.ArrowException, OSError) as error:
             if not is_damage(error):
                 raise
             damage = error
+    if is_beyond_reader(damage):
+        raise InputError(f"{file.url}: row group {group} {BEYOND}: {damage}; write it in another way") from damage
     raise DamageError(f"row group {group} cannot be read: {damage}") from damage
 
 
-def row_group_or_reason(storage: Storage, file: FileInfo, footer: FileMetaData, group: int) -> pa.Table | str:
+def _read_in_parts(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """One row group; by fewer and fewer rows at a time where a nested column of it exceeds 2 GiB."""
+    rows = file.metadata.row_group(group).num_rows
+    try:
+        return file.read_row_group(group, columns)
+    except pa.ArrowNotImplementedError as error:
+        if TOO_LARGE not in str(error) or rows == 1:
+            raise
+    while True:
+        rows = -(-rows // 8)
+        try:
+            return pa.Table.from_batches(list(file.iter_batches(rows, row_groups=[group], columns=columns)))
+        except pa.ArrowNotImplementedError as error:
+            if TOO_LARGE not in str(error) or rows == 1:
+                raise
+
+
+def row_group_or_reason(
+    storage: Storage, file: FileInfo, footer: FileMetaData, group: int, columns: Sequence[str]
+) -> pa.Table | str:
     """One row group, or why it cannot be read."""
     try:
-        return _row_group(storage, file, footer, group)
+        return _row_group(storage, file, footer, group, columns)
     except DamageError:  # or what the network cut short
         try:
-            return _row_group(storage, file, footer, group)
+            return _row_group(storage, file, footer, group, columns)
         except DamageError as error:
             return str(error)
 

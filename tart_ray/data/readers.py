@@ -115,10 +115,11 @@ def _mask(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Quarantine) -> Iterator[pa.Table]:
     footer = read_footer(storage, split.file)
+    used = sorted({*source.columns.values(), *source.carried.values()})
     ends = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
     for group in range(split.start, split.end):
         rows = np.arange(ends[group], ends[group + 1])
-        table = row_group_or_reason(storage, split.file, footer, group)
+        table = row_group_or_reason(storage, split.file, footer, group, used)
         if isinstance(table, str):
             for position in rows.tolist():
                 quarantine.add(table, split.file.url, position, 0)

@@ -27,7 +27,7 @@ from tart_ray.data.columns import (
     without_nulls,
 )
 from tart_ray.data.listing import InputError, list_files, look_at
-from tart_ray.data.parquet_files import count_candidates, read_footer, schemas_of, unify
+from tart_ray.data.parquet_files import check_codecs, count_candidates, read_footer, schemas_of, unify, wide_integers
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage
 
@@ -191,8 +191,11 @@ def _inspect_parquet(
     there = {*of_paths, *(field.name for footer in footers for field in footer.schema.to_arrow_schema())}
     wanted = _choose(url, role, there, columns, drop)
     columns, drop = wanted.columns, wanted.drop
+    wide = [name for name in wide_integers(footers) if name not in drop]
+    drop = (*drop, *wide)
     schemas = schemas_of(files, footers, drop)
     schema, notes = unify(files, schemas)
+    notes += [f"column {name!r} is left out: integers of 128 bits are not supported" for name in wide]
     of_paths = [key for key in of_paths if key not in {*schema.names, *drop}]
     schema = pa.schema([*schema, *((key, pa.large_string()) for key in of_paths)])
     shape: Shape = "pairs"
@@ -225,6 +228,7 @@ def _inspect_parquet(
         rows = count_candidates(footers, mapped[CANDIDATES_COLUMN])
     nbytes = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
     check_needed(url, role, mapped, names)
+    check_codecs(files, footers, {*mapped.values(), *carried.values()})
     return Source(
         role, url, "parquet", shape, tuple(files), mapped, extras, rows, nbytes,
         tuple(_parquet_splits(files, footers, nbytes)), carried,
@@ -298,7 +302,7 @@ def _choose(url: str, role: Role, names: set[str], columns: Mapping[str, str], d
     """What is configured, checked; the output of an earlier run is a first stage, with its margin as the score."""
     if role != "candidates":
         return _Chosen(columns, tuple(drop))
-    shape: Shape = "lists" if columns.get(CANDIDATES_COLUMN, CANDIDATES_COLUMN) in names else "pairs"
+    shape: Shape = "pairs" if candidates_column(role, names, columns) is None else "lists"
     check_dropped(url, drop, names, map_columns(url, role, shape, names, columns), columns)
     if not cascade.is_output(names) or cascade.FIRST_STAGE in drop or "score" in columns:
         return _Chosen(columns, tuple(drop))

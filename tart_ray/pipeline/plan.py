@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tart_ray.command_line import ConfigurationError
 from tart_ray.config import ModelConfig, RerankConfig, StorageConfig
-from tart_ray.data.hive import partitionable
+from tart_ray.data.hive import is_hidden_partition, partitionable
 from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.sources import Source, inspect_source
 from tart_ray.data.storage import Storage
@@ -130,6 +130,12 @@ def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:
         ConfigurationError: a column is not there, of another type, or named twice.
     """
     available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in NO_PARTITION]))
+    hidden = [name for name in wanted if is_hidden_partition(name)]
+    if hidden:
+        raise ConfigurationError(
+            f"output.partition_by: got {hidden}, but readers such as pyarrow skip directories that begin with _ or a "
+            "dot; give the column another name by input.columns (our name: their name)"
+        )
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
         raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")

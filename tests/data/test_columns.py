@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 from decimal import Decimal
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tart_ray.data.quarantine import Quarantine
@@ -234,3 +236,47 @@ def test_the_rows_of_a_run_that_is_not_finished_are_refused(place: Any, named: s
         inspect_source(place.storage, place.at("run/"), "candidates")
     place.put("run/_SUCCESS", "done")
     assert inspect_source(place.storage, place.at(named), "candidates").rows == 1
+
+
+def with_wide_integers(table: pa.Table, name: str) -> bytes:
+    """A Parquet file as polars writes it: its column of 16 bytes is one of 128-bit integers in Arrow's schema."""
+    declared = pa.schema([pa.field(f.name, pa.int64() if f.name == name else f.type) for f in table.schema])
+    plain = declared.serialize().to_pybytes()
+    for place in range(len(plain)):
+        if plain[place : place + 4] == b"\x40\0\0\0":  # 64 bits
+            changed = plain[:place] + b"\x80\0\0\0" + plain[place + 4 :]
+            try:
+                pa.ipc.read_schema(pa.py_buffer(changed))
+            except pa.ArrowNotImplementedError:
+                break
+            except pa.ArrowException:
+                continue
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({"XRROW:schema": base64.b64encode(changed)}), sink)
+    return sink.getvalue().to_pybytes().replace(b"ARROW:schema", b"YRROW:schema").replace(b"XRROW:", b"ARROW:")
+
+
+@pytest.mark.parametrize("drop", [[], ["big"]])
+def test_integers_of_128_bits_are_left_out_by_name(local: Any, drop: list[str]) -> None:
+    big = pa.array([(5).to_bytes(16, "little")], pa.binary(16))
+    data = with_wide_integers(pa.Table.from_pylist([PAIR]).append_column("big", big), "big")
+    with pytest.raises(pa.ArrowNotImplementedError, match="more than 64 bits"):
+        pq.read_schema(pa.BufferReader(data))
+    local.put("in/a.parquet", data)
+    source = look(local, drop=drop)
+    assert rows_of(local, source) == [PAIR]
+    told = ["column 'big' is left out: integers of 128 bits are not supported"]
+    assert [*source.notes] == ([] if drop else told)
+
+
+def test_what_the_reader_cannot_read_is_not_called_damaged(local: Any) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([PAIR]), sink, compression="none", use_dictionary=False)
+    data = sink.getvalue().to_pybytes()
+    codec = data.index(b"\x18\x08query_id\x15\x00", data.rindex(b"query_id") - 2000) + 11
+    local.put("in/a.parquet", data[:codec] + b"\x06" + data[codec + 1 :])  # LZO
+    with pytest.raises(InputError, match=r"a\.parquet: column 'query_id' is compressed by LZO, which is not available"):
+        look(local)
+    local.put("in/a.parquet", b"PARE" + data[4:-4] + b"PARE")
+    with pytest.raises(InputError, match=r"a\.parquet: cannot be read here, though it need not be damaged: .*encrypt"):
+        look(local)

@@ -142,3 +142,8 @@ def test_only_what_names_a_directory_well_can() -> None:
         "null": pa.null(), "struct": pa.struct([("a", pa.int8())]), "decimal": pa.decimal128(5, 2),
     }  # fmt: skip
     assert partitionable(pa.schema(list(kinds.items()))) == ["string", "large", "int", "bool", "date", "time"]
+
+
+def test_columns_whose_directories_are_hidden_partition_nothing() -> None:
+    kinds = pa.schema([("_year", pa.int64()), (".x", pa.string()), ("year", pa.int64()), ("score", pa.float64())])
+    assert partitionable(kinds) == ["year"]
