@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "training": {"config", "data", "model", "scoring"},
     "demo": {"model", "data"},
     "pipeline": {
-        "__init__", "config", "command_line", "model", "scoring", "data", "derive", "evaluation", "training",
         "locations",
+        "__init__", "config", "command_line", "model", "scoring", "data", "derive", "evaluation", "training",
     },
 }  # fmt: skip
 MAY_NOT_LOAD = {

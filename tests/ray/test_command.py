@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -46,6 +47,19 @@ def test_a_job_reports_progress_and_ends_with_0(config: Path, tmp_path: Path) ->
     assert "read 57 = scored 57 + duplicates 0 + quarantined 0" in done.stderr
     assert (tmp_path / "run" / "_SUCCESS").exists()
     assert "scored 57" in (tmp_path / "run" / "report.html").read_text()
+    warning = "57 of 57 pairs have no instruction, or an empty one"
+    assert "no instruction: the candidates have no column instruction" in done.stderr
+    assert warning in done.stderr
+    assert warning in (tmp_path / "run" / "report.html").read_text()
+    (told,) = json.loads((tmp_path / "run" / "report.json").read_text())["warnings"]
+    assert told.startswith(warning)
+    assert "started Ray on this machine, for this job alone" in done.stderr
+
+
+def test_a_dry_run_says_nothing_of_an_instruction_that_is_not_meant(config: Path) -> None:
+    done = run(config, "--dry-run", "--input.instruction", "")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stdout
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Path) -> None:
@@ -55,6 +69,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Pa
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines["candidates"].startswith("1 files, jsonl")
     assert lines["  carried through"] == "colour"
+    assert lines["warning"].startswith("no instruction: the candidates have no column instruction")
     assert lines["pairs"] == "about 57 in about 1 chunks of whole queries"
     assert "0.0% truncated at 512" in lines["tokens"]
     assert lines["time"] == "28.5s with 1 replicas at 2 pairs/s each"
@@ -66,6 +81,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Pa
     ("options", "message"),
     [
         (["--cluster.gpus_per_replica", "1000"], "need 2 CPUs and 1000 GPUs; got"),
+        (["--cluster.address", "localhost:1"], "cluster.address: localhost:1: no Ray cluster there"),
         (["--input.candidates", "/nowhere"], "/nowhere: no file there"),
         (["--input.column", "x"], "input.column"),
         (["--output.partition_by", "[size]"], "got ['size'], available, once each:"),
