@@ -196,6 +196,29 @@ def json_type(values: Iterable[Any]) -> pa.DataType:
     return pa.float64() if kinds == {int, float} else pa.large_string()
 
 
+def with_keys(record: dict[str, Any], keys: Iterable[tuple[str, str | None]]) -> tuple[dict[str, Any], int]:
+    """A record of a text file with the values of its ``key=value`` directories, and how many of its own give way.
+
+    As pyarrow, DuckDB, polars and Spark do, the directory is believed. What it says is of the type of the record's own
+    value, where it can be.
+    """
+    found, overruled = dict(record), 0
+    for key, value in keys:
+        own = record.get(key)
+        found[key] = value if own is None or value is None else _like(own, value)
+        overruled += own is not None and found[key] != own
+    return found, overruled
+
+
+def _like(own: Any, value: str) -> Any:
+    try:
+        if isinstance(own, bool):
+            return {"true": True, "false": False}.get(value.lower(), value)
+        return type(own)(value) if isinstance(own, int | float) else value
+    except ValueError:
+        return value
+
+
 def json_value(value: Any, kind: pa.DataType) -> Any:
     """A JSON value as a column of the type that `inspect_source` gave it.
 

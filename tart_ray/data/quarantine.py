@@ -24,10 +24,14 @@ Rule = tuple[npt.NDArray[np.bool_], str]  # which rows are bad, and why
 
 @dataclass
 class Quarantine:
-    """The bad rows that one unit of work met."""
+    """The bad rows that one unit of work met.
+
+    ``overruled``: values of good rows that gave way to those of their ``key=value`` directory.
+    """
 
     stage: str
     rows: list[dict[str, Any]] = field(default_factory=list)
+    overruled: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)

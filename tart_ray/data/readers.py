@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.data import text_files
-from tart_ray.data.columns import as_candidate, is_id, json_value
+from tart_ray.data.columns import as_candidate, is_id, json_value, with_keys
 from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import read_footer, row_group_or_reason
 from tart_ray.data.quarantine import Quarantine, printable
@@ -124,12 +124,30 @@ def _read_parquet(storage: Storage, source: Source, split: Split, quarantine: Qu
             for position in rows.tolist():
                 quarantine.add(table, split.file.url, position, 0)
             continue
-        for key, value in split.file.keys:
-            if key not in table.schema.names:
-                table = table.append_column(key, pa.repeat(pa.scalar(value, pa.large_string()), len(table)))
+        table = _with_keys(table, split, quarantine)
         for start in range(0, len(table), ROWS_PER_TABLE):
             part = table.slice(start, ROWS_PER_TABLE)
             yield _named(source, split, part, rows[start : start + ROWS_PER_TABLE], quarantine)
+
+
+def _with_keys(table: pa.Table, split: Split, quarantine: Quarantine) -> pa.Table:
+    """The table with the values of its ``key=value`` directories: where its own differ, the directory's are taken."""
+    for key, value in split.file.keys:
+        of_directory = pa.scalar(value, pa.large_string())
+        if key not in table.schema.names:
+            table = table.append_column(key, pa.repeat(of_directory, len(table)))
+            continue
+        place = table.schema.get_field_index(key)
+        own = table.column(place)
+        try:
+            of_directory = of_directory.cast(map_types(own.type, _wide))
+            own = own.cast(of_directory.type)
+        except pa.ArrowException:
+            own = own.cast(pa.large_string())
+        same = pc.is_null(own) if value is None else pc.or_kleene(pc.equal(own, of_directory), pc.is_null(own))
+        quarantine.overruled += len(own) - int(pc.sum(same).as_py() or 0)
+        table = table.set_column(place, key, pa.repeat(of_directory, len(table)))
+    return table
 
 
 def _named(
@@ -262,10 +280,12 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
         if source.role == "qrels" and offset == 0 and text_files.is_header_of_qrels(line):
             continue
         try:
-            record = dict(split.file.keys) | text_files.parse_line(source.format, source.role, line)
+            record = text_files.parse_line(source.format, source.role, line)
         except text_files.BadLineError as error:
             quarantine.add(str(error), split.file.url, offset, 0, raw=line)
             continue
+        record, overruled = with_keys(record, split.file.keys)
+        quarantine.overruled += overruled
         for item, found in enumerate(_records(source, record)):
             place = {"_split": split.index, "_position": offset, "_item": item}
             try:

@@ -24,6 +24,7 @@ from tart_ray.data.columns import (
     map_candidate,
     map_columns,
     other_columns,
+    with_keys,
     without_nulls,
 )
 from tart_ray.data.listing import InputError, list_files, look_at
@@ -196,6 +197,10 @@ def _inspect_parquet(
     schemas = schemas_of(files, footers, drop)
     schema, notes = unify(files, schemas)
     notes += [f"column {name!r} is left out: integers of 128 bits are not supported" for name in wide]
+    for key in {*of_paths} & {*schema.names}:
+        if not _holds(schema.field(key).type, {value for file in files for name, value in file.keys if name == key}):
+            notes.append(f"column {key!r} is carried as text: what its directories say is no {schema.field(key).type}")
+            schema = schema.set(schema.get_field_index(key), pa.field(key, pa.large_string()))
     of_paths = [key for key in of_paths if key not in {*schema.names, *drop}]
     schema = pa.schema([*schema, *((key, pa.large_string()) for key in of_paths)])
     shape: Shape = "pairs"
@@ -249,7 +254,7 @@ def _inspect_text(
     sampled = [(f, line) for f in files[::step][:SAMPLED_FILES] for line in text_files.head(storage, f, SAMPLE_BYTES)]
     lines = [line for _, line in sampled]
     parsed = [(file, _parse_or_none(kind, role, line)) for file, line in sampled]
-    records = [dict(file.keys) | record for file, record in parsed if record is not None]
+    records = [with_keys(record, file.keys)[0] for file, record in parsed if record is not None]
     if not records:
         raise InputError(
             f"{url}: none of the first {len(lines)} lines can be read as {kind}: {_why(kind, role, lines)}"
@@ -286,6 +291,15 @@ def _inspect_text(
         tuple(Split(index, *part) for index, part in enumerate(splits)), carried,
         notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade,
     )  # fmt: skip
+
+
+def _holds(kind: pa.DataType, values: set[str | None]) -> bool:
+    """Whether the values of directories can be of the type that the files say the column has."""
+    try:
+        pa.array([*values], pa.large_string()).cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ def describe(config: RerankConfig) -> Iterator[str]:
     yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"
 
     samples = {role: _sample(storage, source) for role, source in plan.sources.items()}
+    for role, (_, quarantine) in samples.items():
+        if quarantine.overruled:
+            yield f"  values of {role} that their key=value directories overrule, in the sample: {quarantine.overruled:,}"
     bad = {role: quarantine for role, (_, quarantine) in samples.items() if quarantine.rows}
     for role, quarantine in bad.items():
         yield f"  bad rows in the sample of {role}: {len(quarantine)}, the first: {quarantine.rows[0]['reason']}"

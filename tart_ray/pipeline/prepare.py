@@ -53,6 +53,7 @@ class Prepared:
     other_quarantined: int  # rows of the queries and the corpus
     corpus_duplicates: int
     warnings: tuple[str, ...]
+    overruled: int  # values that gave way to those of their key=value directories
 
     @property
     def chunks(self) -> list[Chunk]:
@@ -86,6 +87,7 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         other_quarantined=sum(record["quarantined"] for record in others),
         corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
         warnings=tuple(_warnings(cuts.values(), instruction)),
+        overruled=sum(record.get("overruled", 0) for found in reads.values() for record in found.values()),
     )
 
 
@@ -124,7 +126,8 @@ def shuffle(run: Run, source: Source, key: str, buckets: int) -> dict[str, Recor
         fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
         run.write(fragment, *fragment_path(stage, unit))
         quarantined = run.write_quarantine(quarantine, stage, unit)
-        return {"rows": len(table) + quarantined, "quarantined": quarantined}
+        counts = {"rows": len(table) + quarantined, "quarantined": quarantined}
+        return counts | ({"overruled": quarantine.overruled} if quarantine.overruled else {})
 
     return run_stage(run, stage, units, read)
 

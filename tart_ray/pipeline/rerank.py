@@ -129,6 +129,7 @@ def reconcile(prepared: Prepared, scored: Mapping[str, Record], ranked: Mapping[
         "truncated": sum(record["truncated"] for record in scored.values()),
         "quarantined_queries_and_documents": prepared.other_quarantined,
         "duplicate_documents_in_corpus": prepared.corpus_duplicates,
+        "values_overruled_by_directories": prepared.overruled,
     }
 
 

@@ -8,6 +8,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -280,3 +281,37 @@ def test_what_the_reader_cannot_read_is_not_called_damaged(local: Any) -> None:
     local.put("in/a.parquet", b"PARE" + data[4:-4] + b"PARE")
     with pytest.raises(InputError, match=r"a\.parquet: cannot be read here, though it need not be damaged: .*encrypt"):
         look(local)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    ("of_directory", "own", "expected", "overruled"),
+    [
+        ("2024", [2024, 2023, None], [2024] * 3, 1),
+        ("2024", ["2024", "2023", None], ["2024"] * 3, 1),
+        ("true", [True, False, None], [True] * 3, 1),
+        ("0.5", [0.5, 1.5, None], [0.5] * 3, 1),
+        ("soon", [2024, 2023, None], ["soon"] * 3, 2),
+        ("__HIVE_DEFAULT_PARTITION__", [2024, 2023, None], [None] * 3, 2),
+    ],
+)
+def test_the_directory_is_believed(
+    local: Any, kind: str, of_directory: str, own: list[Any], expected: list[Any], overruled: int
+) -> None:
+    if kind == "jsonl":  # a value that is missing has no type
+        own, expected = own[:-1], expected[:-1]
+    rows = [{**PAIR, "doc_id": f"d{i}", "k": value} for i, value in enumerate(own)]
+    put(local, kind, *rows, name=f"k={of_directory}/a")
+    source = look(local)
+    bad = Quarantine("read")
+    tables = [table for split in source.splits for table in read_split(local.storage, source, split, bad)]
+    assert [value for table in tables for value in table["k"].to_pylist()] == expected
+    assert (bad.overruled, bad.rows) == (overruled, [])
+    assert ["k" in note for note in source.notes] == ([True] if of_directory == "soon" and kind == "parquet" else [])
+
+
+def test_duckdb_believes_the_directory_too(local: Any) -> None:
+    put(local, "parquet", {**PAIR, "k": 1}, {**PAIR, "doc_id": "d2", "k": 2}, name="k=2/a")
+    read = f"SELECT k FROM read_parquet('{local.at('in')}/*/*.parquet', hive_partitioning = true)"
+    assert duckdb.sql(read).fetchall() == [(2,), (2,)]
+    assert [row["k"] for row in rows_of(local, look(local))] == [2, 2]
