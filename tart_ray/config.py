@@ -133,7 +133,8 @@ class ClusterConfig(Section):
     """The Ray cluster.
 
     Attributes:
-        address: auto joins a running cluster or starts a local one; local always starts one; or an address.
+        address: auto joins the cluster of RAY_ADDRESS, or one that `ray start` started on this machine, or else starts
+            Ray for this job alone; local always does the latter; or host:port of a head. See docs/clusters.md.
         replicas: How far the pool of replicas scales.
         gpus_per_replica: 0 scores on CPUs.
         cpus_per_replica: Also the threads of torch in a replica.
@@ -614,7 +615,8 @@ class WorkersConfig(Section):
     """The Ray cluster, and the workers that share each step.
 
     Attributes:
-        address: auto joins a running cluster or starts a local one; local always starts one; or an address.
+        address: auto joins the cluster of RAY_ADDRESS, or one that `ray start` started on this machine, or else starts
+            Ray for this job alone; local always does the latter; or host:port of a head. See docs/clusters.md.
         workers: Each holds the model and all examples.
         gpus_per_worker: 1, or 0 to train on CPUs.
         cpus_per_worker: Also the threads of torch in a worker.

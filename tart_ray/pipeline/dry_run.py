@@ -55,7 +55,8 @@ def describe(config: RerankConfig) -> Iterator[str]:
     samples = {role: _sample(storage, source) for role, source in plan.sources.items()}
     for role, (_, quarantine) in samples.items():
         if quarantine.overruled:
-            yield f"  values of {role} that their key=value directories overrule, in the sample: {quarantine.overruled:,}"
+            told = f"values of {role} that their key=value directories overrule, in the sample"
+            yield f"  {told}: {quarantine.overruled:,}"
     bad = {role: quarantine for role, (_, quarantine) in samples.items() if quarantine.rows}
     for role, quarantine in bad.items():
         yield f"  bad rows in the sample of {role}: {len(quarantine)}, the first: {quarantine.rows[0]['reason']}"

@@ -77,6 +77,9 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
     if none := missing_instruction(plan.candidates, instruction):
         log.warning("%s", none)
     cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, instruction, partition_by, unit))
+    warnings = tuple(_warnings(cuts.values(), instruction))
+    for warning in warnings:
+        log.warning("%s", warning)
     candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
     others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
     return Prepared(
@@ -86,7 +89,7 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         quarantined=sum(record["quarantined"] for record in candidates),
         other_quarantined=sum(record["quarantined"] for record in others),
         corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
-        warnings=tuple(_warnings(cuts.values(), instruction)),
+        warnings=warnings,
         overruled=sum(record.get("overruled", 0) for found in reads.values() for record in found.values()),
     )
 
