@@ -38,6 +38,7 @@ SPACE_PIECE = "▁"  # what sentencepiece writes for a space
 DEFAULT_MAX_LENGTH = 512
 CHARACTERS_PER_TOKEN = 8  # more than most texts have
 CHARACTERS_PER_BLOCK = (4_096, 262_144)  # a long text is tokenised in blocks: at least, and at most
+WORD = re.compile(r"\w")
 WORD_START = re.compile(r" (?=[^\W_])")
 SPECIALS_PER_TEXT = 2  # <s> A </s>
 SPECIALS_PER_PAIR = 3  # <s> A </s> B </s>
@@ -419,6 +420,12 @@ class EncT5Tokenizer:
         with_specials = {i for i, text in enumerate(texts) if "<" in text and self._special_pattern.search(text)}
         plain = iter(self._encode_plain([text for i, text in enumerate(texts) if i not in with_specials]))
         return [self._encode_with_specials(text) if i in with_specials else next(plain) for i, text in enumerate(texts)]
+
+    def without_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The positions of texts that encode to no token: blank ones, and such as hold invisible characters alone."""
+        suspects = [i for i, text in enumerate(texts) if not WORD.search(text)]  # a letter or digit is a token
+        encoded = self.encode_texts([texts[i] for i in suspects])
+        return [i for i, ids in zip(suspects, encoded, strict=True) if not ids]
 
     def encode_pairs(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -73,7 +74,11 @@ def describe(config: RerankConfig) -> Iterator[str]:
         storage_options=config.storage.fsspec_options(config.model.path),
         split_special_tokens=config.model.split_special_tokens,
     )
-    encoded, _ = encode(tokenizer, sample, config)
+    encoded, left_out = encode(tokenizer, sample, config)
+    for reason, rows in Counter(left_out.values()).items():
+        yield f"  bad rows in the sample: {rows:,}: {reason}"
+    if not len(encoded):
+        return
     lengths = encoded.lengths
     windows = len(encoded.rows) / max(len(encoded), 1) * pairs
     device = "cuda" if config.cluster.gpus_per_replica else "cpu"

@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
 SCORES = "score"
 ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk; it also keeps Ray from fusing it into the replica
 WRITE_CPUS = 0.5  # a task that writes a chunk mostly waits for storage
+NOTHING_LEFT = "the {} encodes to no token: it holds nothing but characters that the model's vocabulary leaves out"
 NO_ROOM = "instruction and query leave too little room for a document in model.max_length"
 
 TIMES_TO_LOAD = 4  # a model may come from far away: as much longer than a batch may take
@@ -150,32 +151,44 @@ def _encode_rows(
     """Token ids, the rows that they belong to, in order, and for each other row why it has none."""
     tokenizer = _tokenizer(config)
     found: list[tuple[EncodedWindows, Rows]] = []
-    no_room: dict[int, str] = {}
+    left_out: dict[int, str] = {}
 
     def work(rows: Rows) -> None:
-        pairs, kept = encode(tokenizer, table.take(pa.array(rows)), config)
-        found.append((pairs, rows[kept]))
-        no_room.update(dict.fromkeys(np.delete(rows, kept).tolist(), NO_ROOM))
+        pairs, reasons = encode(tokenizer, table.take(pa.array(rows)), config)
+        found.append((pairs, np.delete(rows, [*reasons])))
+        left_out.update({int(rows[position]): reason for position, reason in reasons.items()})
 
     parts = np.array_split(np.arange(len(table)), PARTS)
     raised = isolate(attempt, parts, work, max_attempts=config.limits.max_attempts_per_chunk)
     rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
     pairs = EncodedWindows.concatenate([pairs for pairs, _ in found])
-    return pairs.take(np.argsort(rows)), np.sort(rows), no_room | raised
+    return pairs.take(np.argsort(rows)), np.sort(rows), left_out | raised
 
 
-def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedWindows, Rows]:
-    """Token ids of a chunk's rows, and the positions of the rows that they belong to.
+def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> tuple[EncodedWindows, dict[int, str]]:
+    """Token ids of a chunk's rows, and for each row that is left out why, by position.
 
-    Rows are left out whose query leaves too little room for a document, which only ``only_document`` truncation can
-    meet.
+    Left out are rows whose query has no token, or whose document has none unless empty documents are scored; and those
+    whose query leaves too little room for a document, which only ``only_document`` truncation can meet.
     """
-    kept = np.arange(len(table))
+    left_out = _without_tokens(tokenizer, table, config)
+    kept = np.delete(np.arange(len(table)), [*left_out])
     try:
-        return _encode(tokenizer, table, config), kept
+        return _encode(tokenizer, table.take(pa.array(kept)) if left_out else table, config), left_out
     except QueryTooLongError as error:
-        kept = np.setdiff1d(kept, error.rows)
-        return _encode(tokenizer, table.take(pa.array(kept)), config), kept
+        left_out |= dict.fromkeys(kept[error.rows].tolist(), NO_ROOM)
+        return _encode(tokenizer, table.take(pa.array(np.delete(kept, error.rows))), config), left_out
+
+
+def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> dict[int, str]:
+    texts = {"query": table["query"].to_pylist()}
+    if config.input.empty_documents == "quarantine":
+        texts["document"] = document_texts(table)[0]
+    return {
+        position: NOTHING_LEFT.format(name)
+        for name, found in reversed(texts.items())  # of a row that lacks both, the query is told
+        for position in tokenizer.without_tokens(found)
+    }
 
 
 def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> EncodedWindows:

@@ -183,6 +183,12 @@ class Scorer:
                 f"got {len(queries)} queries, {len(documents)} documents and {len(instructions)} instructions; "
                 "expected as many of each"
             )
+        for name, texts in (("queries", queries), ("documents", documents)):
+            if empty := self.tokenizer.without_tokens(texts):
+                log.warning(
+                    "%d %s encode to no token and are scored as empty texts; the first is %s[%d]",
+                    len(empty), name, name, empty[0],
+                )  # fmt: skip
         joined = list(map(join_instruction, instructions, queries))
         if self.long_documents == "truncate":
             return Scores(

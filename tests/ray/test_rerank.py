@@ -139,15 +139,16 @@ def test_bad_rows_are_quarantined_and_counts_reconcile(tmp_path: Path, make_conf
     ]
     broken = '{"query_id": "q0", "doc_id": "d94", '
     again = {**pair(0, 3), "text": "another text of the same document"}
-    write_jsonl(tmp_path / "candidates" / "a.jsonl", [*good, *(row for row, _ in bad), broken, again])
+    invisible = {**pair(0, 95), "text": "\u200b\x01"}
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [*good, *(row for row, _ in bad), broken, again, invisible])
     code = rerank(make_config(limits={"max_quarantined_fraction": 0.5}))
     assert code == ExitCode.DONE
     counts = report_of(tmp_path / "run")["counts"]
     assert {name: counts[name] for name in ("read", "scored", "duplicates", "quarantined", "written")} == {
-        "read": 26,
+        "read": 27,
         "scored": 20,
         "duplicates": 1,
-        "quarantined": 5,
+        "quarantined": 6,
         "written": 20,
     }
     found = {row["position"]: row for row in read_output(tmp_path / "run", "quarantine")}
@@ -160,6 +161,7 @@ def test_bad_rows_are_quarantined_and_counts_reconcile(tmp_path: Path, make_conf
             k: v for k, v in row.items() if v is not None
         }
     assert found[offsets[24]]["raw"].decode() == broken
+    assert found[offsets[26]]["reason"].startswith("the document encodes to no token")
     assert all(row["source"].endswith("candidates/a.jsonl") for row in found.values())
     texts = {row["doc_id"]: row for row in read_output(tmp_path / "run")}
     assert len(texts) == 20
