@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,31 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Location = Annotated[str, AfterValidator(check_location)]  # what is read
 Destination = Annotated[str, AfterValidator(partial(check_location, written=True))]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what files are named by
+ROLES = ("candidates", "queries", "corpus", "qrels")
+CANDIDATE_COLUMNS = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
+QUERY_COLUMNS, CORPUS_COLUMNS = ("query_id", "query"), ("doc_id", "text", "title")
+QRELS_COLUMNS, RUN_COLUMNS = ("query_id", "doc_id", "relevance"), ("query_id", "doc_id", "score", "candidates")
+
+
+def check_column_names(
+    key: str, columns: Mapping[str, str], roles: Mapping[str, Sequence[str]], names: Sequence[str] | None = None
+) -> None:
+    """Refuse names of columns that are none of ours.
+
+    Args:
+        roles: what may stand behind each role and a dot.
+        names: what may stand without a role; None: anything.
+
+    Raises:
+        ValueError: a name is another.
+    """
+    of_roles = [f"{role}.{name}" for role, found in roles.items() for name in found]
+    with_role = [name for name in columns if name.partition(".")[0] in ROLES and "." in name]
+    unknown = sorted({*with_role} - {*of_roles})
+    if names is not None:
+        unknown += sorted({*columns} - {*with_role} - {*names})
+    if unknown:
+        raise ValueError(f"{key}: got {unknown}, expected names among {[*(names or ()), *of_roles]}")
 
 
 class Section(BaseModel):
@@ -75,8 +101,9 @@ class CandidatesConfig(Section):
         corpus: For candidates without document text: BEIR corpus.jsonl, TSV or Parquet.
         instruction: For every row; a row's own instruction column wins, unless an earlier run wrote it. "" says that
             none is meant.
-        columns: Our name: their name, for candidates whose columns are called otherwise; others can be renamed in
-            the same way.
+        columns: Our name: their name, of columns that are called otherwise: of the candidates, or else of the queries
+            or the corpus. A name may say whose: {corpus.doc_id: docno}. Other columns of the candidates can be renamed
+            in the same way.
         drop_columns: Their names of columns to leave out.
         empty_documents: Documents whose title and text are blank: quarantine keeps them out, score gives them the score
             of an empty text, as the original does.
@@ -89,6 +116,12 @@ class CandidatesConfig(Section):
     columns: dict[str, str] = {}
     empty_documents: Literal["quarantine", "score"] = "quarantine"
     drop_columns: list[str] = []
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> CandidatesConfig:
+        roles = {"candidates": CANDIDATE_COLUMNS, "queries": QUERY_COLUMNS, "corpus": CORPUS_COLUMNS}
+        check_column_names("input.columns", self.columns, roles)
+        return self
 
 
 class InputConfig(CandidatesConfig):
@@ -266,12 +299,15 @@ class PositivesConfig(Section):
 
     Attributes:
         qrels: Files of TREC qrels, BEIR's TSV (query-id, corpus-id, score), or Parquet or JSONL with such columns.
+        columns: Our name: their name, of columns of the qrels that are called otherwise; {corpus.doc_id: docno} is of
+            the corpus here.
         corpus: Documents of positives that are no candidates; by default the corpus of the candidates.
         label_column: Column of the candidates: an integer or a boolean.
         min_relevance: Judgements below it are no positives.
     """
 
     qrels: Location | None = None
+    columns: dict[str, str] = {}
     corpus: Location | None = None
     label_column: str | None = None
     min_relevance: int = 1
@@ -283,6 +319,8 @@ class PositivesConfig(Section):
             raise ValueError(f"positives: got {given}, expected one of qrels, label_column")
         if self.corpus is not None and self.qrels is None:
             raise ValueError("positives.corpus belongs to qrels: with label_column every positive is a candidate")
+        roles = {"qrels": QRELS_COLUMNS, "corpus": CORPUS_COLUMNS}
+        check_column_names("positives.columns", self.columns, roles, QRELS_COLUMNS)
         return self
 
 
@@ -345,6 +383,8 @@ class TaskConfig(Section):
         first_stage: bm25, or a run (TREC, Parquet, JSONL; without scores its order is the ranking); a directory of
             {forum}.trec for cqadupstack.
         pooled_first_stage: The same over the corpora of the task's pool; documents are called {task}:{doc_id}.
+        columns: Our name: their name, of columns that are called otherwise, with a role where more than one has it:
+            {text: contents, candidates.doc_id: docno, qrels.doc_id: pid}.
         scores: output.path of finished jobs.rerank over this task, one per instruction; nothing is scored.
         compare_with: A run that is measured beside, and tested against.
         top_k: Documents of the first stage that are scored, per query.
@@ -362,6 +402,7 @@ class TaskConfig(Section):
     template: Literal["instruction_first", "query_first"] = "instruction_first"
     first_stage: Location | None = None
     pooled_first_stage: Location | None = None
+    columns: dict[str, str] = {}
     scores: tuple[Location, ...] = ()
     compare_with: Location | None = None
     top_k: PositiveInt = 100
@@ -376,6 +417,11 @@ class TaskConfig(Section):
             raise ValueError(f"input.tasks: {self.name}: got instructions, expected none: {whose}")
         if self.compare_with == "bm25":
             raise ValueError(f"input.tasks: {self.name}: compare_with: got bm25, expected a run")
+        roles = {
+            "candidates": RUN_COLUMNS, "queries": QUERY_COLUMNS, "corpus": CORPUS_COLUMNS, "qrels": QRELS_COLUMNS,
+        }  # fmt: skip
+        of_one = ("query", "text", "title", "relevance", "score")
+        check_column_names(f"input.tasks: {self.name}: columns", self.columns, roles, of_one)
         if self.scores and self.kind in ("followir", "cqadupstack"):
             raise ValueError(f"input.tasks: {self.name}: got scores, which kind {self.kind} does not take")
         return self
@@ -453,6 +499,7 @@ class CalibrationConfig(Section):
     Attributes:
         method: platt, a sigmoid, does with few labels; isotonic, a rising step function, wants a thousand or more.
         qrels: Files of TREC qrels, BEIR's TSV (query-id, corpus-id, score), or Parquet or JSONL with such columns.
+        columns: Our name: their name, of columns of the qrels that are called otherwise.
         label_column: Column of the candidates: an integer or a boolean; null where nothing is known.
         min_relevance: What is judged lower is irrelevant.
         held_out_fraction: Share of the queries that nothing is fitted to: Brier score and reliability curve are theirs.
@@ -462,11 +509,18 @@ class CalibrationConfig(Section):
 
     method: Literal["platt", "isotonic"] = "platt"
     qrels: Location | None = None
+    columns: dict[str, str] = {}
     label_column: str | None = None
     min_relevance: int = 1
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     min_labels: PositiveInt = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> CalibrationConfig:
+        key = "labels.calibration.columns"
+        check_column_names(key, self.columns, {"qrels": QRELS_COLUMNS}, QRELS_COLUMNS)
+        return self
 
 
 class LabelsConfig(Section):

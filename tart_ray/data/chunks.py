@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,34 @@ from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import document_rules
 from tart_ray.data.shuffle import in_input_order
 from tart_ray.data.sources import Source
+
+
+def first_of_each(
+    rows: pa.Table, key: str, values: Sequence[str], source: Source, quarantine: Quarantine
+) -> tuple[pa.Table, int]:
+    """The first row of each ``key`` in rows that are in input order, and how many others merely repeat it.
+
+    Rows that say another thing under a key that came before go to quarantine: which of two texts is meant is not
+    guessed, and the first is what every row that names the key is joined with.
+
+    Args:
+        values: the columns that must be equal, of those that are there.
+    """
+    first = pc.index_in(rows[key], value_set=rows[key].combine_chunks()).to_numpy()
+    later = np.flatnonzero(first != np.arange(len(rows)))
+    if not len(later):
+        return rows, 0
+    rules, bad = [], np.zeros(len(rows), dtype=bool)
+    for name in (value for value in values if value in rows.schema.names):
+        texts, before = (rows[name].take(pa.array(places)) for places in (later, first[later]))
+        known = pc.or_(pc.is_valid(texts), pc.is_valid(before))
+        differs = pc.and_(pc.fill_null(pc.not_equal(texts, before), True), known)
+        mask = np.zeros(len(rows), dtype=bool)
+        mask[later] = np.asarray(differs.to_numpy(zero_copy_only=False), dtype=bool)
+        rules.append((mask, f"another {name} than an earlier row of this {key}"))
+        bad |= mask
+    quarantine.sift(source, rows, rules)
+    return rows.filter(pa.array(first == np.arange(len(rows)))), len(later) - int(bad.sum())
 
 
 def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
 import pyarrow as pa
 
 from tart_ray.data.listing import InputError
@@ -15,7 +15,6 @@ from tart_ray.data.schema import (
     FIELDS,
     FIELDS_OF_A_CANDIDATE,
     IDS,
-    QRELS_FIELDS,
     RESERVED,
     Role,
     map_types,
@@ -27,6 +26,99 @@ MEANINGS = frozenset({CANDIDATES_COLUMN, *(field.name for field in FIELDS["candi
 NEEDED = ("query_id", "doc_id", CANDIDATES_COLUMN)
 
 
+@dataclass(frozen=True)
+class Naming:
+    """What the configuration says of one input's columns, each as our name → their name.
+
+    ``key``: where it says so. ``role``: what stands before our names there, and a dot, or nothing.
+    ``named``: these must be there. ``preferred``: taken where they are there. ``otherwise``: taken where they are there
+    and no column goes by our name.
+    """
+
+    key: str = "input.columns"
+    role: str = ""
+    named: Mapping[str, str] = field(default_factory=dict)
+    preferred: Mapping[str, str] = field(default_factory=dict)
+    otherwise: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        columns: Mapping[str, str],
+        role: Role,
+        key: str = "input.columns",
+        *,
+        taken: Iterable[str] = (),
+        renames: bool = False,
+    ) -> Naming:
+        """The part of a configuration's ``columns`` that is about one role.
+
+        Args:
+            columns: the names before the colon may begin with a role: ``corpus.doc_id``.
+            taken: names without a role that another input has a column for.
+            renames: whether names without a meaning rename this input's other columns.
+        """
+        start = f"{role}."
+        free = without_role(columns)
+        named = {ours.removeprefix(start): theirs for ours, theirs in columns.items() if ours.startswith(start)}
+        if renames:
+            named |= {ours: theirs for ours, theirs in free.items() if ours not in MEANINGS}
+        known = {field.name for field in FIELDS[role]} | ({CANDIDATES_COLUMN} if role == "candidates" else set())
+        return cls(
+            key,
+            start,
+            named,
+            {ours: theirs for ours, theirs in free.items() if ours in known and ours not in taken},
+            {ours: theirs for ours, theirs in free.items() if ours in known and ours in taken},
+        )
+
+    def choose(self, role: Role, names: Collection[str], inner: Collection[str] | None = None) -> dict[str, str]:
+        """What applies to an input that has columns of these names.
+
+        Args:
+            inner: names of the fields of a candidate, where there are lists of them.
+        """
+
+        def place(ours: str) -> Collection[str]:
+            return inner if inner is not None and ours in FIELDS_OF_A_CANDIDATE else names
+
+        aliases = {field.name: field.aliases for field in FIELDS[role]}
+        needed = {o: t for o, t in self.otherwise.items() if {o, *aliases.get(o, ())}.isdisjoint(place(o))}
+        there = {o: t for o, t in (needed | dict(self.preferred)).items() if t in place(o)}
+        return there | dict(self.named)
+
+    def told(self, ours: str, theirs: str) -> str:
+        """How the configuration says it."""
+        has_role = ours in self.named and ours in MEANINGS
+        return f"{self.key} says {self.role if has_role else ''}{ours}: {theirs}"
+
+
+def without_role(columns: Mapping[str, str]) -> dict[str, str]:
+    """The names of columns that do not say whose they are."""
+    return {ours: theirs for ours, theirs in columns.items() if ours.partition(".")[0] not in FIELDS or "." not in ours}
+
+
+def check_used(
+    key: str, columns: Mapping[str, str], available: Mapping[str, tuple[Mapping[str, str], Iterable[str]]]
+) -> None:
+    """Refuse names with a meaning that no input has a column for.
+
+    Args:
+        columns: what the configuration says under ``key``, names with a role left out of account.
+        available: of each input our name → their name, of the columns that were found, and all of its names.
+
+    Raises:
+        InputError: one is not used.
+    """
+    known = MEANINGS.union(*(found for found, _ in available.values()))
+    for ours, theirs in without_role(columns).items():
+        if ours not in known:  # another name for a column without a meaning
+            continue
+        if all(found.get(ours) != theirs for found, _ in available.values()):
+            there = "; ".join(f"{source}: {sorted(names)}" for source, (_, names) in available.items())
+            raise InputError(f"{key} says {ours}: {theirs}, available: {there}")
+
+
 def candidates_column(role: Role, names: set[str], columns: Mapping[str, str]) -> str | None:
     """Their name of the column of lists of candidates; None where the rows are pairs."""
     if role != "candidates":
@@ -35,7 +127,10 @@ def candidates_column(role: Role, names: set[str], columns: Mapping[str, str]) -
     return next((name for name in ([named] if named else [CANDIDATES_COLUMN, CANDIDATES_ALIAS]) if name in names), None)
 
 
-def map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
+def map_columns(
+    url: str, role: Role, shape: Shape, names: set[str], columns: Mapping[str, str], naming: Naming
+) -> dict[str, str]:
+    """Our name → their name, of the columns beside a list of candidates, or of all where there is none."""
     mapped = {}
     known = [field.name for field in FIELDS[role]] + ([CANDIDATES_COLUMN] if shape == "lists" else [])
     alias_of_lists = (CANDIDATES_ALIAS,) if shape == "lists" else ()
@@ -44,7 +139,7 @@ def map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Ma
     for ours in known:
         theirs = columns.get(ours)
         if theirs is not None and theirs not in names:
-            raise InputError(f"{url}: input.columns says {ours}: {theirs}, available: {sorted(names)}")
+            raise InputError(f"{url}: {naming.told(ours, theirs)}, available: {sorted(names)}")
         aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), alias_of_lists)
         found = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
         if found is not None:
@@ -52,25 +147,34 @@ def map_columns(url: str, role: Role, shape: Shape, names: set[str], columns: Ma
     return mapped
 
 
-def map_candidate(url: str, names: set[str], columns: Mapping[str, str]) -> dict[str, str]:
+def map_candidate(url: str, names: set[str], columns: Mapping[str, str], naming: Naming) -> dict[str, str]:
     """Our name → their name, of the fields of the objects in a list of candidates."""
     missing = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns and columns[ours] not in names}
     if missing:
-        raise InputError(f"{url}: input.columns says {missing}, available in each candidate: {sorted(names)}")
+        raise InputError(f"{url}: {naming.key} says {missing}, available in each candidate: {sorted(names)}")
     named = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns}
     own = (name for name in FIELDS_OF_A_CANDIDATE if name in names - {*named.values()} and name not in named)
     return named | {name: name for name in own}
 
 
-def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str]) -> None:
+def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str], naming: Naming) -> None:
+    """Refuse an input without a column that it needs, and say how theirs can be named.
+
+    Raises:
+        InputError: there is none.
+    """
     needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
     missing = [name for name in needed.get(role, ("query_id", "doc_id", "relevance")) if name not in mapped]
+    for ours in missing:
+        if ours in naming.preferred:
+            raise InputError(f"{url}: {naming.told(ours, naming.preferred[ours])}, available: {sorted(names)}")
     if missing:
-        advice = "name theirs in input.columns (our name: their name)"
-        if role == "qrels":
-            accepted = {field.name: list(field.aliases) for field in QRELS_FIELDS}
-            advice = f"rename it; names that are understood: {accepted}"
-        raise InputError(f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; {advice}")
+        accepted = {field.name: field.aliases for field in FIELDS[role] if field.name in missing and field.aliases}
+        understood = "".join(f"; {name} may also be {', '.join(aliases)}" for name, aliases in accepted.items())
+        raise InputError(
+            f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; "
+            f"name theirs in {naming.key}, as in {{{role}.{missing[0]}: THEIR_NAME}}{understood}"
+        )
 
 
 def check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:
@@ -187,15 +291,6 @@ def _without_null(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_null(kind) else kind
 
 
-def json_type(values: Iterable[Any]) -> pa.DataType:
-    """Type of a JSON column from sampled values: nested or mixed values are carried as JSON text."""
-    kinds = {type(value) for value in values if value is not None}
-    simple = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
-    if len(kinds) == 1 and (kind := kinds.pop()) in simple:
-        return simple[kind]
-    return pa.float64() if kinds == {int, float} else pa.large_string()
-
-
 def with_keys(record: dict[str, Any], keys: Iterable[tuple[str, str | None]]) -> tuple[dict[str, Any], int]:
     """A record of a text file with the values of its ``key=value`` directories, and how many of its own give way.
 
@@ -217,24 +312,3 @@ def _like(own: Any, value: str) -> Any:
         return type(own)(value) if isinstance(own, int | float) else value
     except ValueError:
         return value
-
-
-def json_value(value: Any, kind: pa.DataType) -> Any:
-    """A JSON value as a column of the type that `inspect_source` gave it.
-
-    Raises:
-        ValueError: it is of another type.
-    """
-    if value is None:
-        return None
-    if pa.types.is_large_string(kind):
-        try:
-            return value if isinstance(value, str) else orjson.dumps(value).decode()
-        except TypeError as error:  # nested deeper than can be written
-            raise ValueError(str(error)) from error
-    expected: tuple[Any, ...] = {pa.bool_(): (bool,), pa.int64(): (int,), pa.float64(): (int, float)}[kind]
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
-        raise ValueError(f"got {type(value).__name__} {value!r}, expected {kind}")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"got {value}, which does not fit {kind}")
-    return float(value) if kind == pa.float64() else value  # Arrow refuses integers that a double would round

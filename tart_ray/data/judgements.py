@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tart_ray.data import json_lines
 from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import is_damage
 from tart_ray.data.quarantine import READ, Quarantine
@@ -94,7 +95,7 @@ def check_grades(
     while judged.more:
         for table in judged.read():
             grades.update(pc.drop_null(table[name]).to_pylist())
-        fraction = next((grade for grade in grades if grade != int(grade)), None)
+        fraction = next((grade for grade in grades if isinstance(grade, str) or grade % 1), None)
         if fraction is not None:
             raise InputError(f"{key} {name}: got {fraction}, expected integers")
         relevant = sum(number for grade, number in grades.items() if grade >= min_relevance)
@@ -155,11 +156,20 @@ class _Reader:
         kept = {*IDS, CANDIDATES_COLUMN, *self._columns}
         ours = {name: theirs for name, theirs in source.columns.items() if name in kept}
         extras = pa.schema([field for field in source.extras if field.name in self._columns])
-        narrow = dataclasses.replace(source, columns=ours, extras=extras)
+        narrow = source if source.has_objects else dataclasses.replace(source, columns=ours, extras=extras)
         for split in source.splits:
             self._bytes += source.nbytes // len(source.splits)
             for table in read_split(self._storage, narrow, split, Quarantine(READ)):
-                yield table.select(self._columns)
+                yield self._expanded(source, table).select(self._columns)
+
+    def _expanded(self, source: Source, table: pa.Table) -> pa.Table:
+        """The table with the columns that are wanted, also where they are still fields of objects."""
+        if json_lines.EXTRAS not in table.schema.names:
+            return table
+        kinds = json_lines.kinds_of(json_lines.objects_of(table))
+        wanted = {name: source.carried[name] for name in self._columns if name not in table.schema.names}
+        types = pa.schema([(name, json_lines.type_of(kinds.get(theirs, ()))) for name, theirs in wanted.items()])
+        return json_lines.expand(table, types, wanted)
 
     def _read_columns(self, source: Source) -> Iterator[pa.Table]:
         for split in source.splits:

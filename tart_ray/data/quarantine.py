@@ -13,6 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tart_ray.data import json_lines
 from tart_ray.data.schema import ORIGIN, QUARANTINE, map_types
 from tart_ray.data.sources import Source
 
@@ -52,8 +53,11 @@ class Quarantine:
         if row is not None:
             try:
                 text = orjson.dumps(dict(row), default=str).decode()
-            except TypeError:  # nested deeper than can be written
-                raw = repr(row).encode()
+            except TypeError:  # integers beyond 64 bits, or nested deeper than can be written
+                try:
+                    text = json_lines.dumps(dict(row))
+                except (ValueError, TypeError):
+                    raw = repr(row).encode()
         place = {"stage": self.stage, "reason": reason, "source": source, "position": position, "item": item}
         self.rows.append({**place, **ids, "row": text, "raw": raw})
 
@@ -63,7 +67,10 @@ class Quarantine:
         shown = [name for name in bad.schema.names if name not in ORIGIN.names]
         for reason, row in zip(reasons.values(), bad.to_pylist(), strict=True):
             origin = source.origin(row["_split"])
-            self.add(reason, origin, row["_position"], row["_item"], {name: row[name] for name in shown})
+            values = {name: row[name] for name in shown}
+            objects = values.pop(json_lines.EXTRAS, None)
+            values |= json_lines.parse(objects.encode()) if objects else {}
+            self.add(reason, origin, row["_position"], row["_item"], values)
 
     def sift(self, source: Source, table: pa.Table, rules: Sequence[Rule]) -> pa.Table:
         """The rows of ``table`` that no rule condemns; the others are kept here."""

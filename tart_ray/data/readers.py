@@ -14,12 +14,20 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data import text_files
-from tart_ray.data.columns import as_candidate, is_id, json_value, with_keys
+from tart_ray.data import json_lines, text_files
+from tart_ray.data.columns import as_candidate, is_id, with_keys
 from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import read_footer, row_group_or_reason
 from tart_ray.data.quarantine import Quarantine, printable
-from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, IDS, ORIGIN, leaves, map_types
+from tart_ray.data.schema import (
+    CANDIDATES_COLUMN,
+    FIELDS,
+    FIELDS_OF_A_CANDIDATE,
+    IDS,
+    ORIGIN,
+    leaves,
+    map_types,
+)
 from tart_ray.data.sources import Source, Split
 from tart_ray.data.storage import Storage
 
@@ -35,9 +43,10 @@ def read_split(storage: Storage, source: Source, split: Split, quarantine: Quara
 
 
 def table_schema(source: Source) -> pa.Schema:
-    """Columns that reading this source gives: origin, our columns that it has, its other columns."""
+    """Columns that reading this source gives: origin, our columns that it has, its other columns or objects of them."""
     ours = [(f.name, f.type) for f in FIELDS[source.role] if f.name in source.columns]
-    return pa.schema([*ORIGIN, *pa.schema(ours), *source.extras])
+    objects = pa.schema([(json_lines.EXTRAS, pa.large_string())])
+    return pa.schema([*ORIGIN, *pa.schema(ours), *(objects if source.has_objects else source.extras)])
 
 
 def _decoded(table: pa.Table) -> tuple[pa.Table, list[tuple[npt.NDArray[np.bool_], str]]]:
@@ -286,12 +295,15 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
             continue
         record, overruled = with_keys(record, split.file.keys)
         quarantine.overruled += overruled
+        extras = _extras(source, record)
+        objects = None
         for item, found in enumerate(_records(source, record)):
             place = {"_split": split.index, "_position": offset, "_item": item}
             try:
-                rows.append(_typed(source, found) | place)
+                objects = objects or (json_lines.dumps(extras) if extras else None)
+                rows.append(_typed(source, found) | {json_lines.EXTRAS: objects} | place)
             except ValueError as error:
-                quarantine.add(str(error), split.file.url, offset, item, found)
+                quarantine.add(str(error), split.file.url, offset, item, {**found, **extras})
         if len(rows) >= ROWS_PER_TABLE:
             yield pa.Table.from_pylist(rows, schema=schema)
             rows = []
@@ -299,30 +311,33 @@ def _read_text(storage: Storage, source: Source, split: Split, quarantine: Quara
 
 
 def _records(source: Source, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The pairs in one record, under our names; what is no list of objects or ids stays under ``candidates``."""
+    """Our columns of the pairs in one record; what is no list of objects or ids stays under ``candidates``."""
+    named = _renamed(record, source.columns_of_a_row)
     if source.shape == "pairs":
-        yield _renamed(record, {**source.carried, **source.columns})
+        yield named
         return
     inside = {name: source.columns[name] for name in FIELDS_OF_A_CANDIDATE if name in source.columns}
-    of_a_row = {name: theirs for name, theirs in source.columns.items() if name not in inside} | dict(source.carried)
-    named = {name: value for name, value in _renamed(record, of_a_row).items() if name not in FIELDS_OF_A_CANDIDATE}
     candidates = named.pop(CANDIDATES_COLUMN, None)
     if not isinstance(candidates, list) or not candidates:
         yield named | {CANDIDATES_COLUMN: candidates}
         return
     for candidate in map(as_candidate, candidates):
         if isinstance(candidate, dict):
-            found = _renamed(candidate, inside)
-            yield named | {name: found[name] for name in FIELDS_OF_A_CANDIDATE if name in found}
+            yield named | _renamed(candidate, inside)
         else:
             yield named | {CANDIDATES_COLUMN: [candidate]}
 
 
 def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The record under our names; what has none keeps its own, unless another is called so."""
-    used = {*columns.values()}
-    rest = {name: value for name, value in record.items() if name not in used and name not in columns}
-    return rest | {name: record[theirs] for name, theirs in columns.items() if theirs in record}
+    return {name: record[theirs] for name, theirs in columns.items() if theirs in record}
+
+
+def _extras(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that have no meaning here."""
+    if not source.has_objects:
+        return {}
+    known = {*source.columns_of_a_row.values(), *source.dropped}
+    return {name: value for name, value in record.items() if name not in known}
 
 
 def _grade(value: int | float) -> int:
@@ -331,17 +346,10 @@ def _grade(value: int | float) -> int:
     return int(value)
 
 
-def _score(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError("score: got an integer beyond what a double can hold, expected a number") from None
-
-
 # what a JSON value may be, what becomes of it, and how it is called
 TEXT: tuple[tuple[type, ...], Callable[[Any], Any], str] = ((str,), str, "string")
 _KINDS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], str]] = {
-    "score": ((int, float), _score, "number"),
+    "score": ((int, float), float, "number"),
     "relevance": ((int, float), _grade, "integer"),
     **dict.fromkeys(IDS, ((str, int), str, "string or integer")),
 }
@@ -368,9 +376,4 @@ def _typed(source: Source, record: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{field.name}: got {type(value).__name__}, expected {expected}")
         row[field.name] = become(value)
-    for extra in source.extras:
-        try:
-            row[extra.name] = json_value(record.get(extra.name), extra.type)
-        except ValueError as error:
-            raise ValueError(f"{extra.name}: {error}") from None
     return row

@@ -110,7 +110,7 @@ RERANKED = (
 )
 RESERVED = frozenset(  # names that the output or a chunk has a column of
     {
-        *("_row", "input_ids", "window_tokens", "window_spans"),
+        *("_row", "_extras", "input_ids", "window_tokens", "window_spans"),
         *SCORES.names,
         *WINDOWS.names,
         *RERANKED,

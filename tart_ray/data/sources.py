@@ -11,8 +11,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow.parquet import FileMetaData
 
-from tart_ray.data import cascade, text_files
+from tart_ray.data import cascade, json_lines, text_files
 from tart_ray.data.columns import (
+    Naming,
     Shape,
     as_candidate,
     candidate_struct,
@@ -20,7 +21,6 @@ from tart_ray.data.columns import (
     check_dropped,
     check_needed,
     check_type,
-    json_type,
     map_candidate,
     map_columns,
     other_columns,
@@ -29,7 +29,7 @@ from tart_ray.data.columns import (
 )
 from tart_ray.data.listing import InputError, list_files, look_at
 from tart_ray.data.parquet_files import check_codecs, count_candidates, read_footer, schemas_of, unify, wide_integers
-from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, Role
+from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, Role
 from tart_ray.data.storage import FileInfo, Storage
 
 __all__ = ["InputError", "Source", "Split", "inspect_source", "notes_of"]
@@ -51,6 +51,7 @@ SAMPLED_FILES = 16
 SAMPLE_BYTES = 1 << 18
 SPLIT_BYTES = 32 << 20  # of one split, more where there would be over MAX_SPLITS
 MAX_SPLITS = 4_096
+MAX_FIELDS = 1_000  # that become columns
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Source:
     """One input: candidates, queries or a corpus.
 
     ``columns``: our name → their name, of the columns that are there. ``extras``: the other columns, carried through;
-    ``carried``: their name there → their name in the files. ``is_cascade``: whether it is the output of an earlier run.
+    ``carried``: their name there → their name in the files; of text files both are those that a sample shows, until
+    `as_read` says which there are. ``dropped``: their names of columns that are left out.
+    ``is_cascade``: whether it is the output of an earlier run.
     ``rows``: pairs, queries or documents; exact for Parquet pairs, else estimated from a sample.
     ``skipped``: how many entries of its directory are not read. ``notes``: what was left out or changed, in words, for
     the plan, the log and the report. ``allows_empty_documents``: whether a document may be blank, title and text.
@@ -89,24 +92,60 @@ class Source:
     notes: tuple[str, ...] = ()
     allows_empty_documents: bool = False
     is_cascade: bool = False
+    dropped: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of all columns that were found
 
     def origin(self, split: int) -> str:
         """The URL of the file that a split is part of."""
         return self.splits[split].file.url
+
+    @property
+    def columns_of_a_row(self) -> dict[str, str]:
+        """Our name → their name, of what stands beside a list of candidates, or in a pair."""
+        inside = FIELDS_OF_A_CANDIDATE if self.shape == "lists" else ()
+        return {name: theirs for name, theirs in self.columns.items() if name not in inside}
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether other columns are carried as objects until all have been read: see `tart_ray.data.json_lines`."""
+        return self.role == "candidates" and (self.format == "jsonl" or bool(self.format != "parquet" and self.extras))
+
+    def as_read(self, kinds: Iterable[json_lines.Kinds]) -> Source:
+        """The source with the columns that it has, now that every split has been read.
+
+        Args:
+            kinds: of the values in each split, as `json_lines.kinds_of` tells.
+
+        Raises:
+            InputError: there are too many to be columns.
+        """
+        if not self.has_objects:
+            return self
+        found = json_lines.merge(kinds)
+        sampled = [*self.carried.values()]
+        names = [*sampled, *(name for name in found if name not in sampled)]
+        carried, notes = other_columns(self.url, names, self.columns_of_a_row, self.carried)
+        if len(carried) > MAX_FIELDS:
+            raise InputError(
+                f"{self.url}: got {len(carried):,} fields beside the known ones, such as {[*carried][:5]}, expected "
+                f"{MAX_FIELDS:,} at most: each becomes a column. Put them into one field, as an object"
+            )
+        extras = pa.schema([(name, json_lines.type_of(found.get(theirs, ()))) for name, theirs in carried.items()])
+        return replace(self, extras=extras, carried=carried, notes=(*self.notes, *notes))
 
 
 def inspect_source(
     storage: Storage,
     url: str,
     role: Role,
-    columns: Mapping[str, str] | None = None,
+    columns: Naming | Mapping[str, str] | None = None,
     files: Sequence[str] | None = None,
     drop: Sequence[str] = (),
 ) -> Source:
     """Look at the files without reading the data: listing, Parquet footers, the head of some text files.
 
     Args:
-        columns: our name → their name, where they differ.
+        columns: our name → their name, where they differ; these must be there, unless a `Naming` says otherwise.
         files: URLs of all files, where they are known; else a listing of ``url`` tells them.
         drop: their names of columns that are left out.
 
@@ -114,6 +153,7 @@ def inspect_source(
         StorageError: nothing is there.
         InputError: an unknown or mixed format, a missing column, or a column of the wrong type.
     """
+    naming = columns if isinstance(columns, Naming) else Naming(named=columns or {})
     if role == "candidates" and files is None:
         cascade.check_run(storage, url)
     listing = list_files(storage, url) if files is None else look_at(storage, files)
@@ -124,9 +164,9 @@ def inspect_source(
     if kind == "tsv" and role == "candidates":
         raise InputError(f"{url}: got TSV, expected candidates as Parquet, JSONL or a TREC run (.trec, .run)")
     if kind == "parquet":
-        source = _inspect_parquet(storage, url, role, infos, columns or {}, drop)
+        source = _inspect_parquet(storage, url, role, infos, naming, drop)
     else:
-        source = _inspect_text(storage, url, role, kind, infos, columns or {}, drop)
+        source = _inspect_text(storage, url, role, kind, infos, naming, drop)
     skipped = sum(found.count for found in listing.skipped)
     return replace(source, skipped=skipped, notes=(*listing.notes, *source.notes))
 
@@ -164,9 +204,7 @@ def _format_of(storage: Storage, files: list[FileInfo]) -> Format:
 
 def format_by_name(url: str) -> Format | None:
     """The format that a file's name says it has."""
-    name = url.rsplit("/", 1)[-1].lower()
-    for suffix in text_files.COMPRESSIONS:
-        name = name.removesuffix(suffix)
+    name = text_files.plain_name(url.rsplit("/", 1)[-1].lower())
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
@@ -184,13 +222,17 @@ def format_by_content(storage: Storage, file: FileInfo) -> Format | None:
 
 
 def _inspect_parquet(
-    storage: Storage, url: str, role: Role, files: list[FileInfo], columns: Mapping[str, str], drop: Sequence[str]
+    storage: Storage, url: str, role: Role, files: list[FileInfo], naming: Naming, drop: Sequence[str]
 ) -> Source:
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda file: read_footer(storage, file), files))
     of_paths = sorted({key for file in files for key, _ in file.keys})
-    there = {*of_paths, *(field.name for footer in footers for field in footer.schema.to_arrow_schema())}
-    wanted = _choose(url, role, there, columns, drop)
+    there = {*of_paths, *(name for footer in footers for name in _arrow_schema(footer).names)}
+    listed = candidates_column(role, there, naming.choose(role, there))
+    fields = [own.field(listed) for own in map(_arrow_schema, footers) if listed in own.names] if listed else []
+    fields = [found for found in fields if not pa.types.is_null(found.type)]
+    inside = {name for found in fields for name in candidate_struct(url, found.name, found.type).names}
+    wanted = _choose(url, role, there, naming.choose(role, there, inside if listed else None), drop, naming)
     columns, drop = wanted.columns, wanted.drop
     wide = [name for name in wide_integers(footers) if name not in drop]
     drop = (*drop, *wide)
@@ -209,7 +251,7 @@ def _inspect_parquet(
     if (listed := candidates_column(role, names, columns)) is not None:
         shape = "lists"
         inner = candidate_struct(url, listed, schema.field(listed).type)
-    mapped = map_columns(url, role, shape, names, columns)
+    mapped = map_columns(url, role, shape, names, columns, naming)
     for ours, theirs in mapped.items():
         if ours == CANDIDATES_COLUMN:
             continue
@@ -223,7 +265,7 @@ def _inspect_parquet(
         notes += told
     extras = without_nulls(schema.field(theirs).with_name(name) for name, theirs in carried.items())
     if inner is not None:
-        of_a_candidate = map_candidate(url, set(inner.names), columns)
+        of_a_candidate = map_candidate(url, set(inner.names), columns, naming)
         for ours, theirs in of_a_candidate.items():
             check_type(url, role, ours, f"{mapped[CANDIDATES_COLUMN]}.{theirs}", inner.field(theirs).type)
         names |= {f"{mapped[CANDIDATES_COLUMN]}.{name}" for name in inner.names}
@@ -232,12 +274,12 @@ def _inspect_parquet(
     if shape == "lists":
         rows = count_candidates(footers, mapped[CANDIDATES_COLUMN])
     nbytes = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
-    check_needed(url, role, mapped, names)
+    check_needed(url, role, mapped, names, naming)
     check_codecs(files, footers, {*mapped.values(), *carried.values()})
     return Source(
         role, url, "parquet", shape, tuple(files), mapped, extras, rows, nbytes,
         tuple(_parquet_splits(files, footers, nbytes)), carried,
-        notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade,
+        notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade, dropped=tuple(drop), names=tuple(sorted(names)),
     )  # fmt: skip
 
 
@@ -247,7 +289,7 @@ def _inspect_text(
     role: Role,
     kind: Format,
     files: list[FileInfo],
-    columns: Mapping[str, str],
+    naming: Naming,
     drop: Sequence[str],
 ) -> Source:
     step = max(len(files) // SAMPLED_FILES, 1)
@@ -256,40 +298,41 @@ def _inspect_text(
     parsed = [(file, _parse_or_none(kind, role, line)) for file, line in sampled]
     records = [with_keys(record, file.keys)[0] for file, record in parsed if record is not None]
     if not records:
+        what = "qrels" if role == "qrels" else kind
         raise InputError(
-            f"{url}: none of the first {len(lines)} lines can be read as {kind}: {_why(kind, role, lines)}"
+            f"{url}: none of the first {len(lines)} lines can be read as {what}: {_why(kind, role, lines)}"
         )
     nbytes = sum(file.size * text_files.expansion(file.url) for file in files)
     rows = nbytes * len(lines) // max(sum(len(line) + 1 for line in lines), 1)
     shape: Shape = "pairs"
-    names = {name for record in records for name in record}
-    wanted = _choose(url, role, names, columns, drop)
-    columns, drop = wanted.columns, wanted.drop
-    names -= {*drop}
-    if (listed := candidates_column(role, names, columns)) is not None:
+    names = {name for record in records for name in record} | {key for file in files for key, _ in file.keys}
+    inner: set[str] | None = None
+    if (listed := candidates_column(role, names, naming.choose(role, names))) is not None:
         shape = "lists"
         lists = [items for items in (record.get(listed) for record in records) if isinstance(items, list)]
         items = [as_candidate(item) for items in lists for item in items if isinstance(as_candidate(item), dict)]
         rows = rows * len(items) // len(records)
         inner = {name for item in items for name in item}
-    mapped = map_columns(url, role, shape, names, columns)
+    wanted = _choose(url, role, names, naming.choose(role, names, inner), drop, naming)
+    columns, drop = wanted.columns, wanted.drop
+    names -= {*drop}
+    mapped = map_columns(url, role, shape, names, columns, naming)
     carried, notes = other_columns(url, sorted(names), mapped, columns) if role == "candidates" else ({}, [])
-    if shape == "lists":
+    if inner is not None:
         names |= {f"{mapped[CANDIDATES_COLUMN]}.{name}" for name in inner}
-        mapped |= map_candidate(url, inner, columns)
-    check_needed(url, role, mapped, names)
+        mapped |= map_candidate(url, inner, columns, naming)
+    check_needed(url, role, mapped, names, naming)
     if kind == "jsonl":  # a row beyond the sample may be the first to have one
         absent = {field.name for field in FIELDS[role]} - {*mapped} - {*mapped.values()} - {*drop} - {*names}
         mapped |= {name: name for name in sorted(OPTIONAL & absent)}
-    extras = pa.schema(
-        [(name, json_type(record.get(theirs) for record in records)) for name, theirs in carried.items()]
-    )
+    kinds = json_lines.kinds_of({theirs: record.get(theirs) for theirs in carried.values()} for record in records)
+    extras = pa.schema([(name, json_lines.type_of(kinds[theirs])) for name, theirs in carried.items()])
     size = _split_bytes(nbytes)
     splits = [part for file in files for part in text_files.ranges(file, size)]
     return Source(
-        role, url, kind, shape, tuple(files), mapped, without_nulls(extras), max(rows, 1), nbytes,
+        role, url, kind, shape, tuple(files), mapped, extras, max(rows, 1), nbytes,
         tuple(Split(index, *part) for index, part in enumerate(splits)), carried,
-        notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade,
+        notes=(*wanted.notes, *notes), is_cascade=wanted.is_cascade, dropped=tuple(drop), names=tuple(sorted(names)),
     )  # fmt: skip
 
 
@@ -312,17 +355,23 @@ class _Chosen:
     is_cascade: bool = False
 
 
-def _choose(url: str, role: Role, names: set[str], columns: Mapping[str, str], drop: Sequence[str]) -> _Chosen:
+def _choose(
+    url: str, role: Role, names: set[str], columns: Mapping[str, str], drop: Sequence[str], naming: Naming
+) -> _Chosen:
     """What is configured, checked; the output of an earlier run is a first stage, with its margin as the score."""
     if role != "candidates":
         return _Chosen(columns, tuple(drop))
     shape: Shape = "pairs" if candidates_column(role, names, columns) is None else "lists"
-    check_dropped(url, drop, names, map_columns(url, role, shape, names, columns), columns)
+    check_dropped(url, drop, names, map_columns(url, role, shape, names, columns, naming), columns)
     if not cascade.is_output(names) or cascade.FIRST_STAGE in drop or "score" in columns:
         return _Chosen(columns, tuple(drop))
     replaced = sorted((cascade.REPLACED & names) - {*drop} - {*columns.values()})
     note = f"the output of an earlier run: its margin is the score of the first stage; left out: {', '.join(replaced)}"
     return _Chosen({**columns, "score": cascade.FIRST_STAGE}, (*drop, *replaced), (note,), is_cascade=True)
+
+
+def _arrow_schema(footer: FileMetaData) -> pa.Schema:
+    return footer.schema.to_arrow_schema()
 
 
 def _why(kind: Format, role: Role, lines: list[bytes]) -> str:

@@ -49,6 +49,11 @@ def expansion(url: str) -> int:
     return TYPICAL_EXPANSION if _is_compressed(url) else 1
 
 
+def plain_name(name: str) -> str:
+    """The name of a file without the suffix that says how it is compressed."""
+    return next((name[: -len(suffix)] for suffix in COMPRESSIONS if name.lower().endswith(suffix)), name)
+
+
 def ranges(file: FileInfo, nbytes: int) -> Iterator[tuple[FileInfo, int, int]]:
     """The file and the byte ranges that it is read in."""
     step = max(file.size, 1) if _is_compressed(file.url) else nbytes

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.data.schema import SCORES
+from tart_ray.derive.grades import can_be_grades, grades
 from tart_ray.derive.keys import TEXT_KEY, gumbel, normalise, random_keys, text_keys
 
 Bools = npt.NDArray[np.bool_]
@@ -220,24 +222,19 @@ def positives_from_qrels(qrels: pa.Table, min_relevance: int = 1) -> pa.Table:
 def judgements_from_labels(pairs: pa.Table, column: str) -> pa.Table:
     """The pairs whose ``column`` is not null, as judgements: ``query_id, doc_id, relevance``.
 
-    The column holds integers, booleans, or float64 that are integers (1.0; NaN is null): what pandas and JSON make of
-    integers beside nulls.
+    Args:
+        column: of integers, booleans, or integers that are written as floats; NaN counts as null.
 
     Raises:
-        ValueError: the column is missing, of another type, or holds a fraction or a number beyond 64 bits.
+        ValueError: the column is missing, of another type, or holds a number that is no integer of 64 bits.
     """
     _require(pairs, "candidates", ("query_id", "doc_id", column))
-    kind, labels = pairs.schema.field(column).type, pairs[column]
-    if pa.types.is_float64(kind):
-        labels = pc.if_else(pc.is_nan(labels), None, labels)
-    elif not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    kind = pairs.schema.field(column).type
+    if not can_be_grades(kind) or column in SCORES.names:
         raise ValueError(f"{column} of the candidates is {kind}, expected an integer or a boolean")
-    known = pc.is_valid(labels)
-    try:
-        relevance = labels.filter(known).cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{column} of the candidates: expected integers: {error}") from None
-    return pairs.filter(known).select(["query_id", "doc_id"]).append_column("relevance", relevance)
+    relevance = grades(f"{column} of the candidates", pairs[column])
+    judged = pairs.select(["query_id", "doc_id"]).append_column("relevance", relevance)
+    return judged.filter(pc.is_valid(relevance))
 
 
 def shared_keys(pairs: pa.Table, column: str) -> pa.Table:

@@ -11,7 +11,7 @@ Inside of an evaluation a document is called ``{task}:{doc_id}``, so that corpor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 from tart_ray.config import EvaluateInputConfig, TaskConfig
 from tart_ray.data import text_files
 from tart_ray.data.chunks import first_stage_ranks
+from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
 from tart_ray.data.readers import read_split
+from tart_ray.data.schema import Role
 from tart_ray.data.shuffle import in_input_order
 from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import FileInfo, Storage, join_url
@@ -135,7 +137,7 @@ def _find(storage: Storage, config: TaskConfig, pool: str | None) -> Iterator[Ta
         yield _find_one(storage, config, pool)
         return
     folders = storage.names(config.path)
-    there = [name for name in folders if "corpus.jsonl" in storage.names(join_url(config.path, name))]
+    there = [name for name in folders if _is_there(storage, join_url(config.path, name), "corpus.jsonl")]
     if not there:
         raise InputError(f"{config.path}: no forum of CQADupStack there, expected {', '.join(FORUMS)}")
     missing = [name for name in FORUMS if name not in there]
@@ -145,22 +147,22 @@ def _find(storage: Storage, config: TaskConfig, pool: str | None) -> Iterator[Ta
         for key in ("first_stage", "compare_with"):
             given = getattr(config, key)
             if given not in (None, BM25):
-                of_forum[key] = join_url(given, f"{forum}.trec")
+                of_forum[key] = _find_file(storage, given, f"{forum}.trec")
         yield _find_one(storage, config.model_copy(update=of_forum), None, config.name, notes)
 
 
 def _find_one(
     storage: Storage, config: TaskConfig, pool: str | None, group: str | None = None, notes: tuple[str, ...] = ()
 ) -> Task:
-    def named(*parts: str) -> str:
-        return join_url(config.path, *parts)
+    def source(name: str, role: Role) -> Source:
+        return inspect_source(storage, _find_file(storage, config.path, name), role, _naming(config, role))
 
     corpus = "collection.tsv" if config.kind == "lotte" else "corpus.jsonl"
     queries = f"questions.{config.questions}.tsv" if config.kind == "lotte" else "queries.jsonl"
     answers: tuple[FileInfo, ...] = ()
     qrels: dict[str, Source] = {}
     if config.kind == "lotte":
-        answers = list_files(storage, named(f"qas.{config.questions}.jsonl")).files
+        answers = list_files(storage, _find_file(storage, config.path, f"qas.{config.questions}.jsonl")).files
     elif config.kind == "followir":
         qrels = {ORIGINAL: _qrels(storage, config, "qrels_og"), CHANGED: _qrels(storage, config, "qrels_changed")}
     else:
@@ -168,28 +170,31 @@ def _find_one(
     measures = config.measures or DEFAULT_MEASURES[config.kind]
     check_measures(config.name, measures)
     ignore = config.ignore_identical_ids
-    return Task(
+    task = Task(
         name=config.name,
         kind=config.kind,
         group=group,
-        queries=inspect_source(storage, named(queries), "queries"),
-        corpus=inspect_source(storage, named(corpus), "corpus"),
+        queries=source(queries, "queries"),
+        corpus=source(corpus, "corpus"),
         qrels=qrels,
         answers=answers,
         variants=_variants(config),
         template=config.template,
-        first_stage=_run(storage, config.first_stage),
+        first_stage=_run(storage, config, config.first_stage),
         pool=pool,
-        pooled_first_stage=_run(storage, config.pooled_first_stage),
+        pooled_first_stage=_run(storage, config, config.pooled_first_stage),
         scores=config.scores,
         has_own_first_stage=config.first_stage is not None or not config.scores,
-        compare_with=_run(storage, config.compare_with),
+        compare_with=_run(storage, config, config.compare_with),
         top_k=config.top_k,
         measures=measures,
         protocol=config.protocol,
         ignore_identical_ids=config.kind in ("beir", "cqadupstack") if ignore is None else ignore,
         notes=notes,
     )
+    found = {name: (source.columns, source.names) for name, source in task.sources.items()}
+    check_used(f"input.tasks: {config.name}: columns", config.columns, found)
+    return task
 
 
 def _variants(config: TaskConfig) -> tuple[Variant, ...]:
@@ -215,9 +220,10 @@ def _qrels(storage: Storage, config: TaskConfig, folder: str) -> Source:
         InputError: there are none; says which splits there are.
     """
     at = join_url(config.path, folder)
-    found = [name for name in storage.names(at) if name.rpartition(".")[0] == config.split]
+    split_of = {name: text_files.plain_name(name).rpartition(".")[0] for name in storage.names(at)}
+    found = [name for name, split in split_of.items() if split == config.split]
     if not found:
-        splits = sorted({name.rpartition(".")[0] for name in storage.names(at)})
+        splits = sorted({*split_of.values()})
         raise InputError(
             f"{at}: input.tasks: {config.name}: got split {config.split!r}, "
             f"available: {splits or 'none, no such directory'}"
@@ -226,13 +232,36 @@ def _qrels(storage: Storage, config: TaskConfig, folder: str) -> Source:
         raise InputError(
             f"{at}: input.tasks: {config.name}: got {sorted(found)} for split {config.split!r}, expected one"
         )
-    return inspect_source(storage, join_url(at, found[0]), "qrels")
+    return inspect_source(storage, join_url(at, found[0]), "qrels", _naming(config, "qrels"))
 
 
-def _run(storage: Storage, url: str | None) -> Source | None:
+def _naming(config: TaskConfig, role: Role) -> Naming:
+    return Naming.of(config.columns, role, f"input.tasks: {config.name}: columns")
+
+
+def _is_there(storage: Storage, folder: str, name: str) -> bool:
+    return any(text_files.plain_name(other).lower() == name.lower() for other in storage.names(folder))
+
+
+def _find_file(storage: Storage, folder: str, name: str) -> str:
+    """URL of a file in a directory that may be compressed, and be called in capitals; of one that may not be there.
+
+    Raises:
+        InputError: several files are meant.
+    """
+    names = storage.names(folder)
+    found = [other for other in names if text_files.plain_name(other).lower() == name.lower()]
+    if name in found or not found:
+        return join_url(folder, name)
+    if len(found) > 1:
+        raise InputError(f"{folder}: got {sorted(found)}, expected one file {name}")
+    return join_url(folder, found[0])
+
+
+def _run(storage: Storage, config: TaskConfig, url: str | None) -> Source | None:
     if url is None or url == BM25:
         return None
-    return inspect_source(storage, url, "candidates")
+    return inspect_source(storage, url, "candidates", _naming(config, "candidates"))
 
 
 def full_id(task: str) -> pa.Scalar:
@@ -267,15 +296,19 @@ def read_queries(storage: Storage, task: Task, quarantine: Quarantine) -> Read:
     rows: list[dict[str, str]] = []
     read = 0
     seen: set[str] = set()
+    theirs = task.queries.columns
     for file, offset, line in _lines(storage, task.queries.files):
         read += 1
         record = _json(line, file, offset, quarantine)
         if record is None:
             continue
-        query_id = id_text(record.get("_id"))
-        texts = {"query": record.get("text"), **{name: record.get(name) for name in INSTRUCTION_COLUMNS.values()}}
+        query_id = id_text(record.get(theirs["query_id"]))
+        texts = {
+            "query": record.get(theirs["query"]),
+            **{name: record.get(name) for name in INSTRUCTION_COLUMNS.values()},
+        }
         if not query_id or not all(isinstance(text, str) and text.strip() for text in texts.values()):
-            expected = ", ".join(("_id", "text", *INSTRUCTION_COLUMNS.values()))
+            expected = ", ".join((theirs["query_id"], theirs["query"], *INSTRUCTION_COLUMNS.values()))
             quarantine.add(f"expected texts that are not empty in {expected}", file.url, offset, 0, record)
         elif query_id in seen:
             quarantine.add("another query of this id came before", file.url, offset, 0, record)
@@ -404,14 +437,23 @@ def read_documents(storage: Storage, task: Task, quarantine: Quarantine | None =
 
 
 def check_ids(ids: pa.ChunkedArray, place: str) -> None:
-    """TREC's files are columns between white space.
+    """Refuse ids that no line of a run can hold: see `tart_ray.evaluation.measuring.trec_lines`.
 
     Raises:
-        InputError: an id has white space.
+        InputError: an id has a tab, a line break, or a blank at its end.
     """
-    bad = ids.filter(pc.match_substring_regex(ids, r"\s"))
+    bad = ids.filter(pc.match_substring_regex(ids, r"[\t\n\v\f\r]|^\s|\s$"))
     if len(bad):
-        raise InputError(f"{place}: got id {bad[0].as_py()!r}, expected ids without white space, as TREC's files need")
+        raise InputError(
+            f"{place}: got id {bad[0].as_py()!r}, expected ids without tabs, line breaks, and blanks at their ends: "
+            "runs are written as lines of columns, as TREC's are"
+        )
+
+
+def have_blanks(tables: Iterable[pa.Table]) -> bool:
+    """Whether an id has white space in it, so that only tabs can stand between the columns of a run's lines."""
+    columns = (table[name] for table in tables for name in ("query_id", "doc_id"))
+    return any(pc.any(pc.match_substring_regex(ids, r"[\s\x{85}\p{Z}]")).as_py() for ids in columns)
 
 
 def _read(storage: Storage, source: Source, quarantine: Quarantine) -> tuple[pa.Table, int]:

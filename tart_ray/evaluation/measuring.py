@@ -112,12 +112,16 @@ def incomplete(task: Task, scored: pa.Table) -> int:
     return int(pc.sum(pc.less(of_pair, len(task.variants))).as_py() or 0)
 
 
-def trec_lines(ranking: Ranking, tag: str) -> Iterator[str]:
-    """The lines of a TREC run: ``query_id Q0 doc_id rank score tag``; scores keep all their digits."""
+def trec_lines(ranking: Ranking, tag: str, separator: str = " ") -> Iterator[str]:
+    """The lines of a TREC run: ``query_id Q0 doc_id rank score tag``; scores keep all their digits.
+
+    Args:
+        separator: a tab where ids have blanks in them.
+    """
     for batch in ranking.table.to_batches(max_chunksize=65_536):
         columns = [batch[name].to_pylist() for name in ("query_id", "doc_id", "rank", "score")]
         for query_id, doc_id, rank, score in zip(*columns, strict=True):
-            yield f"{query_id} Q0 {doc_id} {rank} {score!r} {tag}\n"
+            yield separator.join((query_id, "Q0", doc_id, str(rank), repr(score), tag)) + "\n"
 
 
 def _as_run(pairs: pa.Table, score: str) -> pa.Table:

@@ -46,6 +46,7 @@ from tart_ray.evaluation.datasets import (
     Task,
     check_ids,
     find_tasks,
+    have_blanks,
     of_known_queries,
     read_documents,
     read_judgements,
@@ -284,6 +285,7 @@ def _task_identity(task: Task, parts: int) -> dict[str, Any]:
         **{name: getattr(task, name) for name in told},
         "variants": [dataclasses.asdict(variant) for variant in task.variants],
         "files": {name: files_identity(source) for name, source in task.sources.items()},
+        "columns": {name: dict(source.columns) for name, source in task.sources.items()},
         "answers": [[file.url, file.size, file.version] for file in task.answers],
         "own_first_stage": task.has_own_first_stage,
         "parts": parts,
@@ -595,7 +597,9 @@ def _measure(work: Work, reranked: Mapping[str, list[str]], unit: str) -> Record
     }
     whole = {setup: _read_table(run, WORK, "first_stage", name, f"{setup}.parquet") for setup in task.setups}
     ranked = not any(table["score"].null_count for table in whole.values())
-    compared = mine(_read_table(run, WORK, "compare_with", f"{name}.parquet")) if task.compare_with else None
+    compared = _read_table(run, WORK, "compare_with", f"{name}.parquet") if task.compare_with else None
+    separator = "\t" if have_blanks([*whole.values(), *([] if compared is None else [compared])]) else " "
+    compared = None if compared is None else mine(compared)
     if task.scores:
         scored = _scores_of_runs(work, task, mine)
     else:
@@ -604,7 +608,7 @@ def _measure(work: Work, reranked: Mapping[str, list[str]], unit: str) -> Record
     run.write_table(measure(task, judgements, rankings), WORK, "values", f"{unit}.parquet")
     for ranking in rankings:
         table = without_full_ids(ranking.table, name) if ranking.setup == CLOSED else ranking.table
-        lines = "".join(trec_lines(dataclasses.replace(ranking, table=table), f"tart-ray-{ranking.name}"))
+        lines = "".join(trec_lines(dataclasses.replace(ranking, table=table), f"tart-ray-{ranking.name}", separator))
         run.write(lines.encode(), WORK, "runs", unit, ranking.setup, ranking.name)
     names = [[ranking.setup, ranking.name] for ranking in rankings]
     return {

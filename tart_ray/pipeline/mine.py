@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
+from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import MANIFEST, WORK, Record, Run
@@ -148,6 +149,7 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
         "positives": {
             "files": files_identity(qrels) if qrels else None,
             "corpus": files_identity(corpus) if corpus else None,
+            "columns": config.positives.columns,
             "label_column": settings.label_column,
             "min_relevance": settings.min_relevance,
         },
@@ -385,6 +387,8 @@ def _execute(
         if code != ExitCode.DONE:
             log.error("scoring ended with exit code %d: nothing is mined", code)
             return code
+        scored = scored.as_read()
+        check_columns(scored.plan, settings)
     chunks = scored_chunks(scored.run, scored.identity)
     texts = run.within(WORK, TEXTS)
     document_buckets = bucket_count(corpus.nbytes / BYTES_PER_BUCKET) if corpus else scored.plan.document_buckets
@@ -765,8 +769,16 @@ def _inspect_positives(storage: Storage, config: MineConfig, scored: Scored) -> 
         return None, None
     unused = scored.config.input.corpus if scored.plan.corpus is None else None
     url = config.positives.corpus or unused
-    corpus = inspect_source(storage, url, "corpus") if url is not None else None
-    return inspect_source(storage, config.positives.qrels, "qrels"), corpus
+    columns, of_candidates = config.positives.columns, scored.plan.candidates.columns
+    naming = Naming.of(columns, "corpus", "positives.columns", taken=columns)
+    if config.positives.corpus is None:
+        said = scored.config.input.columns
+        naming = Naming.of(said, "corpus", taken=[ours for ours in said if of_candidates.get(ours) == said[ours]])
+    corpus = inspect_source(storage, url, "corpus", naming) if url is not None else None
+    key = "positives.columns"
+    qrels = inspect_source(storage, config.positives.qrels, "qrels", Naming.of(columns, "qrels", key))
+    check_used(key, columns, {"qrels": (qrels.columns, qrels.names)})
+    return qrels, corpus
 
 
 def _sources(scored: Scored | None, qrels: Source | None, corpus: Source | None) -> dict[str, Source]:

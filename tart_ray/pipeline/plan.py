@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from tart_ray.command_line import ConfigurationError
 from tart_ray.config import ModelConfig, RerankConfig, StorageConfig
+from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.hive import is_hidden_partition, partitionable
-from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
+from tart_ray.data.run import Record
+from tart_ray.data.schema import RERANKED, SCORES, WINDOWS, Role
 from tart_ray.data.sources import Source, inspect_source
 from tart_ray.data.storage import Storage
 from tart_ray.derive.rank import RANKING_VERSION
@@ -26,7 +28,7 @@ BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
 # of preparing: goes up when the same input gives other rows, chunks or quarantine, or when fragments, chunks or commits
 # of an older version cannot be read
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 BARE = 'TART was trained to follow one; input.instruction: "" says that none is meant'
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
@@ -50,6 +52,18 @@ class Plan:
     query_buckets: int
     document_buckets: int
     windows: bool
+
+    def as_read(self, records: Mapping[str, Record]) -> Plan:
+        """The plan with the columns that the candidates were found to have when every split of them was read.
+
+        Args:
+            records: of the units that read them.
+
+        Raises:
+            InputError: there are too many columns.
+        """
+        fields = [record.get("fields", {}) for record in records.values()]
+        return replace(self, candidates=self.candidates.as_read(fields))
 
     @property
     def pairs_per_chunk(self) -> int:
@@ -84,12 +98,12 @@ def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None
     """
     read = {f"input.{name}": getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
     check_output(config.output.path, read)
-    known = files or {}
+    columns, known = config.input.columns, files or {}
     candidates = inspect_source(
         storage,
         config.input.candidates,
         "candidates",
-        config.input.columns,
+        Naming.of(columns, "candidates", renames=True),
         known.get("candidates"),
         config.input.drop_columns,
     )
@@ -101,10 +115,12 @@ def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None
         raise ConfigurationError(
             f"{config.input.candidates}: no rows in {len(candidates.files)} files; nothing to score"
         )
-    queries = _texts(storage, candidates, "queries", "query", config.input.queries, known.get("queries"))
-    corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus, known.get("corpus"))
+    queries = _texts(storage, candidates, "queries", "query", config.input.queries, columns, known.get("queries"))
+    corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus, columns, known.get("corpus"))
     windows = config.model.long_documents == "maxp"
     plan = Plan(candidates, queries, corpus, 1, 0, windows)
+    found: dict[str, Any] = {role: (source.columns, source.names) for role, source in plan.sources.items()}
+    check_used("input.columns", columns, found)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
     check_partitions(plan, config.output.partition_by)
@@ -138,7 +154,8 @@ def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:
         )
     unknown = [name for name in wanted if name not in available]
     if unknown or len({*wanted}) < len(wanted):
-        raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}")
+        sampled = "; of JSON lines, columns are those in a sample of the files" if plan.candidates.has_objects else ""
+        raise ConfigurationError(f"output.partition_by: got {[*wanted]}, available, once each: {available}{sampled}")
 
 
 def scores_schema(plan: Plan) -> pa.Schema:
@@ -237,11 +254,18 @@ def _without_instruction(candidates: Source) -> Source:
     """The output of an earlier run without the instruction that it was scored under: this run has one of its own."""
     columns = {ours: theirs for ours, theirs in candidates.columns.items() if ours != "instruction"}
     note = "input.instruction takes the place of the earlier run's"
-    return replace(candidates, columns=columns, notes=(*candidates.notes, note))
+    dropped = (*candidates.dropped, candidates.columns["instruction"])
+    return replace(candidates, columns=columns, dropped=dropped, notes=(*candidates.notes, note))
 
 
 def _texts(
-    storage: Storage, candidates: Source, role: Any, column: str, url: str | None, files: Sequence[str] | None
+    storage: Storage,
+    candidates: Source,
+    role: Role,
+    column: str,
+    url: str | None,
+    columns: Mapping[str, str],
+    files: Sequence[str] | None,
 ) -> Source | None:
     """The source that texts are joined from, where the candidates do not hold them."""
     if column in candidates.columns:
@@ -249,10 +273,10 @@ def _texts(
     if url is None:
         raise ConfigurationError(
             f"{candidates.url}: candidates have no column {column!r} and input.{role} is not set; one is needed. "
-            f"Columns found: {sorted({*candidates.columns.values(), *candidates.extras.names})}; "
-            f"input.columns maps other names"
+            f"Columns found: {[*candidates.names]}; name theirs in input.columns, as in {{{column}: THEIR_NAME}}"
         )
-    return inspect_source(storage, url, role, files=files)
+    taken = [ours for ours, theirs in columns.items() if candidates.columns.get(ours) == theirs]
+    return inspect_source(storage, url, role, Naming.of(columns, role, taken=taken), files)
 
 
 def bucket_count(wanted: float) -> int:

@@ -17,15 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tart_ray.data import chunks
+from tart_ray.command_line import ConfigurationError
+from tart_ray.data import chunks, json_lines
 from tart_ray.data.hive import partition_rules
 from tart_ray.data.quarantine import JOIN, READ, Quarantine
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import Role
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
-from tart_ray.data.sources import Source
-from tart_ray.pipeline.plan import BARE, Plan, missing_instruction
+from tart_ray.data.sources import InputError, Source
+from tart_ray.pipeline.plan import BARE, Plan, check_partitions, missing_instruction
 from tart_ray.pipeline.stages import run_stage
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,11 @@ class Prepared:
     read: int
     duplicates: int
     quarantined: int
+    plan: Plan  # with the columns that the candidates were found to have
+    columns: list[str]  # what became of those that the sample of the candidates showed
     other_quarantined: int  # rows of the queries and the corpus
-    corpus_duplicates: int
+    corpus_duplicates: int  # rows that repeat an earlier one
+    query_duplicates: int
     warnings: tuple[str, ...]
     overruled: int  # values that gave way to those of their key=value directories
 
@@ -67,8 +71,19 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
     Args:
         instruction: of rows that have none of their own; an empty one says that they need none.
         partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
+
+    Raises:
+        InputError: a column to partition by turned out to be of another type than in the sample.
     """
     reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
+    sampled, plan = plan, plan.as_read(reads["candidates"])
+    columns = json_lines.told(sampled.candidates.extras, plan.candidates.extras)
+    for line in columns:
+        log.warning("%s: column %s", plan.candidates.url, line)
+    try:
+        check_partitions(plan, partition_by)
+    except ConfigurationError as error:
+        raise InputError(f"{plan.candidates.url}: {error}; columns: {columns}") from None
     joins: dict[str, Record] = {}
     if plan.corpus is not None:
         units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
@@ -87,8 +102,12 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         read=sum(record["rows"] for record in reads["candidates"].values()),
         duplicates=sum(record["duplicates"] for record in cuts.values()),
         quarantined=sum(record["quarantined"] for record in candidates),
-        other_quarantined=sum(record["quarantined"] for record in others),
+        plan=plan,
+        columns=columns,
+        other_quarantined=sum(record["quarantined"] for record in others)
+        + sum(record["other_quarantined"] for record in (*joins.values(), *cuts.values())),
         corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
+        query_duplicates=sum(record["query_duplicates"] for record in cuts.values()),
         warnings=warnings,
         overruled=sum(record.get("overruled", 0) for found in reads.values() for record in found.values()),
     )
@@ -129,8 +148,12 @@ def shuffle(run: Run, source: Source, key: str, buckets: int) -> dict[str, Recor
         fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
         run.write(fragment, *fragment_path(stage, unit))
         quarantined = run.write_quarantine(quarantine, stage, unit)
-        counts = {"rows": len(table) + quarantined, "quarantined": quarantined}
-        return counts | ({"overruled": quarantine.overruled} if quarantine.overruled else {})
+        record: Record = {"rows": len(table) + quarantined, "quarantined": quarantined}
+        if source.has_objects:
+            record["fields"] = json_lines.kinds_of(json_lines.objects_of(table))
+        if quarantine.overruled:
+            record["overruled"] = quarantine.overruled
+        return record
 
     return run_stage(run, stage, units, read)
 
@@ -139,14 +162,19 @@ def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
     """Candidates and documents of one bucket of document ids, joined and sent on by query."""
     assert plan.corpus is not None
     rows = read_shuffled(run, plan.candidates, int(unit))
-    corpus = in_input_order(read_shuffled(run, plan.corpus, int(unit)))
-    distinct = pc.count_distinct(corpus["doc_id"]).as_py()
-    quarantine = Quarantine(JOIN)
+    quarantine, of_corpus = Quarantine(JOIN), Quarantine(JOIN)
+    documents = in_input_order(read_shuffled(run, plan.corpus, int(unit)))
+    corpus, repeated = chunks.first_of_each(documents, "doc_id", ["text", "title"], plan.corpus, of_corpus)
     joined = chunks.join_documents(rows, corpus, plan.candidates, quarantine)
     fragment = encode_fragment(joined, bucket_of(joined["query_id"], plan.query_buckets), plan.query_buckets)
     run.write(fragment, *fragment_path(JOINED, unit))
-    quarantined = run.write_quarantine(quarantine, JOINED, unit)
-    return {"rows": len(joined), "quarantined": quarantined, "corpus_duplicates": len(corpus) - distinct}
+    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_corpus.rows]), JOINED, unit)
+    return {
+        "rows": len(joined),
+        "quarantined": len(quarantine),
+        "other_quarantined": len(of_corpus),
+        "corpus_duplicates": repeated,
+    }
 
 
 def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str], unit: str) -> Record:
@@ -156,10 +184,12 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Seq
     else:
         joined = [fragment_url(run, JOINED, unit_name(bucket)) for bucket in range(plan.document_buckets)]
         rows = read_bucket(run.storage, joined, int(unit), _joined_schema(plan))
-    quarantine = Quarantine(JOIN)
+    quarantine, of_queries, repeated = Quarantine(JOIN), Quarantine(JOIN), 0
     if plan.queries is not None:
-        queries = in_input_order(read_shuffled(run, plan.queries, int(unit)))
+        told = in_input_order(read_shuffled(run, plan.queries, int(unit)))
+        queries, repeated = chunks.first_of_each(told, "query_id", ["query"], plan.queries, of_queries)
         rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
+    rows = json_lines.expand(rows, plan.candidates.extras, plan.candidates.carried)
     rows = quarantine.sift(plan.candidates, rows, list(partition_rules(rows, partition_by)))
     rows = _with_instruction(rows, instruction)
     consistent = chunks.quarantine_contradictions(rows, plan.candidates, quarantine)
@@ -168,12 +198,15 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Seq
     parts = chunks.cut(ready, plan.pairs_per_chunk)
     for index, part in enumerate(parts):
         run.write_table(part, WORK, "chunks", f"{unit}-{unit_name(index)}.parquet")
+    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_queries.rows]), CHUNKS, unit)
     return {
         "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
         "rows": len(kept),
         "duplicates": len(consistent) - len(kept),
         "without_instruction": pc.sum(pc.equal(pc.fill_null(kept["instruction"], ""), "")).as_py() or 0,
-        "quarantined": run.write_quarantine(quarantine, CHUNKS, unit),
+        "quarantined": len(quarantine),
+        "other_quarantined": len(of_queries),
+        "query_duplicates": repeated,
     }
 
 

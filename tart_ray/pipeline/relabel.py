@@ -29,6 +29,7 @@ import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import CalibrationConfig, LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
 from tart_ray.data.chunks import cut
+from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.hive import partition_rules, partitionable, partitions
 from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
@@ -41,6 +42,7 @@ from tart_ray.data.storage import Storage, StorageError, absolute
 from tart_ray.data.versions import BASE, Current, Versions
 from tart_ray.derive import calibration
 from tart_ray.derive.calibration import Calibration, CalibrationError
+from tart_ray.derive.grades import can_be_grades, grades
 from tart_ray.derive.keys import content_keys, positions, random_keys
 from tart_ray.derive.labels import (
     LABEL,
@@ -277,7 +279,10 @@ def look(storage: Storage, config: RelabelConfig) -> Task:
     _check_columns(plan, labels)
     partition_by = _partition_by(plan, config)
     chosen = labels.calibration
-    qrels = inspect_source(storage, chosen.qrels, "qrels") if chosen.qrels else None
+    naming = Naming.of(chosen.columns, "qrels", "labels.calibration.columns")
+    qrels = inspect_source(storage, chosen.qrels, "qrels", naming) if chosen.qrels else None
+    if qrels is not None:
+        check_used(naming.key, chosen.columns, {"qrels": (qrels.columns, qrels.names)})
     _check_judgements(storage, plan, labels.calibration, qrels)
     fitted = {**chosen.model_dump(exclude={"qrels"}), "files": files_identity(qrels) if qrels else None}
     return Task(
@@ -305,7 +310,7 @@ def _check_columns(plan: Plan, labels: LabelsConfig) -> None:
         if name is None:
             continue
         kind = extras.field(name).type if name in extras.names else None
-        if kind is None or not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        if kind is None or not can_be_grades(kind):
             found = {field.name: str(field.type) for field in extras}
             raise ConfigurationError(
                 f"labels.{place}: got {name!r}, expected an integer or boolean column; available: {found}"
@@ -340,6 +345,18 @@ def _check_judgements(storage: Storage, plan: Plan, chosen: CalibrationConfig, q
             )
         key, column = "labels.calibration.label_column", chosen.label_column
         check_grades(storage, plan.candidates, key, chosen.min_relevance, of_each=of_each, column=column)
+
+
+def _check_columns_as_read(plan: Plan, labels: LabelsConfig) -> None:
+    """The same check, of columns that the sample of the input did not show, or showed otherwise.
+
+    Raises:
+        InputError: a column is of another type, or has a name that the output uses.
+    """
+    try:
+        _check_columns(plan, labels)
+    except ConfigurationError as error:
+        raise InputError(str(error)) from None
 
 
 def _partition_by(plan: Plan, config: RelabelConfig) -> tuple[str, ...]:
@@ -432,6 +449,8 @@ def _execute(
     with clock.timed("prepare"):
         chunks_by = task.scored.config.output.partition_by if task.scored else task.partition_by
         prepared = prepare(run, plan, task.scoring.input.instruction, chunks_by)
+        plan = prepared.plan
+        _check_columns_as_read(plan, task.config.labels)
         judged = shuffle(run, task.qrels, "query_id", plan.query_buckets) if task.qrels is not None else {}
         work = _work(task, versions, run, id_, base, prepared)
         base_rows = run_stage(run, KNOWN, work.known, functools.partial(_spread_known, work))
@@ -451,6 +470,7 @@ def _execute(
     counts["quarantined_judgements"] = sum(record["quarantined"] for record in judged.values())
     report = _make_report(task, id_, base, counts, collected.values(), labelled.values(), fitted, clock.seconds)
     report["warnings"] = list(prepared.warnings)
+    report["columns"] = prepared.columns
     summary = (
         "read {read:,} = labelled {labelled:,} (scored {scored:,}, scored before {reused:,}) + duplicates "
         "{duplicates:,} + quarantined {quarantined:,}; labels changed {changed:,}, new {new:,}, gone {gone:,}"
@@ -460,6 +480,7 @@ def _execute(
         **{f"label {old} → {new}": pairs for old, new, pairs in report["flips"]},
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
         **as_figures(task.notes),
+        **{f"column {line}": "" for line in prepared.columns},
     }
     if fitted:
         figures["Brier score, held out"] = round(fitted["held_out"]["brier"], 4)
@@ -490,7 +511,7 @@ def _work(task: Task, versions: Versions, run: Run, id_: str, base: str | None, 
         id=id_,
         base=base,
         began=_moment(versions.manifest(id_)["created"]),
-        plan=task.plan,
+        plan=prepared.plan,
         labels=task.config.labels,
         partition_by=task.partition_by,
         scored=task.scored,
@@ -733,7 +754,10 @@ def _sample_bucket(work: Work, unit: str) -> Record:
     config, rows = work.labels.calibration, _collected(work, unit)
     if work.qrels is None:
         assert config.label_column is not None
-        relevance = rows[config.label_column].cast(pa.int64())
+        try:
+            relevance = grades(config.label_column, rows[config.label_column])
+        except ValueError as error:
+            raise InputError(f"labels.calibration.label_column: {error}") from error
     else:
         judged = read_shuffled(work.run, work.qrels, int(unit))
         at = positions(rows, judged, PAIR)
@@ -801,13 +825,15 @@ def _given_labels(work: Work, rows: pa.Table, base: pa.Table) -> pa.Table:
     if name is None:
         return LABELLED.empty_table()
     found = rows.filter(pa.array(positions(rows, base, PAIR) < 0)).filter(pc.is_valid(pc.field(GIVEN)))
+    if pa.types.is_floating(found[GIVEN].type):
+        found = found.filter(pc.invert(pc.is_nan(pc.field(GIVEN))))
     values = pc.unique(found[GIVEN])
     if len(values) > MAX_OLD_LABELS:
         raise InputError(f"labels.old_column {name!r}: got {len(values):,} different values, expected grades")
     try:
-        labels = found[GIVEN].cast(pa.int32())
-    except pa.ArrowInvalid as error:
-        raise InputError(f"labels.old_column {name!r}: expected grades: {error}") from error
+        labels = grades(name, found[GIVEN]).cast(pa.int32())
+    except ValueError as error:
+        raise InputError(f"labels.old_column: {error}") from error
     columns = {"label": labels, "margin": pa.nulls(len(found)), "content": pa.nulls(len(found))}
     return pa.table({**{key: found[key] for key in PAIR}, **columns}).cast(LABELLED)
 
@@ -859,6 +885,7 @@ def reconcile(
     return counts | {
         "quarantined_queries_and_documents": prepared.other_quarantined,
         "duplicate_documents_in_corpus": prepared.corpus_duplicates,
+        "duplicate_queries": prepared.query_duplicates,
     }
 
 

@@ -67,15 +67,15 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
     with clock.timed("prepare"):
         prepared = prepare(run, plan, config.input.instruction, config.output.partition_by)
     with clock.timed("score"):
-        scored = score(run, plan, config, prepared.chunks, load)
+        scored = score(run, prepared.plan, config, prepared.chunks, load)
     with clock.timed("rank"):
         with_scores = {
             bucket: [chunk.id for chunk in chunks if scored[chunk.id]["rows"]]
             for bucket, chunks in prepared.buckets.items()
         }
-        ranked = rank_queries(run, plan, config.output, with_scores)
+        ranked = rank_queries(run, prepared.plan, config.output, with_scores)
     counts = reconcile(prepared, scored, ranked)
-    report = make_report(config, plan, counts, scored, clock.seconds) | {"warnings": list(prepared.warnings)}
+    report = make_report(config, prepared, counts, scored, clock.seconds) | {"warnings": list(prepared.warnings)}
     summary = "read {read:,} = scored {scored:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
     figures = {
         "windows": report["windows"],
@@ -84,6 +84,7 @@ def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease:
         **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
         "pairs/s of a busy replica": report["pairs_per_replica_second"],
         **as_figures(report["notes"]),
+        **{f"column {line}": "" for line in prepared.columns},
     }
     allowed = config.limits.max_quarantined_fraction
     return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
@@ -130,12 +131,13 @@ def reconcile(prepared: Prepared, scored: Mapping[str, Record], ranked: Mapping[
         "quarantined_queries_and_documents": prepared.other_quarantined,
         "duplicate_documents_in_corpus": prepared.corpus_duplicates,
         "values_overruled_by_directories": prepared.overruled,
+        "duplicate_queries": prepared.query_duplicates,
     }
 
 
 def make_report(
     config: RerankConfig,
-    plan: Plan,
+    prepared: Prepared,
     counts: Mapping[str, int],
     scored: Mapping[str, Record],
     seconds: Mapping[str, float],
@@ -154,8 +156,9 @@ def make_report(
         "seconds": dict(seconds),
         "replica_seconds": busy,
         "pairs_per_replica_second": counts["scored"] / busy if busy else None,
-        "files": {role: len(source.files) for role, source in plan.sources.items()},
-        "skipped_files": {role: source.skipped for role, source in plan.sources.items()},
-        "notes": notes_of(plan.sources),
+        "files": {role: len(source.files) for role, source in prepared.plan.sources.items()},
+        "skipped_files": {role: source.skipped for role, source in prepared.plan.sources.items()},
+        "notes": notes_of(prepared.plan.sources),
+        "columns": prepared.columns,
         "config": config.model_dump(mode="json"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from tart_ray.config import RerankConfig, StorageConfig
 from tart_ray.data.run import MANIFEST, Run, differences
 from tart_ray.data.storage import Storage
 from tart_ray.pipeline.plan import FORMAT_VERSION, Plan, input_identity, make_plan
-from tart_ray.pipeline.prepare import CHUNKS, unit_name
+from tart_ray.pipeline.prepare import CHUNKS, read_stage, unit_name
 from tart_ray.pipeline.score import SCORES
 
 
@@ -29,6 +29,11 @@ class Scored:
     config: RerankConfig
     plan: Plan
     identity: Mapping[str, Any]
+
+    def as_read(self) -> Scored:
+        """The same, once the run has read its candidates: its plan has the columns that they were found to have."""
+        units = [unit_name(split.index) for split in self.plan.candidates.splits]
+        return replace(self, plan=self.plan.as_read(self.run.records(read_stage("candidates"), units)))
 
 
 @dataclass(frozen=True)
@@ -145,4 +150,4 @@ def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: 
             "together; score it again, or, where files were only copied or touched, give them back their modification "
             "times (cp -p, touch -d). Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
         )
-    return Scored(run, scoring, plan, who)
+    return Scored(run, scoring, plan, who).as_read()

@@ -11,6 +11,7 @@ import pytest
 from tart_ray.data.chunks import (
     cut,
     drop_duplicates,
+    first_of_each,
     first_stage_ranks,
     join_documents,
     join_queries,
@@ -173,3 +174,22 @@ def test_joins_with_nothing(source: Source) -> None:
     assert join_documents(rows, corpus, source, quarantine).schema.names == [*NAMES, "text", "title"]
     assert join_queries(rows, queries, source, quarantine).num_rows == 0
     assert len(quarantine) == 2
+
+
+def test_another_text_under_an_id_is_quarantined_and_a_repetition_counted(local: Any) -> None:
+    corpus = inspect_source(local.storage, local.put("in/c.jsonl", '{"_id": "d1", "text": "one"}\n'), "corpus")
+    texts = [("d1", "one", None), ("d2", None, "T"), ("d1", "one", None), ("d1", "two", None), ("d2", None, "T"),
+             ("d2", None, "U"), ("d2", "x", "T"), ("d3", "three", None), ("d1", "one", "")]  # fmt: skip
+    rows = corpus_of(*texts)
+    for name, column in {"_split": [0] * 9, "_position": range(9), "_item": [0] * 9}.items():
+        rows = rows.append_column(name, pa.array(column, dict(zip(NAMES, TYPES, strict=True))[name]))
+    quarantine = Quarantine("join")
+    kept, repeated = first_of_each(rows, "doc_id", ["text", "title"], corpus, quarantine)
+    assert (kept["_position"].to_pylist(), repeated) == ([0, 1, 7], 2)
+    assert {row["position"]: row["reason"] for row in quarantine.rows} == {
+        3: "another text than an earlier row of this doc_id", 5: "another title than an earlier row of this doc_id",
+        6: "another text than an earlier row of this doc_id", 8: "another title than an earlier row of this doc_id",
+    }  # fmt: skip
+    once = rows.slice(0, 2)
+    assert first_of_each(once, "doc_id", ["text", "title"], corpus, quarantine) == (once, 0)
+    assert first_of_each(rows.slice(0, 0), "doc_id", ["text"], corpus, quarantine)[1] == 0

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tart_ray.data import json_lines
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.sources import InputError, Source, inspect_source
@@ -37,6 +38,9 @@ def rows_of(local: Any, source: Source) -> list[dict[str, Any]]:
     tables = [table for split in source.splits for table in read_split(local.storage, source, split, bad)]
     assert bad.rows == []
     table = pa.concat_tables([table_schema(source).empty_table(), *tables])
+    if source.has_objects:
+        source = source.as_read([json_lines.kinds_of(json_lines.objects_of(table))])
+        table = json_lines.expand(table, source.extras, source.carried)
     found = table.drop_columns(["_split", "_position", "_item"]).to_pylist()
     return [{name: value for name, value in row.items() if value is not None} for row in found]
 

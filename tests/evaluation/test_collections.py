@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from support.job_files import write_jsonl
 
 from tart_ray.config import EvaluateInputConfig, MetricsConfig
 from tart_ray.data.quarantine import READ, Quarantine
-from tart_ray.data.sources import InputError
+from tart_ray.data.sources import InputError, inspect_source
 from tart_ray.data.storage import Storage
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
 from tart_ray.evaluation.datasets import (
@@ -34,7 +35,9 @@ from tart_ray.evaluation.datasets import (
     QUERIES,
     RUN,
     Task,
+    check_ids,
     find_tasks,
+    have_blanks,
     read_documents,
     read_judgements,
     read_queries,
@@ -445,3 +448,45 @@ def test_grades_that_trec_eval_cannot_hold_are_refused_by_place(tmp_path: Path, 
     place = "line 3" if name.endswith("tsv") else "row 1"  # below the header
     with pytest.raises(InputError, match=f"{name}: {place}: relevance {grade:,} of query 'q1' and document 'd1'"):
         read_judgements(STORAGE, task, Quarantine(READ))
+
+
+def test_a_compressed_collection_whose_ids_have_blanks(tmp_path: Path) -> None:
+    documents = {
+        "files/how to open_1.txt": ("", "open a file"),
+        "sort": ("", "sort a list"),
+        "a\u00a0b": ("", "a file"),
+    }
+    write_beir(tmp_path, documents, {"my query": "open a file"}, {"my query": {"files/how to open_1.txt": 1}})
+    (tmp_path / "first.trec").write_text("".join(f"my query\tQ0\t{doc}\t1\t2.5\tbm25\n" for doc in documents))
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"{path.name.upper()}.GZ").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    (tmp_path / "qrels" / "TEST.TSV.GZ").rename(tmp_path / "qrels" / "test.tsv.gz")
+    (task,) = find({"name": "t", "path": str(tmp_path), "first_stage": str(tmp_path / "FIRST.TREC.GZ")})
+    bad = Quarantine(READ)
+    table, rankings = evaluated(task, bad, lambda _, rows: [float("open" in doc) for doc in rows["doc_id"].to_pylist()])
+    assert values_of(table, "reranked", "nDCG@10") == {"my query": 1.0}
+    assert not bad.rows
+    assert {row["doc_id"] for part in read_documents(STORAGE, task) for row in part.to_pylist()} == {
+        f"t:{doc}" for doc in documents
+    }
+    whole = next(ranking for ranking in rankings if ranking.name == "reranked").table
+    check_ids(whole["doc_id"], "t")
+    assert have_blanks([whole])
+    assert not have_blanks([pa.table({"query_id": ["q1"], "doc_id": ["t:sort"]})])
+    again = tmp_path / "again.trec"
+    again.write_text("".join(trec_lines(next(r for r in rankings if r.name == "reranked"), "x", "\t")))
+    read = read_run(STORAGE, inspect_source(STORAGE, str(again), "candidates"), bad, None, ["t"])
+    assert sorted(read.table.to_pylist(), key=str) == sorted(whole.select(RUN.names).to_pylist(), key=str)
+    for odd in ("a\tb", "a\nb", " a", "a "):
+        with pytest.raises(InputError, match="expected ids without tabs, line breaks, and blanks at their ends"):
+            check_ids(pa.chunked_array([[odd]]), "t: candidates")
+
+
+def test_a_file_and_its_compressed_twin(tmp_path: Path) -> None:
+    write_beir(tmp_path, {"d": ("", "x")}, {"q": "y"}, {"q": {"d": 1}})
+    (tmp_path / "corpus.jsonl.gz").write_bytes(b"left over")
+    assert find({"name": "t", "path": str(tmp_path)})[0].corpus.url == str(tmp_path / "corpus.jsonl")
+    (tmp_path / "corpus.jsonl").rename(tmp_path / "corpus.jsonl.xz")
+    with pytest.raises(InputError, match=r"corpus.jsonl.gz', 'corpus.jsonl.xz'\], expected one file corpus.jsonl"):
+        find({"name": "t", "path": str(tmp_path)})

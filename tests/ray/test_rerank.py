@@ -20,13 +20,15 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
 from tart_ray.command_line import ConfigurationError, ExitCode
+from tart_ray.data import sources
 from tart_ray.data.run import RunConflictError
 from tart_ray.data.sources import InputError
-from tart_ray.data.storage import StorageError
+from tart_ray.data.storage import Storage, StorageError
 from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.pipeline.prepare import prepare
 from tart_ray.pipeline.rerank import RunFailedError, rerank
 from tart_ray.pipeline.score import load_scorer
+from tart_ray.pipeline.scored import find_run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -185,10 +187,11 @@ def test_a_trec_run_is_joined_and_what_is_missing_is_quarantined(
     lines = [f"{r['query_id']} Q0 {r['doc_id']} {i + 1} {9.5 - i} bm25" for i, r in enumerate(rows)]
     lines += ["q0 Q0 nowhere 9 1.0 bm25", "q7 Q0 d1 1 1.0 bm25", "q0 Q0 d2 too short"]
     (tmp_path / "run.trec").write_text("\n".join(lines))
-    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{q}", "text": pair(q, 0)["query"]} for q in (0, 1)])
-    write_jsonl(
-        tmp_path / "corpus.jsonl", [{"_id": f"d{d}", "title": "", "text": pair(0, d)["text"]} for d in range(5)]
-    )
+    queries = [{"_id": f"q{q}", "text": pair(q, 0)["query"]} for q in (0, 1)]
+    documents = [{"_id": f"d{d}", "title": "", "text": pair(0, d)["text"]} for d in range(5)]
+    again = [{"_id": "q1", "text": "another question"}, {"_id": "d1", "title": "", "text": "another text"}]
+    write_jsonl(tmp_path / "queries.jsonl", [*queries, again[0], queries[0]])
+    write_jsonl(tmp_path / "corpus.jsonl", [*documents, again[1], documents[0], documents[2]])
     source = {name: str(tmp_path / f"{name}.jsonl") for name in ("queries", "corpus")}
     config = make_config(
         input={"candidates": str(tmp_path / "run.trec"), **source}, limits={"max_quarantined_fraction": 0.3}
@@ -200,8 +203,12 @@ def test_a_trec_run_is_joined_and_what_is_missing_is_quarantined(
         ("q0", "doc_id is not in the corpus"),
         ("q7", "query_id is not in the queries"),
         (None, "undecodable line"),
+        ("q1", "another query than an earlier row of this query_id"),
+        (None, "another text than an earlier row of this doc_id"),
     }
-    assert report_of(tmp_path / "run")["counts"]["read"] == 13
+    counts = report_of(tmp_path / "run")["counts"]
+    assert (counts["read"], counts["quarantined"], counts["quarantined_queries_and_documents"]) == (13, 3, 2)
+    assert (counts["duplicate_queries"], counts["duplicate_documents_in_corpus"]) == (1, 2)
 
     second = make_config(
         input={"candidates": str(tmp_path / "run" / "reranked"), **source, "instruction": "Find a duplicate"},
@@ -393,3 +400,42 @@ def test_a_repeated_pair_under_another_instruction_is_kept_in_quarantine(tmp_pat
     assert (counts["scored"], counts["duplicates"], counts["quarantined"]) == (2, 1, 1)
     (kept,) = read_output(tmp_path / "run", "quarantine")
     assert kept["reason"] == "another instruction than an earlier row of this query_id and doc_id"
+
+
+def test_columns_of_json_lines_that_the_sample_does_not_show(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SAMPLE_BYTES", 1)  # the first line
+    monkeypatch.setattr(sources, "SPLIT_BYTES", 500)
+    late = [{"price": 3.5, "lang": "en", "label": 1.0}, {"price": float("nan"), "score": float("-inf")}]
+    rows = [pair(0, d, price=d, code=d, score=float(-d)) for d in range(20)] + [
+        pair(0, 20 + i, **late[i]) for i in (0, 1)
+    ]
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)
+    config = make_config()
+    assert rerank(config) == ExitCode.DONE
+    output = {row["doc_id"]: row for row in read_output(tmp_path / "run")}
+    assert {doc: row["price"] for doc, row in output.items()} == {
+        **{f"d{d}": float(d) for d in range(20)}, "d20": 3.5, "d21": None,
+    }  # fmt: skip
+    assert [output["d20"][name] for name in ("lang", "label", "code")] == ["en", 1.0, None]
+    assert output["d0"]["lang"] is None
+    assert [output[doc]["first_stage_rank"] for doc in ("d19", "d20", "d21")] == [20, None, None]
+    assert report_of(tmp_path / "run")["columns"] == [
+        "label: not in the sample, double as read",
+        "lang: not in the sample, large_string as read",
+        "price: int64 in the sample, double as read",
+    ]
+    found = find_run(Storage(), str(tmp_path / "run"), config.storage, 3)
+    assert found.plan.candidates.extras.names == ["code", "label", "lang", "price"]  # to mine from, or label
+    for name, error, message in (
+        (
+            "price",
+            RunFailedError,
+            r"output.partition_by: got \['price'\], .*price: int64 in the sample, double as read",
+        ),
+        ("lang", ConfigurationError, r"\['lang'\], available.*columns are those in a sample of the files"),
+    ):
+        output_to = {"path": str(tmp_path / f"by-{name}"), "partition_by": [name]}
+        with pytest.raises(error, match=message):
+            rerank(make_config(output=output_to))

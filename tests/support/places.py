@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tart_ray.data import json_lines
 from tart_ray.data.listing import list_files
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import read_split, table_schema
@@ -40,6 +41,9 @@ class Place:
         quarantine = Quarantine("read")
         tables = [table for split in source.splits for table in read_split(self.storage, source, split, quarantine)]
         table = pa.concat_tables([table_schema(source).empty_table(), *tables])
+        if source.has_objects:
+            source = source.as_read([json_lines.kinds_of(json_lines.objects_of(table))])
+            table = json_lines.expand(table, source.extras, source.carried)
         return source, table, quarantine.table().to_pylist()
 
     def names(self, url: str) -> list[str]:
