@@ -422,12 +422,12 @@ def test_columns_of_json_lines_that_the_sample_does_not_show(
     assert output["d0"]["lang"] is None
     assert [output[doc]["first_stage_rank"] for doc in ("d19", "d20", "d21")] == [20, None, None]
     assert report_of(tmp_path / "run")["columns"] == [
+        "price: int64 in the sample, double as read",
         "label: not in the sample, double as read",
         "lang: not in the sample, large_string as read",
-        "price: int64 in the sample, double as read",
     ]
     found = find_run(Storage(), str(tmp_path / "run"), config.storage, 3)
-    assert found.plan.candidates.extras.names == ["code", "label", "lang", "price"]  # to mine from, or label
+    assert found.plan.candidates.extras.names == ["code", "price", "label", "lang"]  # to mine from, or label
     for name, error, message in (
         (
             "price",
