@@ -74,10 +74,10 @@ def test_a_file_that_is_replaced_between_plan_and_read_is_told(place: Any, name:
 def test_a_row_group_is_not_read_from_another_file_than_its_footer(place: Any) -> None:
     file = list_files(place.storage, place.put("a.parquet", parquet("alpha"), row_group_size=5)).files[0]
     footer = read_footer(place.storage, file)
-    assert row_group_or_reason(place.storage, file, footer, 3)["text"].to_pylist() == ["alpha"] * 5
+    assert row_group_or_reason(place.storage, file, footer, 3, ["text"])["text"].to_pylist() == ["alpha"] * 5
     place.put("a.parquet", parquet("gamma"), row_group_size=5)
     with pytest.raises(InputChangedError):
-        row_group_or_reason(place.storage, file, footer, 3)
+        row_group_or_reason(place.storage, file, footer, 3, ["text"])
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
