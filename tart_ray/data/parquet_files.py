@@ -20,7 +20,7 @@ from tart_ray.data.storage import FileInfo, Storage, explained
 TOO_LARGE = "chunked array outputs"  # in what pyarrow (26) says of nested columns beyond 2 GiB
 BEYOND = "cannot be read here, though it need not be damaged"
 UNKNOWN_TYPES = b"-RROW:schema"  # stands for the key that pyarrow looks for Arrow's types under
-BEYOND_READER = re.compile(f"encrypt|decrypt|size limit|MaxMessageSize|{TOO_LARGE}", re.IGNORECASE)
+BEYOND_READER = re.compile(f"encrypt|decrypt|(?<!Exceeded )size limit|MaxMessageSize|{TOO_LARGE}", re.IGNORECASE)
 
 
 class DamageError(ValueError):

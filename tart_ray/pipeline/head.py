@@ -156,6 +156,11 @@ class Watch:
         """Ends `wait`."""
         self._end.close()
 
+    def disconnect(self) -> None:
+        """Let the connection go, after `close` and the end of `wait`."""
+        self._raylet.close()
+        self._ended.close()
+
     def _readable(self, seconds: float) -> list[socket.socket]:
         return select.select([self._raylet, self._ended], [], [], seconds)[0]
 
@@ -176,3 +181,4 @@ def watched(address: str, raylet: str, on_loss: Callable[[str], object]) -> Iter
     finally:
         watch.close()
         thread.join()
+        watch.disconnect()

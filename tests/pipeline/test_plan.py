@@ -12,7 +12,7 @@ from tart_ray.data.chunks import join_documents
 from tart_ray.data.quarantine import JOIN, Quarantine
 from tart_ray.data.schema import ORIGIN
 from tart_ray.data.storage import Storage
-from tart_ray.pipeline.plan import identity, make_plan
+from tart_ray.pipeline.plan import input_identity, make_plan
 
 
 def test_empty_documents_are_scored_where_the_configuration_says_so(tmp_path: Path, make_config: Any) -> None:
@@ -24,7 +24,7 @@ def test_empty_documents_are_scored_where_the_configuration_says_so(tmp_path: Pa
     for empty in ("quarantine", "score"):
         config = make_config(input={"corpus": str(tmp_path / "corpus.jsonl"), "empty_documents": empty})
         plan = make_plan(Storage(), config)
-        identities[empty] = identity(plan, config)["input"]
+        identities[empty] = input_identity(plan, config)["input"]
         bad = Quarantine(JOIN)
         kept[empty] = (len(join_documents(rows, corpus, plan.candidates, bad)), [row["reason"] for row in bad.rows])
     assert kept == {"quarantine": (0, ["empty document"]), "score": (1, [])}

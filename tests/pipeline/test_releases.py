@@ -82,7 +82,9 @@ def test_a_finished_run_that_another_release_prepared_is_not_prepared_again(
     run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": "0.0.9"})
     run.commit("chunk", "00000", {"chunks": []})
     Storage().write(run.url("_SUCCESS"), b"")
-    with pytest.raises(ConfigurationError, match=r"prepared by another release \(tart-ray 0\.0\.9, format 1; this one"):
+    with pytest.raises(
+        ConfigurationError, match=rf"prepared by another release \(tart-ray 0\.0\.9, format {FORMAT_VERSION - 1}; this"
+    ):
         find_run(Storage(), str(tmp_path / "run"), StorageConfig(), 3)
 
 
@@ -98,7 +100,7 @@ def test_scores_of_another_format_are_not_taken_over(settings: dict[str, Any], t
     begin(versions, "00001-other", FORMAT_VERSION - 1)
     begin(versions, "00001-same", FORMAT_VERSION)
     assert [*relabel._known_units(versions, "00001-new", None)] == ["00001-same.bucket.00000"]
-    versions.switch("00001-other")
+    versions.switch("00001-other", None)
     config = RelabelConfig.model_validate(
         settings | {"output": {"path": str(tmp_path / "labels")}, "labels": {"cuts": [0.0]}}
     )

@@ -83,13 +83,15 @@ def test_an_input_that_is_replaced_under_the_job_ends_it(
         patched.setattr("tart_ray.pipeline.rerank.prepare", replace_and_prepare)
         with pytest.raises(RunFailedError, match=rf"a.{form}: changed while the run reads it: listed with") as caught:
             rerank(config)
-    assert "put the input back as it was and run the same command again" in caught.value.advice
-    with pytest.raises(RunConflictError, match="Differences"):  # as it is now
-        rerank(config)
+    assert "the same output.path will do" in caught.value.advice  # no row was scored yet
     assert not (tmp_path / "run/_SUCCESS").exists()
-    shutil.copy2(kept, file)
-    assert rerank(config) == ExitCode.DONE
+    assert rerank(config) == ExitCode.DONE  # over the input as it is now
     assert report_of(tmp_path / "run")["counts"]["scored"] == 27
+    (listed,) = json.loads((tmp_path / "run/manifest.json").read_text())["identity"]["input"]["files"]["candidates"]
+    assert listed[1] == file.stat().st_size
+    shutil.copy2(kept, file)
+    with pytest.raises(RunConflictError, match="Differences"):
+        rerank(config)
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "lists.parquet", "lists.jsonl"])
