@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults fuzz lint setup bench bench-pipeline bench-data-plane bench-load bench-mining train-demo-model clean
+.PHONY: demo test faults cases fuzz lint setup bench bench-pipeline bench-data-plane bench-load bench-mining train-demo-model clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -14,6 +14,10 @@ test: setup
 # everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
 faults: setup
 	$(BIN)/python -m pytest tests/faults tests/ray/test_train.py tests/ray/test_schedules.py -m "matrix or not matrix" -rP --show-capture=stdout
+
+# whole jobs over small inputs that once failed without a word, where their folder is beside the project
+cases: setup
+	$(BIN)/python -m pytest tests/cases -m cases -rs
 
 fuzz: setup
 	$(BIN)/python -m pytest tests -k fuzz --hypothesis-profile=fuzz --timeout=3600

@@ -290,7 +290,9 @@ class Run:
             "%s: the run there failed because of its input or configuration before anything was scored: it makes "
             "room for this one", self.path,
         )  # fmt: skip
-        for name in self.storage.names(self.path):
+        names = [name for name in self.storage.names(self.path) if name != COMMITS]
+        names += [f"{COMMITS}/{stage}" for stage in self.storage.names(self.url(COMMITS))]
+        for name in names:
             url = join_url(self.path, name)
             if name in (MANIFEST, FAILED, LEASE, *COSTLY):  # a listing may have lagged when scores were looked for
                 continue
