@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from support.job_files import WORDS, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -104,13 +106,28 @@ def test_an_output_path_that_is_a_file_ends_with_2(config: Path, tmp_path: Path)
     assert (tmp_path / "run").read_text() == "precious"
 
 
-def test_a_failure_ends_with_1_and_says_to_run_again(config: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
-    shutil.copytree(tiny_checkpoint, tmp_path / "broken")
-    weights = (tiny_checkpoint / "model.safetensors").read_bytes()
-    (tmp_path / "broken" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    done = run(config, "--model.path", str(tmp_path / "broken"))
+def test_a_failure_ends_with_1_and_says_what_to_do(config: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    whole = load_file(broken / "model.safetensors")
+    (broken / "model.safetensors").unlink()
+    torch.save(whole, broken / "pytorch_model.bin", _use_new_zipfile_serialization=False)  # says nothing in front
+    weights = (broken / "pytorch_model.bin").read_bytes()
+    (broken / "pytorch_model.bin").write_bytes(weights[: len(weights) // 2])
+    done = run(config, "--model.path", str(broken))
     assert done.returncode == 1, done.stderr
     assert "no weights that can be read" in done.stderr
-    assert "run the same command again to continue" in done.stderr
+    assert "mend the input or the configuration, and run it again; the same output.path will do" in done.stderr
     assert (tmp_path / "run" / "manifest.json").exists()
     assert not (tmp_path / "run" / "_SUCCESS").exists()
+
+
+def test_cut_weights_end_with_2_before_any_work(config: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "cut")
+    weights = (tiny_checkpoint / "model.safetensors").read_bytes()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    done = run(config, "--model.path", str(tmp_path / "cut"))
+    assert done.returncode == 2, done.stderr
+    assert "model.safetensors" in done.stderr
+    assert "again" not in done.stderr
+    assert not (tmp_path / "run").exists()
