@@ -106,6 +106,7 @@ def test_counts_reconcile_and_every_pair_is_scored_once(finished: tuple[Evaluate
     assert {row["instruction"] for row in scores if row["task"] == "functions"} == {*INSTRUCTIONS}
     notes = report_of(run)["notes"]
     assert notes["lotte"] == [
+        "no instruction: queries are scored bare",
         "1 of 4 judged queries without any candidate, counted as 0",
         "1 queries of the first stage's run without judgement or text, left out",
     ]
