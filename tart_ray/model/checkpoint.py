@@ -111,7 +111,7 @@ def open_checkpoint(
     """
     where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
     folder = resolve_checkpoint(path, **where)
-    if fingerprint is None or not is_local(path):
+    if fingerprint is None or not is_directory(path):
         yield folder
         return
     before = _state(folder)
@@ -138,7 +138,7 @@ def fingerprint_checkpoint(
     """
     text, revision = _located(path, revision)
     where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
-    if is_local(text):
+    if is_directory(text):
         folder = resolve_checkpoint(text)
         return f"{_content_digest(folder)}-{tokenizer_digest(read_tokenizer_files(folder))}"
     if "://" not in text:
@@ -169,7 +169,7 @@ def list_checkpoint(
             {name: int(info["size"]) for name, info in infos.items()},
             lambda name: filesystem.open(infos[name]["name"], "rb"),
         )
-    folder = resolve_checkpoint(text, revision=revision, weights=is_local(text))
+    folder = resolve_checkpoint(text, revision=revision, weights=is_directory(text))
     names = _choose(file.name for file in folder.iterdir())
     return {name: (folder / name).stat().st_size for name in names}, lambda name: (folder / name).open("rb")
 
@@ -245,7 +245,7 @@ def _compare(path: str, fingerprint: str, found: str, *, whole: bool) -> None:
         )
 
 
-def is_local(path: str | Path) -> bool:
+def is_directory(path: str | Path) -> bool:
     """Whether it is a directory of this machine."""
     text = _located(path, None)[0]
     return "://" not in text and Path(text).expanduser().is_dir()
@@ -253,7 +253,7 @@ def is_local(path: str | Path) -> bool:
 
 def is_hub_id(path: str | Path) -> bool:
     """Whether it is a model of the hub, if there is one of that name."""
-    return "://" not in _located(path, None)[0] and not is_local(path)
+    return "://" not in _located(path, None)[0] and not is_directory(path)
 
 
 def _state(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tart_ray.model.checkpoint import is_hub_id, is_local, list_checkpoint
+from tart_ray.model.checkpoint import is_directory, is_hub_id, list_checkpoint
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.model.weights import check_geometry, check_values
 
@@ -35,5 +35,5 @@ def check_checkpoint(
     sizes, open_file = list_checkpoint(path, **where)
     tokens = len(tokenizer) if with_head else 0  # a start may get its row for <s> later
     check_geometry(str(path), sizes, open_file, tokens=tokens, with_head=with_head, needs_weights=not is_hub_id(path))
-    if is_local(path):
+    if is_directory(path):
         check_values(str(path), sizes, open_file)
