@@ -10,10 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.data import texts
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import document_rules
 from tart_ray.data.shuffle import in_input_order
 from tart_ray.data.sources import Source
+
+CHUNK_BYTES = 256 << 20  # of the documents of all its pairs: some hundred times as much as usual
 
 
 def first_of_each(
@@ -33,9 +36,9 @@ def first_of_each(
         return rows, 0
     rules, bad = [], np.zeros(len(rows), dtype=bool)
     for name in (value for value in values if value in rows.schema.names):
-        texts, before = (rows[name].take(pa.array(places)) for places in (later, first[later]))
-        known = pc.or_(pc.is_valid(texts), pc.is_valid(before))
-        differs = pc.and_(pc.fill_null(pc.not_equal(texts, before), True), known)
+        now, before = (rows[name].take(pa.array(places)) for places in (later, first[later]))
+        known = pc.or_(pc.is_valid(now), pc.is_valid(before))
+        differs = pc.and_(pc.fill_null(pc.not_equal(now, before), True), known)
         mask = np.zeros(len(rows), dtype=bool)
         mask[later] = np.asarray(differs.to_numpy(zero_copy_only=False), dtype=bool)
         rules.append((mask, f"another {name} than an earlier row of this {key}"))
@@ -48,17 +51,20 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
     """Candidates with the text and title of their documents; those without one go to quarantine.
 
     Of several documents with one id the first of the corpus is taken. A title of the candidates' own stays where the
-    corpus has none.
+    corpus has none. Texts come as `texts.share` makes them.
     """
     columns = [name for name in ("text", "title") if name in corpus.schema.names]
     at = pc.index_in(rows["doc_id"], value_set=corpus["doc_id"].combine_chunks())
     missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
     found = quarantine.sift(candidates, rows, [(missing, "doc_id is not in the corpus")])
-    texts = corpus.select(columns).take(pc.drop_null(at))
+    documents = texts.share(corpus.select(columns)).take(pc.drop_null(at))
     rows_with_text = found.drop_columns([name for name in columns if name in found.schema.names])
     for name in columns:
-        column = pc.coalesce(texts[name], found[name]) if name in found.schema.names else texts[name]
-        rows_with_text = rows_with_text.append_column(texts.schema.field(name), column)
+        column = documents[name]
+        if name in found.schema.names:
+            column = texts.first_known(column, texts.share(found)[name])
+        rows_with_text = rows_with_text.append_column(name, column)
+    rows_with_text = texts.share(rows_with_text)
     return quarantine.sift(candidates, rows_with_text, list(document_rules(rows_with_text, candidates)))
 
 
@@ -67,8 +73,8 @@ def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quaranti
     at = pc.index_in(rows["query_id"], value_set=queries["query_id"].combine_chunks())
     missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
     found = quarantine.sift(candidates, rows, [(missing, "query_id is not in the queries")])
-    texts = queries["query"].take(pc.drop_null(at))
-    return found.append_column(pa.field("query", pa.large_string()), texts)
+    asked = queries["query"].take(pc.drop_null(at))
+    return found.append_column(pa.field("query", pa.large_string()), asked)
 
 
 def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
@@ -81,8 +87,8 @@ def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Qu
     first = pa.array(np.repeat(starts[:-1], np.diff(starts)))
     rules = []
     for name in ("query", "instruction"):
-        texts = pc.fill_null(ordered[name], "\0")
-        differs = pc.not_equal(texts, texts.take(first)).to_numpy(zero_copy_only=False)
+        told = pc.fill_null(ordered[name], "\0")
+        differs = pc.not_equal(told, told.take(first)).to_numpy(zero_copy_only=False)
         rules.append(
             (np.asarray(differs, dtype=bool), f"another {name} than an earlier row of this query_id and doc_id")
         )
@@ -127,18 +133,22 @@ def group_starts(rows: pa.Table, *keys: str) -> npt.NDArray[np.int64]:
 def cut(rows: pa.Table, pairs_per_chunk: int) -> list[pa.Table]:
     """Chunks of about ``pairs_per_chunk`` rows out of rows sorted by query.
 
-    Queries stay whole, unless one alone has more than twice as many candidates: then it is split.
+    Queries stay whole, unless one alone has more than twice as many candidates: then it is split. A pair whose
+    document is long counts as several, so that the documents of a chunk's pairs have about `CHUNK_BYTES` at most.
     """
+    counted = np.maximum(texts.nbytes_of_each(rows) * pairs_per_chunk // CHUNK_BYTES, 1)
+    before = np.concatenate([[0], np.cumsum(counted)])  # pairs before each row, and in all
     cuts, held = [0], 0
-    starts = group_starts(rows, "query_id").tolist()
-    for start, end in itertools.pairwise(starts):
-        if held and held + end - start > pairs_per_chunk:
+    for start, end in itertools.pairwise(group_starts(rows, "query_id").tolist()):
+        pairs = int(before[end] - before[start])
+        if held and held + pairs > pairs_per_chunk:
             cuts.append(start)
             held = 0
-        held += end - start
+        held += pairs
         if held > 2 * pairs_per_chunk:
             parts = -(-held // pairs_per_chunk)
-            cuts += [cuts[-1] + held * part // parts for part in range(1, parts)] + [end]
+            shares = before[cuts[-1]] + held * np.arange(1, parts) // parts
+            cuts += [*np.searchsorted(before, shares).tolist(), end]
             held = 0
     ends = sorted({*cuts, len(rows)})
     return [rows.slice(start, end - start) for start, end in itertools.pairwise(ends)]

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tart_ray.data import json_lines
 from tart_ray.data.schema import ORIGIN, QUARANTINE, map_types
 from tart_ray.data.sources import Source
+from tart_ray.data.texts import DOCUMENT_COLUMNS
 
 READ, JOIN, SCORE = "read", "join", "score"
 
@@ -62,12 +64,21 @@ class Quarantine:
         self.rows.append({**place, **ids, "row": text, "raw": raw})
 
     def add_rows(self, source: Source, table: pa.Table, reasons: Mapping[int, str]) -> None:
-        """Keep the rows of ``table`` (which has the columns of `ORIGIN`) that ``reasons`` names by position."""
-        bad = printable(table.take(pa.array(list(reasons), pa.int64())))
+        """Keep the rows of ``table`` (which has the columns of `ORIGIN`) that ``reasons`` names by position.
+
+        A text that came from a corpus is left out: the row's document id says which it is, and it may be a long one of
+        many bad rows.
+        """
+        bad = table.take(pa.array(list(reasons), pa.int64()))
+        joined = [n for n in DOCUMENT_COLUMNS if n in table.schema.names and n not in source.columns]
+        missing = zip(*(pc.is_null(bad[name]).to_pylist() for name in joined), strict=True) if joined else None
+        bad = printable(bad.drop_columns(joined))
         shown = [name for name in bad.schema.names if name not in ORIGIN.names]
         for reason, row in zip(reasons.values(), bad.to_pylist(), strict=True):
             origin = source.origin(row["_split"])
             values = {name: row[name] for name in shown}
+            if missing is not None:
+                values |= {name: None for name, is_missing in zip(joined, next(missing), strict=True) if is_missing}
             objects = values.pop(json_lines.EXTRAS, None)
             values |= json_lines.parse(objects.encode()) if objects else {}
             self.add(reason, origin, row["_position"], row["_item"], values)

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data import json_lines, text_files
+from tart_ray.data import json_lines, text_files, texts
 from tart_ray.data.columns import as_candidate, is_id, with_keys
 from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import read_footer, row_group_or_reason
@@ -58,10 +58,10 @@ def _decoded(table: pa.Table) -> tuple[pa.Table, list[tuple[npt.NDArray[np.bool_
             continue
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             found = column.cast(pa.large_binary()).to_pylist()
-            texts = [value if value is None else value.decode(errors="replace") for value in found]
-            wrong = [text is not None and text.encode() != value for value, text in zip(found, texts, strict=True)]
+            repaired = [value if value is None else value.decode(errors="replace") for value in found]
+            wrong = [text is not None and text.encode() != value for value, text in zip(found, repaired, strict=True)]
             rules.append((np.array(wrong), f"{field.name} is not UTF-8"))
-            column = pa.array(texts, field.type)
+            column = pa.array(repaired, field.type)
         else:
             wrong = [not _is_valid(column.take(pa.array([row]))) for row in range(len(column))]
             rules.append((np.array(wrong), f"{field.name} holds a value that is no valid {field.type}"))
@@ -115,7 +115,7 @@ def _without_odd_scores(table: pa.Table) -> pa.Table:
 
 
 def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0)
+    return texts.each_value(column, lambda found: pc.equal(pc.binary_length(pc.utf8_trim_whitespace(found)), 0))
 
 
 def _mask(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -226,8 +226,8 @@ def _readable(source: Source, split: Split, table: pa.Table) -> pa.Table:
 def _as_json(column: pa.ChunkedArray) -> pa.Array:
     """Nested values as JSON text."""
     values = printable(pa.table({"": column}))[""].to_pylist()
-    texts = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
-    return pa.array(texts, pa.large_string())
+    as_json = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
+    return pa.array(as_json, pa.large_string())
 
 
 def _wide(kind: pa.DataType) -> pa.DataType:

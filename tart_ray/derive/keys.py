@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.data.texts import values
+
 TEXT_KEY = pa.binary(16)
 TEXTS_AT_ONCE = 65_536  # bounds the texts that are Python strings at one time
 
@@ -30,12 +32,8 @@ def text_keys(documents: pa.Table) -> pa.ChunkedArray:
     names = documents.schema.names
     if "text" not in names:
         raise ValueError(f"got columns {names}, expected 'text' among them")
-    keys = [
-        _keys_of(part["text"], part["title"] if "title" in names else None)
-        for start in range(0, len(documents), TEXTS_AT_ONCE)
-        for part in [documents.slice(start, TEXTS_AT_ONCE)]
-    ]
-    return pa.chunked_array(keys, TEXT_KEY)
+    parts = (documents.slice(start, TEXTS_AT_ONCE) for start in range(0, len(documents), TEXTS_AT_ONCE))
+    return pa.chunked_array([pa.array(_keys_of(part), TEXT_KEY) for part in parts], TEXT_KEY)
 
 
 def normalise(text: str) -> str:
@@ -46,15 +44,18 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
-def _keys_of(texts: pa.ChunkedArray, titles: pa.ChunkedArray | None) -> pa.Array:
-    texts = texts.cast(pa.large_string())
-    if titles is not None:
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
-        texts = pc.if_else(blank, titles.cast(pa.large_string()), texts)
-    encoded = texts.combine_chunks().dictionary_encode()  # one document is a candidate of many queries
-    normalised = (None if text is None else normalise(text) for text in encoded.dictionary.to_pylist())
-    digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() if text else None for text in normalised]
-    return pa.array(digests, TEXT_KEY).take(encoded.indices)
+def _keys_of(documents: pa.Table) -> list[bytes | None]:
+    texts = values(documents["text"])
+    titles = values(documents["title"]) if "title" in documents.schema.names else [None] * len(texts)
+    keys: dict[str, bytes | None] = {}  # of each text once: one document is a candidate of many queries
+
+    def key(text: str | None) -> bytes | None:
+        if text and text not in keys:
+            normalised = normalise(text)
+            keys[text] = hashlib.blake2b(normalised.encode(), digest_size=16).digest() if normalised else None
+        return keys[text] if text else None
+
+    return [key(text) or key(title) for text, title in zip(texts, titles, strict=True)]
 
 
 def content_keys(pairs: pa.Table, scored_with: bytes) -> pa.Array:
@@ -72,9 +73,9 @@ def content_keys(pairs: pa.Table, scored_with: bytes) -> pa.Array:
     found: list[str] = []
     for start in range(0, len(pairs), TEXTS_AT_ONCE):
         part = pairs.slice(start, TEXTS_AT_ONCE)
-        titles = part["title"].to_pylist() if "title" in names else [""] * len(part)
-        texts = zip(*(part[name].to_pylist() for name in ("instruction", "query", "text")), titles, strict=True)
-        for instruction, query, text, title in texts:
+        titles = values(part["title"]) if "title" in names else [""] * len(part)
+        read = zip(*(values(part[name]) for name in ("instruction", "query", "text")), titles, strict=True)
+        for instruction, query, text, title in read:
             key = hashlib.blake2b(_prefixed(scored_with), digest_size=16)
             key.update(_MISSING if instruction is None else _prefixed(instruction.encode()))
             for value in (query, title or "", text):

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.data.schema import SCORES
+from tart_ray.data.texts import plain
 from tart_ray.derive.grades import can_be_grades, grades
 from tart_ray.derive.keys import TEXT_KEY, gumbel, normalise, random_keys, text_keys
 
@@ -474,7 +475,7 @@ class _Pairs:
         names = [name for name in self.scores.schema.names if name not in ADDED]
         at = pa.array(rows, pa.int64(), mask=unknown)
         ranks = pa.array(self.ranks("margin"), pa.int32()).take(at)
-        return self.scores.select(names).take(at).append_column("rank", ranks)
+        return plain(self.scores.select(names).take(at)).append_column("rank", ranks)
 
     def positives_of(self, kept: Bools, new: Ints, names: pa.Array) -> pa.Table:
         """Judged and new positives of the kept queries, each query's judged first, then by doc_id."""
@@ -651,10 +652,14 @@ def _joined_keys(scores: pa.Table) -> pa.ChunkedArray | None:
     if not {"title", "text"} <= {*scores.schema.names}:
         return None
     possible = pc.equal(_first_words(scores["title"]), _first_words(scores["query"]))
+    at = pc.indices_nonzero(possible)
+    read = plain(scores.select(["title", "text"]).take(at))
     nothing, space = pa.scalar("", pa.large_string()), pa.scalar(" ", pa.large_string())
-    text = pc.fill_null(scores["text"].cast(pa.large_string()), nothing)
-    joined = pc.binary_join_element_wise(scores["title"].cast(pa.large_string()), text, space)
-    return text_keys(pa.table({"text": pc.if_else(possible, joined, None)}))
+    title, text = (pc.fill_null(read[name].cast(pa.large_string()), nothing) for name in ("title", "text"))
+    joined = text_keys(pa.table({"text": pc.binary_join_element_wise(title, text, space)}))
+    of_row = np.full(len(scores), -1)
+    of_row[at] = np.arange(len(at))
+    return joined.take(pa.array(of_row, mask=of_row < 0))
 
 
 def _first_words(texts: pa.ChunkedArray) -> pa.Array:

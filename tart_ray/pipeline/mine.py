@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 import tart_ray
 from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
+from tart_ray.data import texts
 from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
@@ -33,6 +34,7 @@ from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
 from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, absolute, join_url
+from tart_ray.derive.keys import positions
 from tart_ray.derive.negatives import (
     LEFT_OUT,
     MINING_VERSION,
@@ -84,7 +86,7 @@ TEXT_COLUMNS = ("query", "text", "title")
 PAIR = ["query_id", "doc_id"]
 EXAMPLES = 3  # of instructions that the report names
 JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int64())])
-JUDGED_TEXTS = pa.schema([*JUDGEMENTS, ("text", pa.large_string()), ("title", pa.large_string())])
+JUDGED_TEXTS = pa.schema([*JUDGEMENTS, ("text", texts.SHARED_TEXT), ("title", texts.SHARED_TEXT)])
 LEFT_OUT_OF = pa.field("left_out_of", pa.string())  # negatives, trainer (all formats) or the name of a format
 
 
@@ -472,7 +474,7 @@ def _join_positives(work: Work, unit: str) -> Record:
     assert work.qrels is not None
     assert source is not None
     judged = read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
-    corpus = in_input_order(read_shuffled(work.run if work.corpus else work.texts, source, int(unit)))
+    corpus = texts.share(in_input_order(read_shuffled(work.run if work.corpus else work.texts, source, int(unit))))
     at = pc.index_in(judged["doc_id"], value_set=corpus["doc_id"].combine_chunks())
     for field in list(JUDGED_TEXTS)[len(JUDGEMENTS) :]:
         known = field.name in corpus.schema.names
@@ -513,9 +515,9 @@ def _mine_bucket(work: Work, unit: str) -> Record:
     """Mine the queries of one bucket and write all that came out."""
     settings, run = work.settings, work.run
     rows, judged = _regrouped(work, unit) if work.regroup_by is not None else _scored_and_judged(work, unit)
-    highest = judged.sort_by([("relevance", "descending")]).group_by(PAIR, use_threads=False)
-    distinct = highest.aggregate([(name, "first") for name in judged.schema.names if name not in PAIR])
-    distinct = distinct.rename_columns([name.removesuffix("_first") for name in distinct.schema.names])
+    ordered = judged.sort_by([("relevance", "descending")])
+    highest = _numbered(ordered, "_row").group_by(PAIR, use_threads=False).aggregate([("_row", "min")])
+    distinct = ordered.take(highest["_row_min"])
     positives = positives_from_qrels(distinct, settings.min_relevance)
     mined = mine(rows, positives, settings.policies, twins=settings.twins)
     absent = without_candidates(positives, rows["query_id"])
@@ -568,7 +570,7 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
         ReconciliationError: a pair that has a score has no text.
     """
     schema = _rows_schema(work.plan)
-    texts = [name for name in TEXT_COLUMNS if name in schema.names]
+    of_pair = [name for name in TEXT_COLUMNS if name in schema.names]
     scored, candidates = [schema.empty_table()], [JUDGED_TEXTS.empty_table().drop_columns(["relevance"])]
     labels = [JUDGEMENTS.empty_table()]
     files = [work.scored.url("scores", f"{chunk}.parquet") for chunk, rows in work.chunks[unit].items() if rows]
@@ -587,7 +589,7 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
                     f"{work.scored.path}: {chunk}: {len(scores)} scores, {len(joined)} texts of them"
                 )
             at = joined["_text"].combine_chunks()
-            found = prepared.select([name for name in texts if name in prepared.schema.names]).take(at)
+            found = prepared.select([name for name in of_pair if name in prepared.schema.names]).take(at)
             for name in found.schema.names:
                 scores = scores.append_column(schema.field(name), found[name])
             scored.append(scores.select(schema.names).cast(schema))
@@ -600,7 +602,7 @@ def _scored_and_judged(work: Work, unit: str) -> tuple[pa.Table, pa.Table]:
             except ValueError as error:
                 raise InputError(f"positives.label_column: {error}") from error
     judged = pa.concat_tables(labels) if work.qrels is None else _judgements(work, unit)
-    return pa.concat_tables(scored), _with_texts(judged, pa.concat_tables(candidates))
+    return pa.concat_tables(scored).unify_dictionaries(), _with_texts(judged, pa.concat_tables(candidates))
 
 
 def _numbered(table: pa.Table, name: str) -> pa.Table:
@@ -612,23 +614,19 @@ def _texts_of(candidates: pa.Table) -> pa.Table:
     columns = {name: candidates[name] for name in PAIR}
     for field in list(JUDGED_TEXTS)[len(JUDGEMENTS) :]:
         known = field.name in candidates.schema.names
-        columns[field.name] = (
-            candidates[field.name].cast(field.type) if known else pa.nulls(len(candidates), field.type)
-        )
+        columns[field.name] = candidates[field.name] if known else pa.nulls(len(candidates), field.type)
     return pa.table(columns)
 
 
 def _with_texts(judged: pa.Table, candidates: pa.Table) -> pa.Table:
     """Judgements with the texts of the candidates that they are about, else with those that they have: JUDGED_TEXTS."""
     judged = pa.concat_tables([JUDGED_TEXTS.empty_table(), judged], promote_options="default")
-    found = _numbered(judged, "_judged").join(
-        candidates, PAIR, join_type="left outer", right_suffix="_", use_threads=False
-    )
-    found = found.sort_by("_judged")
-    for name in ("text", "title"):
+    at = positions(judged, candidates, PAIR)
+    found = candidates.unify_dictionaries().take(pa.array(at, mask=at < 0))
+    for name in texts.DOCUMENT_COLUMNS:
         place = judged.schema.get_field_index(name)
-        judged = judged.set_column(place, judged.schema.field(name), pc.coalesce(found[name], judged[name]))
-    return judged
+        judged = judged.set_column(place, judged.schema.field(name), texts.first_known(found[name], judged[name]))
+    return judged.unify_dictionaries()
 
 
 def _judgements(work: Work, unit: str) -> pa.Table:
@@ -760,7 +758,7 @@ def _rows_schema(plan: Plan) -> pa.Schema:
     kinds = {field.name: field.type for field in (*CANDIDATE_FIELDS, *CORPUS_FIELDS)}
     names = TEXT_COLUMNS if titled else TEXT_COLUMNS[:2]
     scores = [field for field in scores_schema(plan) if field.name != "text_key"]  # which `mine` would take for its own
-    return pa.schema([*scores, *((name, kinds[name]) for name in names)])
+    return texts.shared_schema(pa.schema([*scores, *((name, kinds[name]) for name in names)]))
 
 
 def _inspect_positives(storage: Storage, config: MineConfig, scored: Scored) -> tuple[Source | None, Source | None]:

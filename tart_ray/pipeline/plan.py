@@ -28,7 +28,7 @@ BYTES_PER_BUCKET = 64 << 20
 MAX_BUCKETS = 2_048
 # of preparing: goes up when the same input gives other rows, chunks or quarantine, or when fragments, chunks or commits
 # of an older version cannot be read
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 BARE = 'TART was trained to follow one; input.instruction: "" says that none is meant'
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most

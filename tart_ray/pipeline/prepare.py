@@ -8,23 +8,29 @@ queries ────────────────────by query_id�
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tart_ray.command_line import ConfigurationError
-from tart_ray.data import chunks, json_lines
+from tart_ray.data import chunks, json_lines, texts
 from tart_ray.data.hive import partition_rules
 from tart_ray.data.quarantine import JOIN, READ, Quarantine
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.schema import Role
-from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
+from tart_ray.data.shuffle import (
+    bucket_of,
+    decode_rows,
+    encode_fragment,
+    encode_fragments,
+    encode_rows,
+    in_input_order,
+    read_bucket,
+)
 from tart_ray.data.sources import InputError, Source
 from tart_ray.pipeline.plan import BARE, Plan, check_partitions, missing_instruction
 from tart_ray.pipeline.stages import run_stage
@@ -91,7 +97,8 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
     units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
     if none := missing_instruction(plan.candidates, instruction):
         log.warning("%s", none)
-    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, instruction, partition_by, unit))
+    joined = {unit: record["fragments"] for unit, record in joins.items()}
+    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, joined, instruction, partition_by, unit))
     warnings = tuple(_warnings(cuts.values(), instruction))
     for warning in warnings:
         log.warning("%s", warning)
@@ -121,8 +128,13 @@ def _warnings(cuts: Iterable[Record], instruction: str | None) -> Iterator[str]:
 
 
 def read_chunk(run: Run, chunk: str) -> pa.Table:
-    """The rows of a chunk, sorted by query, with all their texts."""
-    return pq.read_table(io.BytesIO(run.storage.read(_chunk_url(run, chunk))))
+    """The rows of a chunk, sorted by query, with all their texts; those of documents as `texts.share` makes them."""
+    return decode_rows(run.storage.read(run.url(*_chunk_path(chunk))))
+
+
+def write_chunk(run: Run, chunk: str, rows: pa.Table) -> None:
+    """Write what `read_chunk` reads."""
+    run.write(encode_rows(rows), *_chunk_path(chunk))
 
 
 def unit_name(index: int) -> str:
@@ -166,24 +178,40 @@ def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
     documents = in_input_order(read_shuffled(run, plan.corpus, int(unit)))
     corpus, repeated = chunks.first_of_each(documents, "doc_id", ["text", "title"], plan.corpus, of_corpus)
     joined = chunks.join_documents(rows, corpus, plan.candidates, quarantine)
-    fragment = encode_fragment(joined, bucket_of(joined["query_id"], plan.query_buckets), plan.query_buckets)
-    run.write(fragment, *fragment_path(JOINED, unit))
+    buckets = bucket_of(joined["query_id"], plan.query_buckets)
+    fragments = 0
+    for fragment in encode_fragments(joined, buckets, plan.query_buckets):
+        run.write(fragment, *fragment_path(JOINED, _part_name(unit, fragments)))
+        fragments += 1
     run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_corpus.rows]), JOINED, unit)
     return {
         "rows": len(joined),
+        "fragments": fragments,
         "quarantined": len(quarantine),
         "other_quarantined": len(of_corpus),
         "corpus_duplicates": repeated,
     }
 
 
-def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str], unit: str) -> Record:
-    """All rows of one bucket of queries, cut into chunks."""
+def _cut_bucket(
+    run: Run,
+    plan: Plan,
+    joined: Mapping[str, int],
+    instruction: str | None,
+    partition_by: Sequence[str],
+    unit: str,
+) -> Record:
+    """All rows of one bucket of queries, cut into chunks.
+
+    Args:
+        joined: how many fragments each unit of the join has written.
+    """
     if plan.corpus is None:
-        rows = read_shuffled(run, plan.candidates, int(unit))
+        rows = texts.share(read_shuffled(run, plan.candidates, int(unit)))
     else:
-        joined = [fragment_url(run, JOINED, unit_name(bucket)) for bucket in range(plan.document_buckets)]
-        rows = read_bucket(run.storage, joined, int(unit), _joined_schema(plan))
+        names = [_part_name(bucket, part) for bucket, parts in joined.items() for part in range(parts)]
+        fragments = [fragment_url(run, JOINED, name) for name in names]
+        rows = read_bucket(run.storage, fragments, int(unit), _joined_schema(plan))
     quarantine, of_queries, repeated = Quarantine(JOIN), Quarantine(JOIN), 0
     if plan.queries is not None:
         told = in_input_order(read_shuffled(run, plan.queries, int(unit)))
@@ -197,7 +225,7 @@ def _cut_bucket(run: Run, plan: Plan, instruction: str | None, partition_by: Seq
     ready = _with_first_stage(kept, plan.candidates)
     parts = chunks.cut(ready, plan.pairs_per_chunk)
     for index, part in enumerate(parts):
-        run.write_table(part, WORK, "chunks", f"{unit}-{unit_name(index)}.parquet")
+        write_chunk(run, f"{unit}-{unit_name(index)}", part)
     run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_queries.rows]), CHUNKS, unit)
     return {
         "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
@@ -237,9 +265,14 @@ def read_shuffled(run: Run, source: Source, bucket: int) -> pa.Table:
 
 def _joined_schema(plan: Plan) -> pa.Schema:
     assert plan.corpus is not None
-    texts = [field for field in table_schema(plan.corpus) if field.name in ("text", "title")]
-    replaced = {field.name for field in texts}
-    return pa.schema([*(f for f in table_schema(plan.candidates) if f.name not in replaced), *texts])
+    documents = [field for field in table_schema(plan.corpus) if field.name in texts.DOCUMENT_COLUMNS]
+    replaced = {field.name for field in documents}
+    own = [field for field in table_schema(plan.candidates) if field.name not in replaced]
+    return texts.shared_schema(pa.schema([*own, *documents]))
+
+
+def _part_name(unit: str, part: int) -> str:
+    return f"{unit}-{unit_name(part)}"
 
 
 def read_stage(role: Role) -> str:
@@ -257,5 +290,5 @@ def fragment_url(run: Run, stage: str, unit: str) -> str:
     return run.url(*fragment_path(stage, unit))
 
 
-def _chunk_url(run: Run, chunk: str) -> str:
-    return run.url(WORK, "chunks", f"{chunk}.parquet")
+def _chunk_path(chunk: str) -> tuple[str, str, str]:
+    return WORK, "chunks", f"{chunk}.arrow"

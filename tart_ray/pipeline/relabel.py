@@ -94,6 +94,7 @@ from tart_ray.pipeline.prepare import (
     read_shuffled,
     shuffle,
     unit_name,
+    write_chunk,
 )
 from tart_ray.pipeline.rerank import files_read, with_absolute_paths
 from tart_ray.pipeline.score import SCORES as SCORING
@@ -593,7 +594,7 @@ def _match_bucket(work: Work, unit: str) -> Record:
     if not tables:
         return {"rows": 0, "reused": 0, "quarantined": 0, "chunks": []}
     quarantine = Quarantine(SCORE)
-    rows = pa.concat_tables(tables)
+    rows = pa.concat_tables(tables).unify_dictionaries()
     rows = quarantine.sift(work.plan.candidates, rows, list(partition_rules(rows, work.partition_by)))
     rows = rows.append_column(CONTENT, content_keys(rows, work.scored_with))
     known = _known(work, unit) if work.scored is None else _scores_of(work, work.scored, unit, rows)
@@ -604,7 +605,7 @@ def _match_bucket(work: Work, unit: str) -> Record:
     parts = cut(rows.filter(pa.array(at < 0)), work.plan.pairs_per_chunk)
     chunks = [(f"{unit}-{unit_name(index)}", part) for index, part in enumerate(parts)]
     for name, part in chunks:
-        work.pending.write_table(part, WORK, "chunks", f"{name}.parquet")
+        write_chunk(work.pending, name, part)
     texts = [name for name in ("query", "text", "title", *ORIGIN.names) if name in rows.schema.names]
     matched = rows.drop_columns(texts)
     taken = known.take(pa.array(at, mask=at < 0))

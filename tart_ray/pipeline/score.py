@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy, Dataset
 
 from tart_ray.config import RerankConfig
+from tart_ray.data import texts
 from tart_ray.data.attempts import Attempt
 from tart_ray.data.quarantine import SCORE, Quarantine, find_reasons
 from tart_ray.data.run import Record, Run
@@ -181,12 +182,12 @@ def encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> 
 
 
 def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) -> dict[int, str]:
-    texts = {"query": table["query"].to_pylist()}
+    read = {"query": table["query"].to_pylist()}
     if config.input.empty_documents == "quarantine":
-        texts["document"] = document_texts(table)[0]
+        read["document"] = document_texts(table)[0]
     return {
         position: NOTHING_LEFT.format(name)
-        for name, found in reversed(texts.items())  # of a row that lacks both, the query is told
+        for name, found in reversed(read.items())  # of a row that lacks both, the query is told
         for position in tokenizer.without_tokens(found)
     }
 
@@ -204,14 +205,20 @@ def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, config: RerankConfig) ->
 
 
 def document_texts(table: pa.Table) -> tuple[list[str], list[int]]:
-    """``(title + " " + text).strip()`` of each row, and where ``text`` begins in it: below 0 if it lost white space."""
-    fronts = [""] * len(table)
+    """``(title + " " + text).strip()`` of each row, and where ``text`` begins in it: below 0 if it lost white space.
+
+    Rows of one document share the string.
+    """
+    bodies = [text or "" for text in texts.values(table["text"])]
+    titles = [""] * len(table)
     if "title" in table.schema.names:
-        fronts = [f"{title or ''} " for title in table["title"].to_pylist()]
-    whole = [front + text for front, text in zip(fronts, table["text"].to_pylist(), strict=True)]
-    stripped = [len(text) - len(text.lstrip()) for text in whole]
-    begins = [len(front) - lost for front, lost in zip(fronts, stripped, strict=True)]
-    return [text.strip() for text in whole], begins
+        titles = [f"{title or ''} " for title in texts.values(table["title"])]
+    found = {}
+    for front, body in {*zip(titles, bodies, strict=True)}:
+        whole = front + body
+        found[front, body] = whole.strip(), len(front) - len(whole) + len(whole.lstrip())
+    documents = [found[pair] for pair in zip(titles, bodies, strict=True)]
+    return [text for text, _ in documents], [begin for _, begin in documents]
 
 
 def window_columns(windows: EncodedWindows) -> dict[str, pa.Array]:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tart_ray.data import chunks
 from tart_ray.data.chunks import (
     cut,
     drop_duplicates,
@@ -19,6 +20,7 @@ from tart_ray.data.chunks import (
 )
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.sources import Source, inspect_source
+from tart_ray.data.texts import share
 
 NAMES = ["query_id", "doc_id", "_split", "_position", "_item"]
 TYPES = [pa.string(), pa.string(), pa.int32(), pa.int64(), pa.int32()]
@@ -112,6 +114,18 @@ def test_chunks_hold_whole_queries_unless_one_is_too_large(sizes: list[int], chu
     assert [row for chunk in found for row in chunk["doc_id"].to_pylist()] == [f"d{i}" for i in range(len(ids))]
 
 
+def test_a_pair_of_a_long_document_counts_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1_000)  # of 10 pairs, so that 300 bytes count as 3 of them
+    sizes = {"a": [300, 300, 10], "b": [300, 99], "c": [300] * 10, "d": [5_000, 1]}
+    ids = [(query, f"{query}{i}") for query, found in sizes.items() for i in range(len(found))]
+    long = pa.array(["x" * size for found in sizes.values() for size in found], pa.large_string())
+    rows = rows_of(*((query, doc, 0, i, 0) for i, (query, doc) in enumerate(ids)), text=long)
+    expected = [["a0", "a1", "a2"], ["b0", "b1"], [f"c{i}" for i in range(4)], [f"c{i}" for i in range(4, 7)],
+                [f"c{i}" for i in range(7, 10)], ["d0"], ["d1"]]  # fmt: skip
+    for table in (rows, share(rows)):
+        assert [chunk["doc_id"].to_pylist() for chunk in cut(table, 10)] == expected
+
+
 def corpus_of(*rows: tuple[str, str | None, str | None]) -> pa.Table:
     columns = [pa.array([row[i] for row in rows], pa.large_string()) for i in (1, 2)]
     return pa.table(
@@ -137,7 +151,9 @@ def test_documents_are_joined(source: Source) -> None:
         "gone": ("doc_id is not in the corpus", 2), "null": ("text is null", 3), "blank": ("empty document", 4),
     }  # fmt: skip
     assert bad["gone"]["source"] == source.files[0].url
-    assert json.loads(bad["null"]["row"]) == {"query_id": "q", "doc_id": "null", "text": None, "title": "T"}
+    rows_of_bad = {doc: json.loads(row["row"]) for doc, row in bad.items()}  # the corpus has the texts
+    assert rows_of_bad["null"] == {"query_id": "q", "doc_id": "null", "text": None}
+    assert rows_of_bad["blank"] == {"query_id": "q", "doc_id": "blank"}
 
 
 def test_the_corpus_replaces_titles_of_the_candidates(source: Source) -> None:

@@ -8,7 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
+from tart_ray.data import shuffle
+from tart_ray.data.shuffle import (
+    bucket_of,
+    decode_rows,
+    encode_fragment,
+    encode_fragments,
+    in_input_order,
+    read_bucket,
+)
+from tart_ray.data.texts import share
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int64()), ("kind", pa.large_string())])
 
@@ -55,6 +64,23 @@ def test_a_fragment_depends_on_its_rows_alone() -> None:
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
     buckets = np.array([1, 0, 1])
     assert encode_fragment(table, buckets, 2) == encode_fragment(chunked, buckets, 2)
+
+
+def test_a_text_goes_to_the_buckets_that_need_it_once_each(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shuffle, "FRAGMENT_BYTES", 3_000)
+    texts = ["a" * 1_000, "b" * 1_000, "c" * 5_000]
+    rows = share(pa.table({"n": range(6), "text": pa.array([texts[i % 3] for i in range(6)], pa.large_string())}))
+    bucket = np.array([0, 1, 1, 0, 1, 0])
+    fragments = [*encode_fragments(rows, bucket, 2)]
+    assert len(fragments) == 4  # rows 0 and 1, 2, 3 and 4, 5
+    urls = [place.put(f"{i}.fragment", fragment) for i, fragment in enumerate(fragments)]
+    for wanted in (0, 1):
+        found = read_bucket(place.storage, urls, wanted, rows.schema)
+        assert found["n"].to_pylist() == [i for i in range(6) if bucket[i] == wanted]
+        assert [*{*found["text"].to_pylist()}] == [*{texts[i % 3] for i in found["n"].to_pylist()}]
+        assert all(len(chunk.dictionary) <= 3 for chunk in found["text"].chunks)
+    (alone,) = encode_fragments(rows.take(pa.array([0, 3])), np.array([0, 1]), 2)
+    assert "b" not in {text[0] for text in decode_rows(alone[24:])["text"].chunk(0).dictionary.to_pylist()}
 
 
 def test_input_order_is_split_then_position_then_item() -> None:
