@@ -22,7 +22,7 @@ import fsspec.utils
 from tart_ray.data import json_lines
 from tart_ray.data.listing import InputError
 from tart_ray.data.schema import QRELS_FIELDS, Role
-from tart_ray.data.storage import FileInfo, Storage, StorageError, explained
+from tart_ray.data.storage import FileInfo, Storage, explained
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8  # some editors put it in front of a file
 COMPRESSIONS = (".gz", ".bz2", ".xz")
@@ -68,8 +68,7 @@ def lines(storage: Storage, file: FileInfo, start: int, end: int) -> Iterator[tu
     uncompressed text.
 
     Raises:
-        StorageError: a compressed file is damaged.
-        InputError: a file's name does not say how it is compressed.
+        InputError: a compressed file is damaged, or its name does not say that it is compressed.
     """
     compressed = _is_compressed(file.url)
     for offset, line in _compressed(storage, file) if compressed else _range(storage, file, start, end):
@@ -203,7 +202,7 @@ def _rest_of_line(storage: Storage, file: FileInfo, position: int) -> bytes:
 
 def _compressed(storage: Storage, file: FileInfo) -> Iterator[tuple[int, bytes]]:
     _check_name(file, storage.read_part(file, 0, min(file.size, 16)))
-    position = 0
+    position, damage = 0, None
     expand = fsspec.compression.compr[fsspec.utils.infer_compression(file.url)]
     with explained("read", file.url), storage.open(file) as compressed, expand(compressed, mode="rb") as text:
         try:
@@ -213,10 +212,12 @@ def _compressed(storage: Storage, file: FileInfo) -> Iterator[tuple[int, bytes]]
         except DAMAGE as error:
             if isinstance(error, OSError) and (type(error) not in (OSError, gzip.BadGzipFile) or error.errno):
                 raise  # of the filesystem, not of the decompressor
-            raise StorageError(
-                f"{file.url}: not a complete compressed file ({error}); {position} bytes of its text could be read, "
-                "and nothing tells how many rows come after them: write it again, or take it out of the input"
-            ) from error
+            damage = error
+    if damage is not None:
+        raise InputError(
+            f"{file.url}: not a complete compressed file ({damage}); {position} bytes of its text could be read, "
+            "and nothing tells how many rows come after them: write it again, or take it out of the input"
+        ) from damage
 
 
 def _check_name(file: FileInfo, beginning: bytes) -> None:

@@ -23,7 +23,6 @@ from support.job_files import read_output, report_of, write_jsonl
 
 from tart_ray.command_line import ExitCode
 from tart_ray.data.sources import InputError
-from tart_ray.data.storage import StorageError
 from tart_ray.pipeline.rerank import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -202,13 +201,13 @@ def refusals(folder: Path) -> Iterator[tuple[str, type[Exception], str]]:
     (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     yield "cut.parquet", InputError, r"cut\.parquet: not a complete Parquet file .*remove it or write it again"
     write_parquet(folder / "text.parquet", [pair("q", "d") | {"text": 5}])
-    yield "text.parquet", InputError, r"text\.parquet: its columns do not fit .*text.*int64.*cast them to one type"
+    yield "text.parquet", InputError, r"text\.parquet: .*column 'text': got int64, expected string; cast it first"
     write_parquet(folder / "ids.parquet", [pair(1.5, "d")])
-    yield "ids.parquet", InputError, r"ids\.parquet: its columns do not fit .*query_id.*double"
+    yield "ids.parquet", InputError, r"ids\.parquet: .*column 'query_id': got double, expected .*; cast it first"
     packed = gzip.compress("\n".join(json.dumps(row) for row in pairs("q", 500)).encode())
     (folder / "a.parquet").unlink()
     (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    yield "cut.jsonl.gz", StorageError, r"cut\.jsonl\.gz: not a complete compressed file .*write it again"
+    yield "cut.jsonl.gz", InputError, r"cut\.jsonl\.gz: not a complete compressed file .*write it again"
 
 
 def test_what_cannot_be_read_is_refused_before_any_work(tmp_path: Path, folder: Path, make_config: Any) -> None:
