@@ -22,7 +22,11 @@ from support.cheap import load_cheap_scorer
 from support.job_files import read_output, report_of, write_jsonl
 
 from tart_ray.command_line import ExitCode
-from tart_ray.data.sources import InputError
+from tart_ray.config import StorageConfig
+from tart_ray.data.quarantine import Quarantine
+from tart_ray.data.readers import read_split
+from tart_ray.data.sources import InputError, inspect_source
+from tart_ray.data.storage import Storage
 from tart_ray.pipeline.rerank import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -235,6 +239,29 @@ def test_a_compressed_file_that_ends_early_stops_the_job_by_name(
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(b"".join(b"%s\n" % json.dumps(row).encode() for row in rows[:9])))
     assert rerank(make_config(), load=load_cheap_scorer) == ExitCode.DONE
     assert {row["doc_id"] for row in read_output(tmp_path / "run")} == {f"d{i}" for i in range(9)}
+
+
+@pytest.mark.matrix
+def test_a_nested_row_group_beyond_2_gib_is_read_in_parts(folder: Path) -> None:
+    count = 2_300
+    texts = pa.repeat(pa.scalar("wing flow " * 100_000, pa.large_string()), count)  # 1 MB each
+    documents = pa.StructArray.from_arrays([pa.array([f"d{i}" for i in range(count)]), texts], ["doc_id", "text"])
+    lists = pa.LargeListArray.from_arrays(pa.array(np.arange(count + 1)), documents)
+    queries = [f"q{i}" for i in range(count)]
+    table = pa.table({"query_id": queries, "query": queries, "candidates": lists})
+    options: dict[str, Any] = {
+        "use_dictionary": False,
+        "store_schema": False,
+    }  # so that the text has offsets of 32 bits
+    pq.write_table(table, folder / "a.parquet", row_group_size=count, compression="zstd", **options)
+    with pytest.raises(pa.ArrowNotImplementedError, match="Nested data conversions"):
+        pq.ParquetFile(folder / "a.parquet").read_row_group(0)
+    storage, quarantine = Storage(StorageConfig()), Quarantine("read")
+    source = inspect_source(storage, str(folder), "candidates")
+    found = [table for split in source.splits for table in read_split(storage, source, split, quarantine)]
+    assert len(quarantine) == 0
+    assert [name for table in found for name in table["doc_id"].to_pylist()] == documents.field("doc_id").to_pylist()
+    assert {length for table in found for length in pc.binary_length(table["text"]).to_pylist()} == {1_000_000}
 
 
 @pytest.mark.matrix
