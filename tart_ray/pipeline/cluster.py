@@ -32,12 +32,16 @@ _is_watched = threading.Event()
 
 @dataclass(frozen=True)
 class Room:
-    """What a cluster must have: ``who`` needs so many CPUs and GPUs, and ``advice`` where they cannot come."""
+    """What a cluster must have: ``who`` needs so many CPUs and GPUs, and ``advice`` where they cannot come.
+
+    ``state_api``: whether the job asks Ray's dashboard what its actors do.
+    """
 
     who: str
     cpus: float
     gpus: float
     advice: str
+    state_api: bool = False
 
 
 @contextmanager
@@ -56,7 +60,7 @@ def connected(address: str, room: Room | None) -> Iterator[None]:
     if _is_watched.is_set():  # by the job that this one is part of
         yield
         return
-    with _connection(address) as is_private:
+    with _connection(address, state_api=room is not None and room.state_api) as is_private:
         if room:
             _check_room(room, can_grow=not is_private)
         gcs = ray.get_runtime_context().gcs_address
@@ -78,7 +82,7 @@ def connected(address: str, room: Room | None) -> Iterator[None]:
 
 
 @contextmanager
-def _connection(address: str) -> Iterator[bool]:
+def _connection(address: str, *, state_api: bool) -> Iterator[bool]:
     """Be connected; whether to a Ray that was started for it on this machine."""
     if ray.is_initialized():
         _tell("this process is connected to already")
@@ -86,7 +90,7 @@ def _connection(address: str) -> Iterator[bool]:
         return
     head = find_head(address)
     if head is None:
-        with private_ray():
+        with private_ray(state_api=state_api):
             there = _there()
             log.info("started Ray on this machine, for this job alone: %g CPUs, %g GPUs", there["CPU"], there["GPU"])
             yield True

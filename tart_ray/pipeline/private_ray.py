@@ -31,26 +31,29 @@ class RayStartError(RuntimeError):
 
 
 @contextmanager
-def private_ray() -> Iterator[None]:
+def private_ray(*, state_api: bool = False) -> Iterator[None]:
     """Start Ray, and end it with the block.
+
+    Args:
+        state_api: start its dashboard, too, which answers what actors do.
 
     Raises:
         RayStartError: it did not start.
     """
     with _token():
-        _start()
+        _start(state_api)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def _start() -> None:
+def _start(state_api: bool) -> None:
     for left in reversed(range(TRIES)):
         others = _children()
         try:
             with _on_loopback():
-                ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+                ray.init(address="local", include_dashboard=state_api, logging_level=logging.WARNING)
             return
         except Exception as error:  # Ray has no class for it
             told = " ".join(str(error).split())

@@ -423,7 +423,8 @@ def _examples_url(work: Work, role: str) -> str:
 def _room_for(cluster: WorkersConfig) -> Room:
     cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
     advice = "cluster.gpus_per_worker: 0 trains on CPUs; cluster.workers may be fewer"
-    return Room(f"{cluster.workers} workers (cluster.workers)", cpus, gpus, advice)
+    # without an answer of the state API, Ray Train's cleaner of placement groups logs a line a second
+    return Room(f"{cluster.workers} workers (cluster.workers)", cpus, gpus, advice, state_api=True)
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
