@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,9 @@ pytestmark = [
 def test_case(case: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     script = str(CASES / case / "run.sh")
-    run = subprocess.run(["bash", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    output, place = run.stdout + run.stderr, 0
+    both: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    output = subprocess.run(["bash", script], cwd=ROOT, env=environment, text=True, check=False, **both).stdout
+    place = 0
     for pattern in EXPECTED[case]:
         found = re.compile(pattern, re.MULTILINE).search(output, place)
         assert found, f"{pattern!r} is not in the rest of:\n{output}"
