@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,26 +20,13 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from pydantic import BaseModel, ValidationError
 
 from tart_ray.config import Section, StorageConfig
-from tart_ray.locations import LEAST_SECRET, MASK, LocationError, is_local, open_filesystem, printable
+from tart_ray.errors import ExitCode, LocationError
+from tart_ray.locations import LEAST_SECRET, MASK, is_local, open_filesystem, printable
 
 Config = TypeVar("Config", bound=Section)
 
 PUBLIC_STORAGE = ("endpoint_url", "region", "anonymous")  # keys of the section storage that hold no secret
 _LOAD_YAML: Callable[[str], Any] = get_loader("yaml")
-
-
-class ExitCode(enum.IntEnum):
-    """How a job ended."""
-
-    DONE = 0
-    FAILED = 1  # a rerun of the same command resumes
-    BAD_CONFIGURATION = 2  # nothing was done
-    TOO_MANY_QUARANTINED = 3  # finished, but over limits.max_quarantined_fraction
-    TOO_MANY_CHANGED = 4  # finished, but over limits.max_changed_fraction: a person decides
-
-
-class ConfigurationError(ValueError):
-    """Something that the user must change before any work can start: exit code 2."""
 
 
 def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | None = None) -> tuple[Config, bool]:

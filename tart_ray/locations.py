@@ -13,15 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tart_ray.errors import LocationError
+
 if TYPE_CHECKING:  # takes a quarter of a second to import, and a configuration needs none
     from fsspec import AbstractFileSystem
 
 MASK = "***"
 LEAST_SECRET = 4  # characters
-
-
-class LocationError(ValueError):
-    """A path or URL that cannot be used; the message shows it without credentials and says what is supported."""
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,21 @@ MODULES = sorted((ROOT / "tart_ray").rglob("*.py"))
 
 # part of tart_ray -> parts it may import beside itself
 MAY_IMPORT = {
+    "errors": set(),
     "__init__": {"model", "scoring"},
-    "locations": set(),
+    "locations": {"errors"},
     "config": {"locations"},
     "file_versions": set(),
-    "command_line": {"config", "locations"},
-    "model": {"file_versions", "locations"},
-    "scoring": {"model"},
-    "data": {"config", "file_versions", "locations"},
-    "derive": {"data"},
-    "evaluation": {"config", "data", "derive"},
-    "training": {"config", "data", "model", "scoring"},
+    "command_line": {"errors", "config", "locations"},
+    "model": {"errors", "file_versions", "locations"},
+    "scoring": {"errors", "model"},
+    "data": {"errors", "config", "file_versions", "locations"},
+    "derive": {"errors", "data"},
+    "evaluation": {"errors", "config", "data", "derive"},
+    "training": {"errors", "config", "data", "model", "scoring"},
     "demo": {"model", "data"},
     "pipeline": {
-        "locations",
+        "errors", "locations",
         "__init__", "config", "command_line", "model", "scoring", "data", "derive", "evaluation", "training",
     },
 }  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tart_ray.config import RerankConfig, StorageConfig
-from tart_ray.locations import LocationError, check_location, open_filesystem, printable, without_secrets
+from tart_ray.errors import LocationError
+from tart_ray.locations import check_location, open_filesystem, printable, without_secrets
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,12 @@ from types import TracebackType
 from typing import Self
 
 from tart_ray.data.run import WORK, Run
-from tart_ray.data.storage import StorageError, is_missing
+from tart_ray.data.storage import is_missing
+from tart_ray.errors import PoisonUnitError, StorageError
 
 OTHER_DRIVER = "it belonged to another start of the driver, and may have been killed with it"
 LOST_NODE = "its node was lost"
 OUT_OF_MEMORY = "Ray's memory monitor ended it"
-
-
-class PoisonUnitError(RuntimeError):
-    """A unit of work takes its processes down again and again."""
 
 
 @dataclass(frozen=True)

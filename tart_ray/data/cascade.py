@@ -5,9 +5,9 @@ from __future__ import annotations
 import glob
 from collections.abc import Collection
 
-from tart_ray.data.listing import InputError
 from tart_ray.data.schema import RERANKED, SCORES, WINDOWS
 from tart_ray.data.storage import Storage, absolute, join_url
+from tart_ray.errors import InputError
 
 FIRST_STAGE = "margin"  # what the earlier run ranked by
 REPLACED = frozenset({*RERANKED, *SCORES.names, *WINDOWS.names} - {"query_id", "doc_id", "instruction", FIRST_STAGE})

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from tart_ray.data.listing import InputError
 from tart_ray.data.schema import (
     CANDIDATES_ALIAS,
     CANDIDATES_COLUMN,
@@ -19,6 +18,7 @@ from tart_ray.data.schema import (
     Role,
     map_types,
 )
+from tart_ray.errors import InputError
 
 Shape = Literal["pairs", "lists"]
 

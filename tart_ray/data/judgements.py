@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tart_ray.data import json_lines
-from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import is_damage
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.readers import read_split
 from tart_ray.data.schema import CANDIDATES_COLUMN, IDS
 from tart_ray.data.sources import Source, Split
 from tart_ray.data.storage import Storage, explained
+from tart_ray.errors import InputError
 
 ROWS_AT_MOST = 2_000_000  # of each side
 BYTES_AT_MOST = 256 << 20  # of files that cannot be read by the column

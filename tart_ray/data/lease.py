@@ -27,18 +27,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tart_ray.data.run import LEASE, Run, RunConflictError, RunLostError
-from tart_ray.data.storage import StorageError, is_missing
+from tart_ray.data.run import LEASE, Run
+from tart_ray.data.storage import is_missing
+from tart_ray.errors import LeaseHeldError, RunConflictError, RunLostError, StorageError
 
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 30.0
 POLL_SECONDS = 1.0
-
-
-class LeaseHeldError(RunConflictError):
-    """Another driver works on this output path."""
 
 
 class Lease:

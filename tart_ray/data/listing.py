@@ -17,17 +17,14 @@ from fsspec.utils import glob_translate
 
 from tart_ray.data import table_logs
 from tart_ray.data.schema import HIVE_NULL
-from tart_ray.data.storage import FileInfo, Storage, StorageError, explained
+from tart_ray.data.storage import FileInfo, Storage, explained
+from tart_ray.errors import InputError, StorageError
 
 HIDDEN = "hidden (names that begin with _ or .)"
 EMPTY = "empty"
 LOOPS = "links to a directory that they lie in"
 ODD = "neither files nor directories"
 NAMES_SHOWN = 3
-
-
-class InputError(ValueError):
-    """Input that cannot be read as configured; the message says what was got, expected and available."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.parquet import FileMetaData
 
-from tart_ray.data.listing import InputError
 from tart_ray.data.schema import leaves, map_types
 from tart_ray.data.storage import FileInfo, Storage, explained
+from tart_ray.errors import InputError
 
 TOO_LARGE = "chunked array outputs"  # in what pyarrow (26) says of nested columns beyond 2 GiB
 BEYOND = "cannot be read here, though it need not be damaged"

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from tart_ray.data import json_lines, text_files, texts
 from tart_ray.data.columns import as_candidate, is_id, with_keys
-from tart_ray.data.listing import InputError
 from tart_ray.data.parquet_files import read_footer, row_group_or_reason
 from tart_ray.data.quarantine import Quarantine, printable
 from tart_ray.data.schema import (
@@ -30,6 +29,7 @@ from tart_ray.data.schema import (
 )
 from tart_ray.data.sources import Source, Split
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 
 ROWS_PER_TABLE = 65_536
 

@@ -30,7 +30,8 @@ from typing import Any
 import pyarrow as pa
 
 from tart_ray.data.quarantine import Quarantine, parquet_bytes
-from tart_ray.data.storage import Storage, StorageError, is_missing, join_url
+from tart_ray.data.storage import Storage, is_missing, join_url
+from tart_ray.errors import RunConflictError, RunLostError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +43,6 @@ WRITES = 5  # tries to replace a file that changes in between
 
 Record = dict[str, Any]
 Confirm = Callable[[], None]
-
-
-class RunConflictError(ValueError):
-    """The output path holds something else; the message shows the difference."""
-
-
-class RunLostError(RunConflictError):
-    """The directory was removed, or another run began in it, while this one was at work."""
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from tart_ray.data.columns import (
     with_keys,
     without_nulls,
 )
-from tart_ray.data.listing import InputError, list_files, look_at
+from tart_ray.data.listing import list_files, look_at
 from tart_ray.data.parquet_files import check_codecs, count_candidates, read_footer, schemas_of, unify, wide_integers
 from tart_ray.data.schema import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, Role
 from tart_ray.data.storage import FileInfo, Storage
+from tart_ray.errors import InputError
 
 __all__ = ["InputError", "Source", "Split", "inspect_source", "notes_of"]
 

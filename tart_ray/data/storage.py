@@ -27,8 +27,9 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from tart_ray.config import StorageConfig
+from tart_ray.errors import InputChangedError, LocationError, StorageError
 from tart_ray.file_versions import version_of
-from tart_ray.locations import LocationError, check_location, is_local, open_filesystem, printable
+from tart_ray.locations import check_location, is_local, open_filesystem, printable
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,6 @@ SINGLE_PUT = 100 << 20  # bytes that s3fs sends in one request; it takes conditi
 UPLOAD_MARKERS = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}  # from one page to the next
 REFUSED = "PreconditionFailed"  # of S3, for a file that is not the expected one
 UNSUPPORTED = ("NotImplemented", "MethodNotAllowed")  # of stores that do not know a request
-
-
-class StorageError(Exception):
-    """A place that cannot be used; the message says which, why, and what to do."""
-
-
-class InputChangedError(StorageError):
-    """A file of the input is not the one that was listed; the message says what was, and what is there."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import fsspec.compression
 import fsspec.utils
 
 from tart_ray.data import json_lines
-from tart_ray.data.listing import InputError
 from tart_ray.data.schema import QRELS_FIELDS, Role
 from tart_ray.data.storage import FileInfo, Storage, explained
+from tart_ray.errors import InputError
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8  # some editors put it in front of a file
 COMPRESSIONS = (".gz", ".bz2", ".xz")

@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tart_ray.data.run import LEASE, MANIFEST, WORK, WRITES, Run, RunConflictError
-from tart_ray.data.storage import Storage, StorageError, is_missing, join_url
+from tart_ray.data.run import LEASE, MANIFEST, WORK, WRITES, Run
+from tart_ray.data.storage import Storage, is_missing, join_url
+from tart_ray.errors import RunConflictError, StorageError
 
 RUNS, CURRENT, MOVES = "runs", "current.json", "current"
 BASE = "base"  # of an identity: the run that was current when this one began

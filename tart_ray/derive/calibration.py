@@ -9,14 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tart_ray.errors import CalibrationError
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 BINS = 10  # of a reliability curve
-
-
-class CalibrationError(ValueError):
-    """Labels that no calibration can be fitted to; the message says what was got and what is needed."""
 
 
 @dataclass(frozen=True)

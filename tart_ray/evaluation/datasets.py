@@ -28,8 +28,9 @@ from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
 from tart_ray.data.readers import read_split
 from tart_ray.data.schema import Role
 from tart_ray.data.shuffle import in_input_order
-from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
+from tart_ray.data.sources import Source, inspect_source, notes_of
 from tart_ray.data.storage import FileInfo, Storage, join_url
+from tart_ray.errors import InputError
 from tart_ray.evaluation.instructions import Template, Variant, make_variant
 from tart_ray.evaluation.metrics import check_measures
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.data.chunks import group_starts
-from tart_ray.data.sources import InputError
+from tart_ray.errors import InputError
 from tart_ray.evaluation.datasets import RUN
 
 STOPWORDS = "en"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tart_ray.data.sources import InputError
+from tart_ray.errors import InputError
 
 Template = Literal["instruction_first", "query_first"]
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data.listing import InputError
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.readers import read_split
 from tart_ray.data.sources import Source
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 from tart_ray.evaluation.datasets import (
     ALL,
     RUN,

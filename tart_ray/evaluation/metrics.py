@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from tart_ray.data.sources import InputError
+from tart_ray.errors import InputError
 
 P_MRR = "p-MRR"
 BATCH = 100  # resamples that are held at once

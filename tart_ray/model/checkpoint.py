@@ -25,8 +25,9 @@ import huggingface_hub
 from fsspec import AbstractFileSystem
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from tart_ray.errors import CheckpointChangedError, CheckpointError, LocationError
 from tart_ray.file_versions import version_of
-from tart_ray.locations import LocationError, check_location, open_filesystem
+from tart_ray.locations import check_location, open_filesystem
 
 HUB_URL = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+?))?/?")
 CACHE_VARIABLE = "TART_RAY_CACHE"
@@ -41,14 +42,6 @@ PUT_BACK = (
 HALF = 32  # hexadecimal digits of each of a fingerprint's two hashes
 
 Infos = dict[str, dict[str, Any]]  # what a filesystem reports of each file, by name
-
-
-class CheckpointError(ValueError):
-    """The checkpoint cannot be found or used; the message says what was looked for and what is there."""
-
-
-class CheckpointChangedError(CheckpointError):
-    """Another checkpoint is there than the one that was fingerprinted."""
 
 
 def resolve_checkpoint(

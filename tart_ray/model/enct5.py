@@ -19,7 +19,8 @@ from transformers import T5Config
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
-from tart_ray.model.checkpoint import CheckpointError, list_checkpoint, open_checkpoint
+from tart_ray.errors import CheckpointError
+from tart_ray.model.checkpoint import list_checkpoint, open_checkpoint
 from tart_ray.model.weights import check_values
 
 

@@ -11,7 +11,7 @@ import re
 
 import sentencepiece
 
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.errors import CheckpointError
 
 NEWEST = (0, 2, 1)  # release of sentencepiece that cuts ties as in training
 T5_VOCABULARY = "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"  # SHA-256 of T5's spiece.model

@@ -21,11 +21,13 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from transformers import BatchEncoding
 
+from tart_ray.errors import (
+    CheckpointError,
+)
 from tart_ray.model.checkpoint import (
     ADDED_TOKENS,
     TOKENIZER_CONFIG,
     VOCAB_FILE,
-    CheckpointError,
     check_tokenizer,
     read_tokenizer_files,
     resolve_checkpoint,

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from tart_ray.model.checkpoint import LABELS, CheckpointError, check_label_count
+from tart_ray.errors import CheckpointError
+from tart_ray.model.checkpoint import LABELS, check_label_count
 
 Open = Callable[[str], BinaryIO]  # opens a file of the checkpoint for reading anywhere in it
 

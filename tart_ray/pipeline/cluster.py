@@ -18,8 +18,8 @@ import ray._private.worker
 from ray.data import DataContext
 from ray.exceptions import AuthenticationError
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import ClusterConfig
+from tart_ray.errors import ConfigurationError
 from tart_ray.pipeline.head import find_head, watched
 from tart_ray.pipeline.private_ray import private_ray
 from tart_ray.pipeline.stopping import let_go

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.command_line import ExitCode
 from tart_ray.config import RerankConfig
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.sources import Source
 from tart_ray.data.storage import Storage
+from tart_ray.errors import ExitCode
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.pipeline.plan import BARE, make_plan, missing_instruction, pin_model, replica_dtype
 from tart_ray.pipeline.progress import duration

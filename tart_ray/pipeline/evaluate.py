@@ -26,13 +26,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import tart_ray
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import EvaluateConfig, InputConfig, MetricsConfig, OutputConfig, RerankConfig, TaskConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.shuffle import bucket_of
 from tart_ray.data.storage import Storage, absolute, join_url
+from tart_ray.errors import ConfigurationError, ExitCode
 from tart_ray.evaluation import summary
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union, without_identical
 from tart_ray.evaluation.datasets import (

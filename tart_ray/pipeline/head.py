@@ -22,7 +22,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-from tart_ray.command_line import ConfigurationError
+from tart_ray.errors import ConfigurationError
 
 _services: Any = ray._private.services
 _messages: Any = gcs_service_pb2

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tart_ray.data.attempts import Attempt, PoisonUnitError
+from tart_ray.data.attempts import Attempt
+from tart_ray.errors import PoisonUnitError
 
 log = logging.getLogger(__name__)
 

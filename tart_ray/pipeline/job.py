@@ -10,58 +10,50 @@ from contextlib import contextmanager
 from typing import Any
 
 import tart_ray
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import Section
-from tart_ray.data.attempts import PoisonUnitError
 from tart_ray.data.lease import Lease
-from tart_ray.data.run import Run, RunConflictError, RunLostError
-from tart_ray.data.sources import InputError
-from tart_ray.data.storage import InputChangedError, StorageError
-from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
+from tart_ray.data.run import Run
+from tart_ray.errors import (
+    CONTINUE,
+    ELSEWHERE,
+    MEND,
+    MEND_ELSEWHERE,
+    RESTORE,
+    STAYS,
+    CheckpointChangedError,
+    CheckpointError,
+    ConfigurationError,
+    ExitCode,
+    InputChangedError,
+    InputError,
+    InputFailedError,
+    InputWasChangedError,
+    OtherReleaseError,
+    PoisonUnitError,
+    RunConflictError,
+    RunFailedError,
+    RunLostError,
+    StorageError,
+    TartRayError,
+)
 from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
 from tart_ray.pipeline.places import Reads, prove_shared
-from tart_ray.pipeline.private_ray import RayStartError
-from tart_ray.pipeline.releases import OtherReleaseError
 from tart_ray.pipeline.report import render
 from tart_ray.pipeline.stopping import leased, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
-BAD_CONFIGURATION = (ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError)
+# in a run that has begun: what a person can do something about
 EXPECTED = (
-    *BAD_CONFIGURATION,
+    ConfigurationError,
+    InputError,
+    StorageError,
+    CheckpointError,
+    RunConflictError,
     PoisonUnitError,
     OtherReleaseError,
-)  # in a run that has begun: what a person can do something about
-CONTINUE = "run the same command again to continue where it stopped"
-MEND = "mend the input or the configuration, and run it again; the same output.path will do"
-MEND_ELSEWHERE = "what is done stays; mend the input or the configuration, and give another output.path"
-RESTORE = (
-    "what is done stays; put the input back as it was and run the same command again to continue, or give another "
-    "output.path to begin anew"
 )
-STAYS = "what is done stays"
-ELSEWHERE = "what runs there now goes on; give another output.path to begin this run again"
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
-
-
-class RunFailedError(RuntimeError):
-    """A run that began and could not end, for a reason that the message gives; what is committed stays.
-
-    ``advice``: what to do about it.
-    """
-
-    def __init__(self, message: str, advice: str = CONTINUE) -> None:
-        super().__init__(message)
-        self.advice = advice
-
-
-class InputFailedError(RunFailedError):
-    """A run that began and could not end because of its input or its configuration, which have to be mended."""
-
-
-class InputWasChangedError(InputFailedError):
-    """The input is not that with which the run began."""
 
 
 class ReconciliationError(RuntimeError):
@@ -72,15 +64,10 @@ def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
     """Do the work of a job; what it raises becomes an exit code and a message on stderr."""
     try:
         return work()
-    except BAD_CONFIGURATION as error:
-        print(f"configuration error: {error}", file=sys.stderr)  # noqa: T201
-        return ExitCode.BAD_CONFIGURATION
-    except RunFailedError as error:
-        print(f"the job failed: {error}\n{error.advice}", file=sys.stderr)  # noqa: T201
-        return ExitCode.FAILED
-    except RayStartError as error:
-        print(f"the job failed: {error}\n{CONTINUE}", file=sys.stderr)  # noqa: T201
-        return ExitCode.FAILED
+    except TartRayError as error:
+        kind = "configuration error" if error.exit_code == ExitCode.BAD_CONFIGURATION else "the job failed"
+        print(f"{kind}: {error}", *([error.advice] if error.advice else []), sep="\n", file=sys.stderr)  # noqa: T201
+        return error.exit_code
     except Exception:
         log.exception("the job failed; %s", CONTINUE)
         return ExitCode.FAILED

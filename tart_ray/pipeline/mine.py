@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 import tart_ray
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, OutputConfig, RerankConfig
 from tart_ray.data import texts
 from tart_ray.data.columns import Naming, check_used
@@ -32,7 +31,7 @@ from tart_ray.data.lease import Lease
 from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.schema import CANDIDATE_FIELDS, CORPUS_FIELDS
 from tart_ray.data.shuffle import bucket_of, encode_fragment, in_input_order, read_bucket
-from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
+from tart_ray.data.sources import Source, inspect_source, notes_of
 from tart_ray.data.storage import Storage, absolute, join_url
 from tart_ray.derive.keys import positions
 from tart_ray.derive.negatives import (
@@ -46,6 +45,7 @@ from tart_ray.derive.negatives import (
     without_candidates,
 )
 from tart_ray.derive.trainer_files import FORMATS, FormatOptions, contents, group
+from tart_ray.errors import ConfigurationError, ExitCode, InputError
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import Clock, ReconciliationError, as_figures, execute_run, finish, tell

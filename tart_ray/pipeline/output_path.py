@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.data.storage import absolute
+from tart_ray.errors import ConfigurationError
 from tart_ray.locations import STORES, is_local, scheme_of
 
 UPLOADED = ("runtime_resources", "working_dir_files")  # where Ray unpacks what `ray job submit --working-dir` uploads

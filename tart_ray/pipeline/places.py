@@ -16,8 +16,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.data.run import WORK, Run
+from tart_ray.errors import ConfigurationError
 from tart_ray.locations import is_local
 
 log = logging.getLogger(__name__)

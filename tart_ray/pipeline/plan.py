@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import ModelConfig, RerankConfig, StorageConfig
 from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.hive import is_hidden_partition, partitionable
@@ -18,7 +17,8 @@ from tart_ray.data.schema import RERANKED, SCORES, WINDOWS, Role
 from tart_ray.data.sources import Source, inspect_source
 from tart_ray.data.storage import Storage
 from tart_ray.derive.rank import RANKING_VERSION
-from tart_ray.model.checkpoint import PUT_BACK, CheckpointChangedError, fingerprint_checkpoint, resolve_revision
+from tart_ray.errors import CheckpointChangedError, ConfigurationError
+from tart_ray.model.checkpoint import PUT_BACK, fingerprint_checkpoint, resolve_revision
 from tart_ray.model.fitness import check_checkpoint
 from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.releases import versions_of_scores

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.data import chunks, json_lines, texts
 from tart_ray.data.hive import partition_rules
 from tart_ray.data.quarantine import JOIN, READ, Quarantine
@@ -31,7 +30,8 @@ from tart_ray.data.shuffle import (
     in_input_order,
     read_bucket,
 )
-from tart_ray.data.sources import InputError, Source
+from tart_ray.data.sources import Source
+from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.pipeline.plan import BARE, Plan, check_partitions, missing_instruction
 from tart_ray.pipeline.stages import run_stage
 

@@ -17,6 +17,8 @@ import ray
 import ray._raylet
 from ray._private import ray_constants
 
+from tart_ray.errors import RayStartError
+
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 ADVICE = "ray._private.authentication.authentication_token_setup"  # a logger, which tells how to do without a token
 TRIES = 3  # Ray gives its processes 30 s, which on a busy machine may be too few
@@ -24,10 +26,6 @@ TRIES = 3  # Ray gives its processes 30 s, which on a busy machine may be too fe
 log = logging.getLogger(__name__)
 
 _raylet: Any = ray._raylet
-
-
-class RayStartError(RuntimeError):
-    """Ray did not start, for a reason that the message gives."""
 
 
 @contextmanager

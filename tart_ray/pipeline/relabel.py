@@ -26,7 +26,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import tart_ray
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import CalibrationConfig, LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
 from tart_ray.data.chunks import cut
 from tart_ray.data.columns import Naming, check_used
@@ -34,14 +33,14 @@ from tart_ray.data.hive import partition_rules, partitionable, partitions
 from tart_ray.data.judgements import check_grades, check_ids
 from tart_ray.data.lease import Lease
 from tart_ray.data.quarantine import SCORE, Quarantine
-from tart_ray.data.run import MANIFEST, WORK, Record, Run, RunConflictError
+from tart_ray.data.run import MANIFEST, WORK, Record, Run
 from tart_ray.data.schema import ORIGIN, SCORES
 from tart_ray.data.shuffle import bucket_of, encode_fragment, read_bucket
-from tart_ray.data.sources import InputError, Source, inspect_source, notes_of
-from tart_ray.data.storage import Storage, StorageError, absolute
+from tart_ray.data.sources import Source, inspect_source, notes_of
+from tart_ray.data.storage import Storage, absolute
 from tart_ray.data.versions import BASE, Current, Versions
 from tart_ray.derive import calibration
-from tart_ray.derive.calibration import Calibration, CalibrationError
+from tart_ray.derive.calibration import Calibration
 from tart_ray.derive.grades import can_be_grades, grades
 from tart_ray.derive.keys import content_keys, positions, random_keys
 from tart_ray.derive.labels import (
@@ -59,12 +58,20 @@ from tart_ray.derive.labels import (
     label,
     thresholds_at,
 )
+from tart_ray.errors import (
+    CalibrationError,
+    ConfigurationError,
+    ExitCode,
+    InputError,
+    RunConflictError,
+    RunFailedError,
+    StorageError,
+)
 from tart_ray.pipeline import dry_run
 from tart_ray.pipeline.cluster import room_for_replicas
 from tart_ray.pipeline.job import (
     Clock,
     ReconciliationError,
-    RunFailedError,
     as_figures,
     at_work,
     continue_run,

@@ -11,14 +11,11 @@ import importlib.metadata
 import socket
 from collections.abc import Mapping
 
+from tart_ray.errors import OtherReleaseError
 from tart_ray.model.tokenizer import TOKENISING_VERSION
 from tart_ray.scoring import SCORING_VERSION
 
 NUMBERS = {"torch": 2, "transformers": 2, "sentencepiece": 3}  # of a release that count: patches give the same scores
-
-
-class OtherReleaseError(RuntimeError):
-    """A node has another release of a library than the one that the run began with."""
 
 
 def versions_of_scores() -> dict[str, int | str]:

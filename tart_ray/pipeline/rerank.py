@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import tart_ray
-from tart_ray.command_line import ExitCode
 from tart_ray.config import RerankConfig
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import Record, Run
 from tart_ray.data.sources import notes_of
 from tart_ray.data.storage import Storage, absolute
+from tart_ray.errors import ExitCode, RunFailedError
 from tart_ray.pipeline.cluster import room_for_replicas
-from tart_ray.pipeline.job import (
-    Clock,
-    ReconciliationError,
-    RunFailedError,
-    as_figures,
-    execute_run,
-    finish,
-    tell,
-)
+from tart_ray.pipeline.job import Clock, ReconciliationError, as_figures, execute_run, finish, tell
 from tart_ray.pipeline.places import Reads
 from tart_ray.pipeline.plan import Files, Plan, identity, make_plan, pin_model
 from tart_ray.pipeline.prepare import Prepared, prepare

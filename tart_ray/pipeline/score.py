@@ -27,7 +27,7 @@ from tart_ray.data.attempts import Attempt
 from tart_ray.data.quarantine import SCORE, Quarantine, find_reasons
 from tart_ray.data.run import Record, Run
 from tart_ray.data.schema import WINDOWS
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.errors import CheckpointError
 from tart_ray.model.tokenizer import (
     EncodedPairs,
     EncodedWindows,

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import RerankConfig, StorageConfig
 from tart_ray.data.run import MANIFEST, Run, differences
 from tart_ray.data.storage import Storage
+from tart_ray.errors import ConfigurationError
 from tart_ray.pipeline.plan import FORMAT_VERSION, Plan, input_identity, make_plan
 from tart_ray.pipeline.prepare import CHUNKS, read_stage, unit_name
 from tart_ray.pipeline.score import SCORES

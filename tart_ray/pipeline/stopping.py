@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tart_ray.command_line import ExitCode
 from tart_ray.data.lease import Lease
 from tart_ray.data.run import LEASE, Run
+from tart_ray.errors import ExitCode
 
 log = logging.getLogger(__name__)
 

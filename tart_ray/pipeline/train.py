@@ -20,23 +20,27 @@ from typing import Any
 import ray.train
 
 import tart_ray
-from tart_ray.command_line import ExitCode
 from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig, WorkersConfig
 from tart_ray.data.lease import Lease, confirm_driver
 from tart_ray.data.run import WORK, Record, Run
 from tart_ray.data.storage import FileInfo, Storage, absolute
+from tart_ray.errors import (
+    CheckpointChangedError,
+    CheckpointError,
+    ExitCode,
+    InputFailedError,
+    RunFailedError,
+)
 from tart_ray.model.checkpoint import (
     PUT_BACK,
     VOCAB_FILE,
-    CheckpointChangedError,
-    CheckpointError,
     fingerprint_checkpoint,
     resolve_checkpoint,
     resolve_revision,
 )
 from tart_ray.model.fitness import check_checkpoint
 from tart_ray.pipeline.cluster import Room
-from tart_ray.pipeline.job import Clock, InputFailedError, RunFailedError, as_figures, execute_run, finish, tell
+from tart_ray.pipeline.job import Clock, as_figures, execute_run, finish, tell
 from tart_ray.pipeline.output_path import check_output
 from tart_ray.pipeline.releases import versions_of_scores
 from tart_ray.pipeline.stages import run_stage
@@ -303,7 +307,7 @@ def _train_worker(settings: Mapping[str, Any]) -> None:
 
     Ray Train would start again what raises; what another try cannot mend is written down for the driver instead.
     """
-    from tart_ray.training.loop import TrainingError
+    from tart_ray.errors import TrainingError
 
     work: Work = settings["work"]
     try:

@@ -28,8 +28,9 @@ import pyarrow.parquet as pq
 from tart_ray.data import text_files
 from tart_ray.data.listing import Listing, list_files
 from tart_ray.data.quarantine import READ, Quarantine, parquet_bytes
-from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, InputError, format_by_content, format_by_name
+from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, format_by_content, format_by_name
 from tart_ray.data.storage import FileInfo, Storage, explained
+from tart_ray.errors import InputError
 from tart_ray.training.examples import Query
 
 SEPARATORS = ("[SEP]", " </s> ")

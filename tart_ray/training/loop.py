@@ -23,6 +23,7 @@ from torch import nn
 
 from tart_ray.config import TrainingConfig
 from tart_ray.data.storage import Storage
+from tart_ray.errors import TrainingError
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncT5Tokenizer
 from tart_ray.scoring.reference import ReferenceEncoder
@@ -39,10 +40,6 @@ Report = Callable[[dict[str, Any]], None]
 AHEAD = 2  # steps whose batches are made while one is computed
 LOG_SECONDS = 10.0  # at most, between lines of the log; a step that takes longer is told of at its end
 ANY_VALUE = {"log_every", "checkpoint_every"}  # of the configuration: a run may go on with others
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, and what to change."""
 
 
 @dataclass(frozen=True)

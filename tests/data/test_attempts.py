@@ -6,16 +6,9 @@ from typing import Any
 
 import pytest
 
-from tart_ray.data.attempts import (
-    LOST_NODE,
-    OTHER_DRIVER,
-    OUT_OF_MEMORY,
-    Attempt,
-    Death,
-    PoisonUnitError,
-    Process,
-)
+from tart_ray.data.attempts import LOST_NODE, OTHER_DRIVER, OUT_OF_MEMORY, Attempt, Death, Process
 from tart_ray.data.run import Run
+from tart_ray.errors import PoisonUnitError
 
 
 @pytest.fixture

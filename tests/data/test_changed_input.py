@@ -19,7 +19,8 @@ from tart_ray.data.parquet_files import read_footer, row_group_or_reason
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import read_split
 from tart_ray.data.sources import inspect_source
-from tart_ray.data.storage import InputChangedError, Storage
+from tart_ray.data.storage import Storage
+from tart_ray.errors import InputChangedError
 from tart_ray.training.files import read_examples
 
 ROWS = 20

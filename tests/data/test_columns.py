@@ -17,7 +17,8 @@ import pytest
 from tart_ray.data import json_lines
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import read_split, table_schema
-from tart_ray.data.sources import InputError, Source, inspect_source
+from tart_ray.data.sources import Source, inspect_source
+from tart_ray.errors import InputError
 
 PAIR = {"query_id": "q1", "query": "a", "doc_id": "d1", "text": "b"}
 

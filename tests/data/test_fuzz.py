@@ -24,8 +24,9 @@ from tart_ray.data.hive import partition_rules, partitions
 from tart_ray.data.quarantine import Quarantine, parquet_bytes
 from tart_ray.data.readers import read_split, table_schema
 from tart_ray.data.shuffle import bucket_of, encode_fragment
-from tart_ray.data.sources import InputError, Source, inspect_source
-from tart_ray.data.storage import Storage, StorageError
+from tart_ray.data.sources import Source, inspect_source
+from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError, StorageError
 
 Place = tuple[str, int, int]  # file, position, item
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tart_ray.data import lease as lease_module
-from tart_ray.data.lease import Lease, LeaseHeldError, confirm_driver
-from tart_ray.data.run import Run, RunLostError
+from tart_ray.data.lease import Lease, confirm_driver
+from tart_ray.data.run import Run
+from tart_ray.errors import LeaseHeldError, RunLostError
 
 HOLD = """
 import sys

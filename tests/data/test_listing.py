@@ -12,8 +12,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tart_ray.data.listing import InputError, list_files
-from tart_ray.data.storage import StorageError
+from tart_ray.data.listing import list_files
+from tart_ray.errors import InputError, StorageError
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.readers import read_split
-from tart_ray.data.sources import InputError, inspect_source
+from tart_ray.data.sources import inspect_source
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 
 EXPECTED = [("q1", "d1", 1), ("q1", "d2", 0), ("q2", "d 3", -1)]
 

@@ -18,8 +18,9 @@ from tart_ray.data import json_lines, sources
 from tart_ray.data.parquet_files import _checked
 from tart_ray.data.quarantine import Quarantine
 from tart_ray.data.readers import read_split
-from tart_ray.data.sources import InputError, inspect_source
+from tart_ray.data.sources import inspect_source
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 
 ORIGIN = ["_split", "_position", "_item"]
 PAIRS = [

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.run import Run, RunConflictError, RunLostError, differences
+from tart_ray.data.run import Run, differences
 from tart_ray.data.storage import Storage, join_url
+from tart_ray.errors import RunConflictError, RunLostError
 
 IDENTITY = {"model": {"path": "m", "fingerprint": "abc"}, "input": {"files": [["a", 1, "v1"], ("b", 2, "v2")]}}
 

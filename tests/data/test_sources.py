@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tart_ray.data import sources
-from tart_ray.data.sources import InputError, inspect_source
+from tart_ray.data.sources import inspect_source
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 
 PAIR = {"query_id": "q1", "query": "a", "doc_id": "d1", "text": "b"}
 LIST = {"query_id": "q1", "query": "a", "candidates": [{"doc_id": "d1", "text": "b"}]}

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from tart_ray.config import StorageConfig
 from tart_ray.data import storage as storage_module
 from tart_ray.data.listing import list_files
-from tart_ray.data.storage import Storage, StorageError, join_url
+from tart_ray.data.storage import Storage, join_url
+from tart_ray.errors import StorageError
 
 ODD_NAMES = ["a[1].x", "b*.x", "c?.x", "d e.x", "e=f.x", "ü-☃.x", "g%20h.x", "i#j.x", "k+l&m.x", "n{o,p}.x"]
 

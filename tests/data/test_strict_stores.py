@@ -16,7 +16,8 @@ from support.stores import Careless, LikeAzure, LikeGoogle, WithoutVersions, sup
 from tart_ray import locations
 from tart_ray.config import StorageConfig
 from tart_ray.data.listing import list_files
-from tart_ray.data.storage import Storage, StorageError
+from tart_ray.data.storage import Storage
+from tart_ray.errors import StorageError
 
 ROWS = [{"query_id": "q", "doc_id": f"d{n}", "query": "wing", "text": f"flow {n}"} for n in range(3)]
 

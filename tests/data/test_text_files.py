@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tart_ray.data import text_files
-from tart_ray.data.listing import InputError, list_files
+from tart_ray.data.listing import list_files
+from tart_ray.errors import InputError
 
 LINES = [b"one", b"", b"zw\xc3\xb6lf", b"  ", b"\xf0\x9f\x8c\x8a\xf0\x9f\x8c\x8a", b"x" * 30, b"last"]
 # worked out by hand for the "\n" variant: offsets of the lines that are not blank

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tart_ray.data.run import Run, RunConflictError
+from tart_ray.data.run import Run
 from tart_ray.data.versions import Current, Versions
+from tart_ray.errors import RunConflictError
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from tart_ray.derive.calibration import Calibration, CalibrationError, assess, check_labels, fit
+from tart_ray.derive.calibration import Calibration, assess, check_labels, fit
+from tart_ray.errors import CalibrationError
 
 MARGINS = np.array([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
 RELEVANT = np.array([False, False, True, False, True, True])

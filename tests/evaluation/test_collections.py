@@ -27,8 +27,9 @@ from support.job_files import write_jsonl
 
 from tart_ray.config import EvaluateInputConfig, MetricsConfig
 from tart_ray.data.quarantine import READ, Quarantine
-from tart_ray.data.sources import InputError, inspect_source
+from tart_ray.data.sources import inspect_source
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
 from tart_ray.evaluation.datasets import (
     DOCUMENTS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tart_ray.data.sources import InputError
+from tart_ray.errors import InputError
 from tart_ray.evaluation.instructions import (
     BEIR,
     FLAN_T5_XL,

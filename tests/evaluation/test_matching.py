@@ -13,8 +13,8 @@ from support.collections import write_beir, write_followir, write_lotte, write_q
 from support.job_files import write_jsonl
 
 from tart_ray.config import EvaluateInputConfig
-from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage
+from tart_ray.errors import InputError
 from tart_ray.evaluation import matching
 from tart_ray.evaluation.datasets import find_tasks
 from tart_ray.evaluation.matching import check_matches

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from support.collections import write_beir, write_followir, write_run
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import EvaluateConfig, MetricsConfig
 from tart_ray.data.storage import Storage
+from tart_ray.errors import ConfigurationError
 from tart_ray.evaluation.datasets import find_tasks
 from tart_ray.evaluation.instructions import FLAN_T5_XL
 from tart_ray.evaluation.measuring import VALUES

@@ -17,7 +17,7 @@ from support.drivers import IN_FLIGHT, Jobs, puts
 from support.faulty_s3 import Exchange, call, hold
 from support.s3_jobs import ROOT, put
 
-from tart_ray.command_line import ExitCode
+from tart_ray.errors import ExitCode
 
 AUTO = {"gpus_per_replica": 0, "replicas": {"min": 1, "max": 1}}
 

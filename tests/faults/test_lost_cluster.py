@@ -17,7 +17,7 @@ from support.job_files import WORDS, write_jsonl
 from support.s3_jobs import ROOT, command
 from support.s3_server import free_ports, wait_until_open
 
-from tart_ray.command_line import ExitCode
+from tart_ray.errors import ExitCode
 
 RAY = str(Path(sys.executable).parent / "ray")
 

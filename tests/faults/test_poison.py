@@ -9,7 +9,7 @@ import pytest
 from support.deadly import load_faulty, marker
 from support.job_files import read_output, report_of, write_jsonl
 
-from tart_ray.command_line import ExitCode
+from tart_ray.errors import ExitCode
 from tart_ray.pipeline.rerank import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")

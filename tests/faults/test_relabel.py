@@ -19,7 +19,7 @@ from support.drivers import DOCUMENTS, QUERIES, Jobs, is_put, puts
 from support.faulty_s3 import faulty, hold
 from support.s3_jobs import put
 
-from tart_ray.command_line import ExitCode
+from tart_ray.errors import ExitCode
 
 
 class Relabelling(Jobs):

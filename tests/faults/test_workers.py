@@ -17,8 +17,8 @@ from support.deadly import Gate
 from support.job_files import read_output, report_of, write_jsonl
 from support.s3_jobs import ROOT
 
-from tart_ray.command_line import ExitCode
 from tart_ray.data.attempts import LOST_NODE, OUT_OF_MEMORY, Process
+from tart_ray.errors import ExitCode
 from tart_ray.pipeline.deaths import excuse, this_process
 from tart_ray.pipeline.rerank import rerank
 from tart_ray.pipeline.score import load_scorer

@@ -18,9 +18,11 @@ from support.s3_server import S3Server
 from support.stores import WithoutVersions, supported
 
 from tart_ray import EncT5Tokenizer, Scorer
-from tart_ray.model.checkpoint import (
+from tart_ray.errors import (
     CheckpointChangedError,
     CheckpointError,
+)
+from tart_ray.model.checkpoint import (
     fingerprint_checkpoint,
     open_checkpoint,
     resolve_checkpoint,

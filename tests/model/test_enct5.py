@@ -13,7 +13,7 @@ import torch
 from transformers import T5Config
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.errors import CheckpointError
 from tart_ray.model.tokenizer import join_instruction
 
 TIED = ("shared.weight", "encoder.embed_tokens.weight")

@@ -16,8 +16,8 @@ import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 
 from tart_ray import EncT5Tokenizer
+from tart_ray.errors import CheckpointError
 from tart_ray.model import segmentation
-from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.model.tokenizer import (
     EncodedPairs,
     QueryTooLongError,

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from support.s3_server import S3Server
 
 from tart_ray import EncT5ForSequenceClassification, Scorer
-from tart_ray.model.checkpoint import CheckpointError, fingerprint_checkpoint, list_checkpoint
+from tart_ray.errors import CheckpointError
+from tart_ray.model.checkpoint import fingerprint_checkpoint, list_checkpoint
 from tart_ray.model.fitness import check_checkpoint
 from tart_ray.model.weights import find_tensors
 

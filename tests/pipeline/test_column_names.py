@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import (
     CalibrationConfig,
     EvaluateInputConfig,
@@ -21,9 +20,9 @@ from tart_ray.config import (
     RelabelConfig,
     RerankConfig,
 )
-from tart_ray.data.listing import InputError
 from tart_ray.data.quarantine import READ, Quarantine
 from tart_ray.data.storage import Storage
+from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.evaluation.datasets import find_tasks, read_documents, read_judgements, read_queries, read_run
 from tart_ray.pipeline.mine import _inspect_positives, find_scores
 from tart_ray.pipeline.plan import Plan, make_plan

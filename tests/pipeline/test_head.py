@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tart_ray.command_line import ConfigurationError
+from tart_ray.errors import ConfigurationError
 from tart_ray.pipeline import head
 from tart_ray.pipeline.head import find_head
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tart_ray.data.attempts import LOST_NODE, OUT_OF_MEMORY, Attempt, PoisonUnitError, Process
+from tart_ray.data.attempts import LOST_NODE, OUT_OF_MEMORY, Attempt, Process
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
+from tart_ray.errors import PoisonUnitError
 from tart_ray.pipeline import isolate as isolate_module
 from tart_ray.pipeline.isolate import Rows, isolate
 

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from support.job_files import write_jsonl
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import MineConfig
 from tart_ray.data import judgements
-from tart_ray.data.listing import InputError
+from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.pipeline.mine import describe
 
 CONTRAST = {"name": "breaks it", "source": "contrast", "contrast_low": -1.0, "contrast_high": 1.0}

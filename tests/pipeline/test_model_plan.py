@@ -13,8 +13,8 @@ import pytest
 import ray
 from safetensors.numpy import load_file, save_file
 
-from tart_ray.command_line import ExitCode
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig, RerankConfig, TrainConfig
+from tart_ray.errors import ExitCode
 from tart_ray.pipeline import dry_run, evaluate, mine, relabel, rerank, train
 from tart_ray.pipeline.job import exit_code_of
 

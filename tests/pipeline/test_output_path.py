@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig, TrainConfig
+from tart_ray.errors import ConfigurationError
 from tart_ray.pipeline import dry_run, evaluate, mine, relabel, train
 from tart_ray.pipeline.output_path import check_output
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from support.job_files import write_jsonl
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import RelabelConfig
-from tart_ray.data.listing import InputError
+from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.pipeline.relabel import describe
 
 

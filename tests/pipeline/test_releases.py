@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tart_ray.command_line import ConfigurationError
 from tart_ray.config import RelabelConfig, RerankConfig, StorageConfig
-from tart_ray.data.run import Run, RunConflictError
+from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
 from tart_ray.data.versions import Versions
+from tart_ray.errors import ConfigurationError, OtherReleaseError, RunConflictError
 from tart_ray.pipeline import relabel
 from tart_ray.pipeline.plan import FORMAT_VERSION, identity, make_plan, pin_model
-from tart_ray.pipeline.releases import OtherReleaseError, check_releases, library_releases
+from tart_ray.pipeline.releases import check_releases, library_releases
 from tart_ray.pipeline.score import load_at
 from tart_ray.pipeline.scored import find_run
 

@@ -17,7 +17,7 @@ from tart_ray.config import ClusterConfig, RerankConfig
 from tart_ray.data.attempts import Attempt
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
-from tart_ray.model.checkpoint import CheckpointChangedError, CheckpointError
+from tart_ray.errors import CheckpointChangedError, CheckpointError
 from tart_ray.pipeline.plan import pin_model
 from tart_ray.pipeline.score import Replica, load_scorer, window_columns
 

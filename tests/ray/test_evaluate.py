@@ -29,13 +29,11 @@ from support.collections import (
 )
 from support.job_files import read_output, report_of, write_jsonl
 
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import EvaluateConfig, RerankConfig
-from tart_ray.data.run import RunConflictError
+from tart_ray.errors import CheckpointError, ConfigurationError, ExitCode, RunConflictError, RunFailedError
 from tart_ray.evaluation.metrics import p_mrr
-from tart_ray.model.checkpoint import CheckpointError
 from tart_ray.pipeline.evaluate import describe, evaluate
-from tart_ray.pipeline.rerank import RunFailedError, rerank
+from tart_ray.pipeline.rerank import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

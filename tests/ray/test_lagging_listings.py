@@ -14,9 +14,9 @@ from support.faulty_s3 import Proxy, faulty
 from support.s3_jobs import put
 from support.s3_server import S3Server
 
-from tart_ray.command_line import ExitCode
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig
 from tart_ray.data.storage import Storage
+from tart_ray.errors import ExitCode
 from tart_ray.pipeline.evaluate import evaluate
 from tart_ray.pipeline.mine import mine_negatives
 from tart_ray.pipeline.relabel import relabel

@@ -11,9 +11,8 @@ import pytest
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
-from tart_ray.command_line import ExitCode
 from tart_ray.config import MineConfig, RerankConfig
-from tart_ray.data.run import RunConflictError
+from tart_ray.errors import ExitCode, RunConflictError
 from tart_ray.pipeline.dry_run import describe
 from tart_ray.pipeline.mine import mine_negatives
 from tart_ray.pipeline.rerank import rerank

@@ -16,11 +16,7 @@ import pytest
 from support.cheap import load_cheap_scorer
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import MineConfig, RerankConfig
-from tart_ray.data.listing import InputError
-from tart_ray.data.run import RunConflictError
-from tart_ray.data.storage import StorageError
 from tart_ray.derive.negatives import (
     NO_POSITIVE,
     NOTHING_PASSES,
@@ -30,9 +26,10 @@ from tart_ray.derive.negatives import (
     MiningPolicy,
     mine,
 )
+from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.pipeline.mine import describe, mine_negatives
-from tart_ray.pipeline.rerank import RunFailedError, rerank
+from tart_ray.pipeline.rerank import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

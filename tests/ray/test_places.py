@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from support.job_files import write_jsonl
 
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.data.run import Run
 from tart_ray.data.storage import Storage
+from tart_ray.errors import ConfigurationError, ExitCode
 from tart_ray.pipeline.places import prove_shared
 from tart_ray.pipeline.rerank import rerank
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tart_ray.command_line import ConfigurationError
+from tart_ray.errors import ConfigurationError
 from tart_ray.pipeline.head import find_head
 
 ADDRESS = "10.11.12.13"  # that a network of its own is given: Ray takes a machine's own address where there is one

@@ -16,13 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.config import RelabelConfig, RerankConfig
-from tart_ray.data.listing import InputError
-from tart_ray.data.run import RunConflictError
-from tart_ray.data.storage import StorageError
+from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
 from tart_ray.pipeline.relabel import describe, relabel
-from tart_ray.pipeline.rerank import RunFailedError, rerank
+from tart_ray.pipeline.rerank import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

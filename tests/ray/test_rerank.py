@@ -19,14 +19,19 @@ from support.deadly import die
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
-from tart_ray.command_line import ConfigurationError, ExitCode
 from tart_ray.data import sources
-from tart_ray.data.run import RunConflictError
-from tart_ray.data.sources import InputError
-from tart_ray.data.storage import Storage, StorageError
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.data.storage import Storage
+from tart_ray.errors import (
+    CheckpointError,
+    ConfigurationError,
+    ExitCode,
+    InputError,
+    RunConflictError,
+    RunFailedError,
+    StorageError,
+)
 from tart_ray.pipeline.prepare import prepare
-from tart_ray.pipeline.rerank import RunFailedError, rerank
+from tart_ray.pipeline.rerank import rerank
 from tart_ray.pipeline.score import load_scorer
 from tart_ray.pipeline.scored import find_run
 

@@ -21,13 +21,9 @@ from safetensors.torch import load_file
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
-from tart_ray.command_line import ExitCode
 from tart_ray.config import MineConfig, TrainConfig
-from tart_ray.data.run import RunConflictError
-from tart_ray.data.sources import InputError
 from tart_ray.data.storage import Storage
-from tart_ray.model.checkpoint import CheckpointError
-from tart_ray.pipeline.job import RunFailedError
+from tart_ray.errors import CheckpointError, ExitCode, InputError, RunConflictError, RunFailedError
 from tart_ray.pipeline.mine import mine_negatives
 from tart_ray.pipeline.train import describe, train
 

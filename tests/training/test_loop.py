@@ -18,8 +18,9 @@ from support.job_files import WORDS
 
 from tart_ray.config import TrainingConfig
 from tart_ray.data.storage import Storage
+from tart_ray.errors import TrainingError
 from tart_ray.training.examples import Query
-from tart_ray.training.loop import StateFile, Trained, TrainingError, learning_rate, train
+from tart_ray.training.loop import StateFile, Trained, learning_rate, train
 from tart_ray.training.start import start_from_checkpoint
 
 SMALL = {"queries_per_step": 4, "max_steps": 8, "learning_rate": 3e-3, "dtype": "float32"}

@@ -12,7 +12,7 @@ from transformers import T5Config, T5EncoderModel
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.config import GeometryConfig
-from tart_ray.model.checkpoint import CheckpointError
+from tart_ray.errors import CheckpointError
 from tart_ray.training.start import save_checkpoint, start_fresh, start_from_checkpoint
 
 SMALL = GeometryConfig(num_layers=2, d_model=32, num_heads=4, d_kv=8, d_ff=64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tart_ray.command_line import ExitCode, parse_config
+from tart_ray.command_line import parse_config
 from tart_ray.config import TrainConfig
+from tart_ray.errors import ExitCode
 
 GIVEN = ["--input.train", "pairs.jsonl", "--output.path", "trained"]
 NEW = [*GIVEN, "--model.vocabulary", "spiece.model"]
