@@ -15,7 +15,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from tart_ray.pipeline import evaluate, job  # after the configuration was found good: it loads Ray
 
-    return job.exit_code_of(lambda: evaluate.show(config) if plan_only else evaluate.evaluate(config))
+    return job.exit_code_of(
+        lambda: evaluate.show(config) if plan_only else evaluate.evaluate(config, ends_process=True)
+    )
 
 
 if __name__ == "__main__":

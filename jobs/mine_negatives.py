@@ -15,7 +15,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from tart_ray.pipeline import job, mine  # after the configuration was found good: it loads Ray
 
-    return job.exit_code_of(lambda: mine.show(config) if plan_only else mine.mine_negatives(config))
+    return job.exit_code_of(lambda: mine.show(config) if plan_only else mine.mine_negatives(config, ends_process=True))
 
 
 if __name__ == "__main__":

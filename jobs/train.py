@@ -15,7 +15,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from tart_ray.pipeline import job, train  # after the configuration was found good: it loads Ray
 
-    return job.exit_code_of(lambda: train.show(config) if plan_only else train.train(config))
+    return job.exit_code_of(lambda: train.show(config) if plan_only else train.train(config, ends_process=True))
 
 
 if __name__ == "__main__":

@@ -6,18 +6,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tart_ray.api import RunResult, evaluate, mine_negatives, open_run, plan, relabel, rerank, train
     from tart_ray.model.enct5 import EncT5ForSequenceClassification
     from tart_ray.model.tokenizer import EncT5Tokenizer
     from tart_ray.scoring.scorer import Scorer, Scores
 
 __version__ = "0.1.0"
-__all__ = ["EncT5ForSequenceClassification", "EncT5Tokenizer", "Scorer", "Scores"]
+__all__ = [
+    "EncT5ForSequenceClassification",
+    "EncT5Tokenizer",
+    "RunResult",
+    "Scorer",
+    "Scores",
+    "evaluate",
+    "mine_negatives",
+    "open_run",
+    "plan",
+    "relabel",
+    "rerank",
+    "train",
+]
 
 _HOMES = {
     "EncT5ForSequenceClassification": "tart_ray.model.enct5",
     "EncT5Tokenizer": "tart_ray.model.tokenizer",
     "Scorer": "tart_ray.scoring.scorer",
     "Scores": "tart_ray.scoring.scorer",
+    **dict.fromkeys(
+        ("RunResult", "evaluate", "mine_negatives", "open_run", "plan", "relabel", "rerank", "train"), "tart_ray.api"
+    ),
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml  # type: ignore[import-untyped]
@@ -20,11 +21,12 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from pydantic import BaseModel, ValidationError
 
 from tart_ray.config import Section, StorageConfig
-from tart_ray.errors import ExitCode, LocationError
+from tart_ray.errors import ConfigurationError, ExitCode, LocationError
 from tart_ray.locations import LEAST_SECRET, MASK, is_local, open_filesystem, printable
 
 Config = TypeVar("Config", bound=Section)
 
+SEVERAL = "\n\n"  # between the errors of one configuration
 PUBLIC_STORAGE = ("endpoint_url", "region", "anonymous")  # keys of the section storage that hold no secret
 _LOAD_YAML: Callable[[str], Any] = get_loader("yaml")
 
@@ -35,13 +37,46 @@ def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | Non
     Values come from the file and then, in their order, from the command line. Leaves with exit code 2 on an unknown
     key, a wrong type or a missing value, saying what was got and what is available.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _read(config_class, job, sys.argv[1:] if argv is None else argv)
+    except ConfigurationError as error:
+        lines = "\n".join(f"configuration error: {line}" for line in str(error).split(SEVERAL))
+        print(lines, file=sys.stderr)  # noqa: T201
+        print(f"`{_program(job)} --help` describes every key", file=sys.stderr)  # noqa: T201
+        raise SystemExit(ExitCode.BAD_CONFIGURATION) from None
+
+
+def load_config(config_class: type[Config], job: str, source: Config | Mapping[str, Any] | str | Path) -> Config:
+    """The configuration of a job: itself, its keys, or the path or URL of its YAML file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, a key is unknown or missing, a value of the wrong type.
+    """
+    if isinstance(source, config_class):
+        return source
+    if isinstance(source, Mapping):
+        try:
+            return config_class.model_validate(source)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(config_class, error)) from None
+    if not isinstance(source, (str, Path)):
+        raise ConfigurationError(
+            f"got {type(source).__name__}, expected a {config_class.__name__}, a dict, or the path of a YAML file"
+        )
+    return _read(config_class, job, ["--config", str(source)])[0]
+
+
+def _program(job: str) -> str:
+    return f"python -m jobs.{job}"
+
+
+def _read(config_class: type[Config], job: str, argv: Sequence[str]) -> tuple[Config, bool]:
     secrets = {*_secrets_of_arguments(config_class, argv)}
     repeated: list[str] = []
     set_parsing_settings(config_read_mode_fsspec_enabled=True)
     set_loader("yaml", _loader(secrets, repeated), (yaml.YAMLError,))
     parser = ArgumentParser(
-        prog=f"python -m jobs.{job}", description=config_class.__doc__, exit_on_error=False, parser_mode="yaml"
+        prog=_program(job), description=config_class.__doc__, exit_on_error=False, parser_mode="yaml"
     )
     parser.add_argument("--config", action=_ConfigFile, help="YAML file, local or in a store (s3://, gs://, az://)")
     parser.add_argument("--dry-run", action="store_true", help="read a sample and print the plan, without any work")
@@ -53,10 +88,8 @@ def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | Non
         parts = parser.instantiate(values)
         return config_class(**{name: parts[name] for name in config_class.model_fields}), values.dry_run
     except (ArgumentError, ValidationError) as error:
-        message = f"configuration error: {repeated[0]}" if repeated else _explain(config_class, error)
-        print(_without(secrets, message), file=sys.stderr)  # noqa: T201
-        print(f"`{parser.prog} --help` describes every key", file=sys.stderr)  # noqa: T201
-        raise SystemExit(ExitCode.BAD_CONFIGURATION) from None
+        message = repeated[0] if repeated else _explain(config_class, error)
+        raise ConfigurationError(_without(secrets, message)) from None
 
 
 class _ConfigFile(ActionConfigFile):
@@ -181,8 +214,8 @@ def _explain(config_class: type[BaseModel], error: ArgumentError | ValidationErr
         found = [
             (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
         ]
-        return "\n".join(f"configuration error: {place + ': ' if place else ''}{message}" for place, message in found)
-    message = f"configuration error: {_without_noise(error.message)}"
+        return SEVERAL.join(f"{place + ': ' if place else ''}{message}" for place, message in found)
+    message = _without_noise(error.message)
     if '"config"' in error.message or error.message.startswith("Problems parsing config"):  # the file, and no key in it
         return message
     keys = _keys(config_class)

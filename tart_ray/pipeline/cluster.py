@@ -22,7 +22,7 @@ from tart_ray.config import ClusterConfig
 from tart_ray.errors import ConfigurationError
 from tart_ray.pipeline.head import find_head, watched
 from tart_ray.pipeline.private_ray import private_ray
-from tart_ray.pipeline.stopping import let_go
+from tart_ray.pipeline.stopping import Stop
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,12 @@ class Room:
 
 
 @contextmanager
-def connected(address: str, room: Room | None) -> Iterator[None]:
+def connected(address: str, room: Room | None, stop: Stop) -> Iterator[None]:
     """A connection to the cluster at an address; one that was open already stays open.
-
-    Ends this process, with a sentence and exit code 1, if the cluster is lost during the block.
 
     Args:
         room: what it must have.
+        stop: ends the work if the cluster is lost during the block.
 
     Raises:
         RayStartError: Ray did not start on this machine.
@@ -67,7 +66,7 @@ def connected(address: str, room: Room | None) -> Iterator[None]:
         whose = "the Ray of this job" if is_private else f"the Ray cluster at {gcs}"
 
         def end(how: str) -> None:
-            let_go(f"the job failed: {whose} was lost: {how}; run the same command again to continue")
+            stop.lose_cluster(f"{whose} was lost: {how}")
 
         with watched(gcs, _node().raylet_socket_name, end) as watch:
             _is_watched.set()

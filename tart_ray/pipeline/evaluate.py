@@ -135,8 +135,11 @@ class Work:
         return [task for task in self.tasks.values() if pool is not None and task.pool == pool]
 
 
-def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
+def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer, ends_process: bool = False) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
+
+    Args:
+        ends_process: as of `rerank`.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
@@ -155,7 +158,8 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer) -> ExitC
             **{f"input.tasks: {name}": _files_of(task) for name, task in work.tasks.items()},
             "model.path": [config.model.path],
         },
-        lambda run, lease: _execute(dataclasses.replace(work, run=run), config, load, lease),
+        lambda run, lease: _execute(dataclasses.replace(work, run=run), config, load, lease, ends_process=ends_process),
+        ends_process=ends_process,
     )
 
 
@@ -308,7 +312,7 @@ def _scoring_config(config: EvaluateConfig, work: Work) -> RerankConfig:
     )
 
 
-def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease) -> ExitCode:
+def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease, *, ends_process: bool) -> ExitCode:
     """All stages of a run that has begun."""
     clock, run = Clock(), work.run
     with clock.timed("retrieve"):
@@ -324,7 +328,7 @@ def _execute(work: Work, config: EvaluateConfig, load: LoadScorer, lease: Lease)
             for role, folder in (("candidates", CANDIDATES), ("corpus", CORPUS))
         }
         with clock.timed("score"):
-            code = rerank(_scoring_config(config, work), load=load, files=files)
+            code = rerank(_scoring_config(config, work), load=load, files=files, ends_process=ends_process)
         if code != ExitCode.DONE:
             return code
         scored = json.loads(run.storage.read(work.scoring.url("report.json")))["counts"]

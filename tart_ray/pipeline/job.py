@@ -39,7 +39,7 @@ from tart_ray.errors import (
 from tart_ray.pipeline.cluster import Room, chunkwise_execution, connected
 from tart_ray.pipeline.places import Reads, prove_shared
 from tart_ray.pipeline.report import render
-from tart_ray.pipeline.stopping import leased, stopped_by_signals
+from tart_ray.pipeline.stopping import leased, stoppable, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ def execute_run(
     room: Room | None,
     reads: Reads,
     execute: Callable[[Run, Lease], ExitCode],
+    *,
+    ends_process: bool,
 ) -> ExitCode:
     """Begin the run or continue it, under its lease and on the cluster; one that is complete is left alone.
 
@@ -90,6 +92,7 @@ def execute_run(
         address: of the cluster, which must have the room.
         reads: files of the input and of the model; local ones must be the same on all nodes.
         execute: all stages of a run that has begun, which it is given.
+        ends_process: of a command: what ends the work from outside ends this process.
 
     Raises:
         RunConflictError, ConfigurationError, StorageError: before any work.
@@ -97,18 +100,19 @@ def execute_run(
     """
     if run.check(identity) and run.is_complete():
         return nothing_to_do(run)
-    with at_work(run, address, room, reads) as lease:
+    with at_work(run, address, room, reads, ends_process=ends_process) as lease:
         return continue_run(run, identity, config, lambda begun: execute(begun, lease))
 
 
 @contextmanager
-def at_work(place: Run, address: str, room: Room | None, reads: Reads) -> Iterator[Lease]:
-    """On the cluster, with the lease of a directory, until the block ends or this process is told to stop."""
+def at_work(place: Run, address: str, room: Room | None, reads: Reads, *, ends_process: bool) -> Iterator[Lease]:
+    """On the cluster, with the lease of a directory, until the block ends or the work is ended from outside."""
     with (
-        connected(address, room),
+        stoppable(ends_process=ends_process) as stop,
+        connected(address, room, stop),
         chunkwise_execution(),
-        leased(place) as lease,
-        stopped_by_signals(),
+        leased(place, stop) as lease,
+        stopped_by_signals(stop),
     ):
         prove_shared(place, reads)
         yield lease

@@ -128,8 +128,11 @@ class Work:
         return self.document_buckets > 0
 
 
-def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
+def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer, ends_process: bool = False) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
+
+    Args:
+        ends_process: as of `rerank`.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
@@ -173,7 +176,10 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer) -> Exi
             "positives.qrels": [file.url for file in qrels.files] if qrels else [],
             "positives.corpus": [file.url for file in corpus.files] if corpus else [],
         },
-        lambda begun, lease: _execute(begun, scored, qrels, corpus, settings, config, notes, load, lease),
+        lambda begun, lease: _execute(
+            begun, scored, qrels, corpus, settings, config, notes, load, lease, ends_process=ends_process
+        ),
+        ends_process=ends_process,
     )
 
 
@@ -380,12 +386,14 @@ def _execute(
     notes: Mapping[str, Sequence[str]],
     load: LoadScorer,
     lease: Lease,
+    *,
+    ends_process: bool,
 ) -> ExitCode:
     """All stages of a run that has begun."""
     clock = Clock()
     if config.input.run is None:
         with clock.timed("score"):
-            code = rerank(scored.config, load=load)
+            code = rerank(scored.config, load=load, ends_process=ends_process)
         if code != ExitCode.DONE:
             log.error("scoring ended with exit code %d: nothing is mined", code)
             return code

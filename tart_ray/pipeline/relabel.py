@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import tart_ray
-from tart_ray.config import CalibrationConfig, LabelsConfig, OutputConfig, RelabelConfig, RerankConfig
+from tart_ray.config import CalibrationConfig, LabelsConfig, OutputConfig, RelabelConfig, RerankConfig, StorageConfig
 from tart_ray.data.chunks import cut
 from tart_ray.data.columns import Naming, check_used
 from tart_ray.data.hive import partition_rules, partitionable, partitions
@@ -108,7 +108,7 @@ from tart_ray.pipeline.score import SCORES as SCORING
 from tart_ray.pipeline.score import LoadScorer, load_scorer, score
 from tart_ray.pipeline.scored import Scored, ScoreStore, find_run, scored_chunks
 from tart_ray.pipeline.stages import run_stage
-from tart_ray.pipeline.stopping import leased, stopped_by_signals
+from tart_ray.pipeline.stopping import leased, stoppable, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
@@ -181,10 +181,11 @@ class Work:
         return [field for field in self.plan.candidates.extras if field.name != self.labels.old_column]
 
 
-def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCode:
+def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer, ends_process: bool = False) -> ExitCode:
     """Run the job; a rerun of the same configuration over the same input continues where an earlier one stopped.
 
-    Ends this process, with exit code 1, on SIGTERM and SIGINT, and when another driver has taken the output path over.
+    Args:
+        ends_process: as of `rerank`.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
@@ -192,7 +193,7 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
     """
     config, versions = _open(config)
     if config.output.switch_to is not None:
-        return _switch(versions, config.output.switch_to)
+        return _switch(versions, config.output.switch_to, ends_process=ends_process)
     task = look(versions.storage, config)
     tell(task.notes)
     if _nothing_to_do(versions, task):
@@ -205,7 +206,7 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
         "input.run": [task.scored.run.url(MANIFEST)] if task.scored else [],
         "labels.calibration.qrels": [file.url for file in task.qrels.files] if task.qrels else [],
     }
-    with at_work(versions.place, config.cluster.address, room, reads) as lease:
+    with at_work(versions.place, config.cluster.address, room, reads, ends_process=ends_process) as lease:
         if _nothing_to_do(versions, task):  # by another driver, meanwhile
             return ExitCode.DONE
         before, base = versions.current(), _base(versions)
@@ -223,6 +224,12 @@ def relabel(config: RelabelConfig, *, load: LoadScorer = load_scorer) -> ExitCod
                 raise RunFailedError(f"run {id_} is done, and could not be made the current one: {error}") from error
             log.info("%s: the current run is %s", versions.path, id_)
         return code
+
+
+def newest_run(path: str, storage: StorageConfig) -> str:
+    """The directory of the run that began last, whether it is the current one or not."""
+    versions = Versions(Run.at(Storage(storage), absolute(path), 1))
+    return versions.run(versions.ids()[-1]).path
 
 
 def show(config: RelabelConfig) -> ExitCode:
@@ -419,10 +426,10 @@ def _nothing_to_do(versions: Versions, task: Task) -> bool:
     return left is not None
 
 
-def _switch(versions: Versions, wanted: str) -> ExitCode:
+def _switch(versions: Versions, wanted: str, *, ends_process: bool) -> ExitCode:
     """Make another run current, as a person wants it."""
     _target(versions, wanted)  # or nothing is touched
-    with leased(versions.place) as lease, stopped_by_signals():
+    with stoppable(ends_process=ends_process) as stop, leased(versions.place, stop) as lease, stopped_by_signals(stop):
         target = _target(versions, wanted)
         current = versions.current()
         assert current is not None

@@ -24,13 +24,18 @@ from tart_ray.pipeline.score import LoadScorer, load_scorer, score
 __all__ = ["RunFailedError", "rerank"]
 
 
-def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files | None = None) -> ExitCode:
+def rerank(
+    config: RerankConfig,
+    *,
+    load: LoadScorer = load_scorer,
+    files: Files | None = None,
+    ends_process: bool = False,
+) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
-
-    Ends this process, with exit code 1, on SIGTERM and SIGINT, and when another driver has taken the output path over.
 
     Args:
         files: URLs of all files of a role, where they are known; else listings of the input's directories tell them.
+        ends_process: of a command: SIGTERM, SIGINT and the loss of the lease or of the cluster end this process.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
@@ -50,6 +55,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, files: Files
         room_for_replicas(config.cluster),
         files_read(plan, config),
         lambda begun, lease: execute(begun, plan, config, load, lease),
+        ends_process=ends_process,
     )
 
 

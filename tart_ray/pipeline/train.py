@@ -82,8 +82,11 @@ class Plan:
     notes: Mapping[str, list[str]]
 
 
-def train(config: TrainConfig) -> ExitCode:
+def train(config: TrainConfig, *, ends_process: bool = False) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
+
+    Args:
+        ends_process: as of `rerank`.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
@@ -103,6 +106,7 @@ def train(config: TrainConfig) -> ExitCode:
             "model.path": [config.model.path or config.model.vocabulary or ""],
         },
         lambda run, lease: execute(_begun(plan, run), lease),
+        ends_process=ends_process,
     )
 
 

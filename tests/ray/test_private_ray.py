@@ -23,12 +23,13 @@ from pathlib import Path
 import ray
 import psutil  # which Ray brings along
 from tart_ray.pipeline.cluster import connected
+from tart_ray.pipeline.stopping import Stop
 
 class Actor:
     def pid(self):
         return os.getpid()
 
-with connected("local", None):
+with connected("local", None, Stop(ends_process=True)):
     actor = ray.remote(Actor).remote()
     ray.get([actor.pid.remote(), ray.remote(lambda: 1).remote()])
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
