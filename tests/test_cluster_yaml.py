@@ -162,7 +162,8 @@ def test_every_node_installs_the_project_where_it_is_mounted(role: str) -> None:
     project = Requirement(arguments[arguments.index("--editable") + 1].removeprefix(f"{Path(HOME).parent}/"))
     assert project.name == PROJECT["name"] == Path(HOME).name
     assert project.extras <= set(PROJECT["optional-dependencies"])
-    assert {f"{HOME}/pyproject.toml", f"{HOME}/{PROJECT['readme']}"} <= set(CLUSTER["file_mounts"])
+    read_by_the_build = {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]}
+    assert {f"{HOME}/{name}" for name in read_by_the_build} <= set(CLUSTER["file_mounts"])
 
 
 @node_types
