@@ -43,11 +43,17 @@ class ConfigurationError(ValueError):
     """Something that the user must change before any work can start: exit code 2."""
 
 
-def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | None = None) -> tuple[Config, bool]:
-    """The configuration of ``python -m jobs.<job>`` and whether ``--dry-run`` was given.
+def parse_config(
+    config_class: type[Config], job: str, argv: Sequence[str] | None = None, *, program: str | None = None
+) -> tuple[Config, bool]:
+    """The configuration of a job and whether ``--dry-run`` was given.
 
     Values come from the file and then, in their order, from the command line. Leaves with exit code 2 on an unknown
     key, a wrong type or a missing value, saying what was got and what is available.
+
+    Args:
+        argv: the options; those of this process if left out.
+        program: what a user types before them; ``python -m jobs.<job>`` if left out.
     """
     argv = sys.argv[1:] if argv is None else argv
     secrets = {*_secrets_of_arguments(config_class, argv)}
@@ -55,7 +61,10 @@ def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | Non
     set_parsing_settings(config_read_mode_fsspec_enabled=True)
     set_loader("yaml", _loader(secrets, repeated), (yaml.YAMLError,))
     parser = ArgumentParser(
-        prog=f"python -m jobs.{job}", description=config_class.__doc__, exit_on_error=False, parser_mode="yaml"
+        prog=program or f"python -m jobs.{job}",
+        description=config_class.__doc__,
+        exit_on_error=False,
+        parser_mode="yaml",
     )
     parser.add_argument("--config", action=_ConfigFile, help="YAML file, local or in a store (s3://, gs://, az://)")
     parser.add_argument("--dry-run", action="store_true", help="read a sample and print the plan, without any work")
