@@ -31,18 +31,25 @@ PUBLIC_STORAGE = ("endpoint_url", "region", "anonymous")  # keys of the section 
 _LOAD_YAML: Callable[[str], Any] = get_loader("yaml")
 
 
-def parse_config(config_class: type[Config], job: str, argv: Sequence[str] | None = None) -> tuple[Config, bool]:
-    """The configuration of ``python -m jobs.<job>`` and whether ``--dry-run`` was given.
+def parse_config(
+    config_class: type[Config], job: str, argv: Sequence[str] | None = None, *, program: str | None = None
+) -> tuple[Config, bool]:
+    """The configuration of a job and whether ``--dry-run`` was given.
 
     Values come from the file and then, in their order, from the command line. Leaves with exit code 2 on an unknown
     key, a wrong type or a missing value, saying what was got and what is available.
+
+    Args:
+        argv: the options; those of this process if left out.
+        program: what a user types before them; ``python -m jobs.<job>`` if left out.
     """
+    program = program or f"python -m jobs.{job}"
     try:
-        return _read(config_class, job, sys.argv[1:] if argv is None else argv)
+        return _read(config_class, program, sys.argv[1:] if argv is None else argv)
     except ConfigurationError as error:
         lines = "\n".join(f"configuration error: {line}" for line in str(error).split(SEVERAL))
         print(lines, file=sys.stderr)  # noqa: T201
-        print(f"`{_program(job)} --help` describes every key", file=sys.stderr)  # noqa: T201
+        print(f"`{program} --help` describes every key", file=sys.stderr)  # noqa: T201
         raise SystemExit(ExitCode.BAD_CONFIGURATION) from None
 
 
@@ -63,21 +70,15 @@ def load_config(config_class: type[Config], job: str, source: Config | Mapping[s
         raise ConfigurationError(
             f"got {type(source).__name__}, expected a {config_class.__name__}, a dict, or the path of a YAML file"
         )
-    return _read(config_class, job, ["--config", str(source)])[0]
+    return _read(config_class, f"python -m jobs.{job}", ["--config", str(source)])[0]
 
 
-def _program(job: str) -> str:
-    return f"python -m jobs.{job}"
-
-
-def _read(config_class: type[Config], job: str, argv: Sequence[str]) -> tuple[Config, bool]:
+def _read(config_class: type[Config], program: str, argv: Sequence[str]) -> tuple[Config, bool]:
     secrets = {*_secrets_of_arguments(config_class, argv)}
     repeated: list[str] = []
     set_parsing_settings(config_read_mode_fsspec_enabled=True)
     set_loader("yaml", _loader(secrets, repeated), (yaml.YAMLError,))
-    parser = ArgumentParser(
-        prog=_program(job), description=config_class.__doc__, exit_on_error=False, parser_mode="yaml"
-    )
+    parser = ArgumentParser(prog=program, description=config_class.__doc__, exit_on_error=False, parser_mode="yaml")
     parser.add_argument("--config", action=_ConfigFile, help="YAML file, local or in a store (s3://, gs://, az://)")
     parser.add_argument("--dry-run", action="store_true", help="read a sample and print the plan, without any work")
     for name, field in config_class.model_fields.items():

@@ -161,8 +161,9 @@ def test_every_node_installs_the_project_where_it_is_mounted(role: str) -> None:
     arguments = install_arguments(role)
     project = Requirement(arguments[arguments.index("--editable") + 1].removeprefix(f"{Path(HOME).parent}/"))
     assert project.name == PROJECT["name"] == Path(HOME).name
-    assert project.extras <= set(PROJECT["optional-dependencies"])
-    assert {f"{HOME}/pyproject.toml", f"{HOME}/{PROJECT['readme']}"} <= set(CLUSTER["file_mounts"])
+    assert project.extras == {"all"} <= set(PROJECT["optional-dependencies"])  # any job may be submitted
+    read_by_the_build = {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]}
+    assert {f"{HOME}/{name}" for name in read_by_the_build} <= set(CLUSTER["file_mounts"])
 
 
 @node_types
@@ -202,7 +203,7 @@ def test_mounts_hold_neither_git_nor_virtual_environments() -> None:
     assert not [found for path in mounted for name in (".git", ".venv") for found in path.rglob(name)]
 
 
-def test_what_is_mounted_builds_the_whole_project(tmp_path: Path) -> None:
+def test_what_is_mounted_builds_the_whole_package_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77")
     for remote, local in CLUSTER["file_mounts"].items():
         source, target = ROOT / local, tmp_path / Path(remote).relative_to(HOME)
@@ -214,9 +215,14 @@ def test_what_is_mounted_builds_the_whole_project(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", build, "dist"], cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        built = {name for name in archive.namelist() if name.endswith(".py")}
-    written = [path for part in ("tart_ray", "jobs") for path in (ROOT / part).rglob("*.py")]
-    assert built == {path.relative_to(ROOT).as_posix() for path in written}
+        built = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (licence,) = (archive.read(name) for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
+        (commands,) = (archive.read(name) for name in archive.namelist() if name.endswith("/entry_points.txt"))
+    found = (path for path in (ROOT / "tart_ray").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert built == {path.relative_to(ROOT).as_posix() for path in found}  # no `jobs`, which anyone may have
+    assert {"tart_ray/py.typed", "tart_ray/demo/model/model.safetensors"} <= built
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    assert commands.decode() == "[console_scripts]\ntart-ray = tart_ray.jobs_command:main\n"
 
 
 @roles

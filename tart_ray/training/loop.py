@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncT5Tokenizer
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
-from tart_ray.training.evaluate import Evaluation
 from tart_ray.training.examples import Query, fingerprint_queries
 from tart_ray.training.losses import LOSSES, count_terms
 from tart_ray.training.published import PairSampler
 from tart_ray.training.sampling import Group, Sampler, plan_microbatches
+
+if TYPE_CHECKING:
+    from tart_ray.training.evaluate import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +180,11 @@ class _Loop:
             max_tokens_per_batch=config.max_tokens_per_batch,
             encoder=ReferenceEncoder(model),  # the others have the weights of when they were made
         )
-        own = evaluation[workers.rank :: workers.count]
-        self.evaluation = Evaluation(own, scorer) if evaluation else None
+        self.evaluation: Evaluation | None = None
+        if evaluation:
+            from tart_ray.training.evaluate import Evaluation  # ir-measures: an extra, which only this needs
+
+            self.evaluation = Evaluation(evaluation[workers.rank :: workers.count], scorer)
         self.step = 0
         self.stale = 0  # evaluations since the best one
         self.best: dict[str, Any] | None = None

@@ -1,0 +1,194 @@
+"""`tart-ray <job>` and `python -m jobs.<job>`: one and the same, and what is said where an extra is not installed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from support.job_files import write_jsonl
+
+from tart_ray.demo.checkpoint import MODEL
+from tart_ray.jobs_command import EXTRAS, SUMMARIES
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MODULES = sorted({module for brought in EXTRAS.values() for module in brought.values()})
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=os.environ | {"COLUMNS": "100"}, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+
+
+def run_without_extras(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m module`` where nothing that only extras bring can be imported."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({MODULES}))\n"
+        f"sys.argv[1:] = {[*arguments]}\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return run("-c", code)
+
+
+def test_help_lists_the_jobs_without_loading_them() -> None:
+    code = (
+        "import json, sys\nfrom tart_ray.jobs_command import main\nmain(['--help'])\n"
+        "print(json.dumps([name for name in ('ray', 'torch', 'pyarrow', 'bm25s') if name in sys.modules]))"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    *lines, loaded = done.stdout.splitlines()
+    assert json.loads(loaded) == []
+    listed = [line.split()[0] for line in lines[lines.index("jobs:") + 1 :] if line.startswith("  ")]
+    assert listed == ["rerank", "relabel", "mine_negatives", "evaluate", "train", "demo"]
+    assert all(len(line) <= 120 for line in lines)
+
+
+def test_every_job_is_a_module_of_jobs_too() -> None:
+    modules = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__"}
+    assert modules == set(SUMMARIES)
+    for name in modules:
+        assert f'run_job("{name}")' in (ROOT / "jobs" / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_both_ways_take_the_same_options(name: str) -> None:
+    module, command = run("-m", f"jobs.{name}", "--help"), run("-m", "tart_ray", name, "--help")
+    assert (module.returncode, command.returncode) == (0, 0), module.stderr + command.stderr
+    assert f"python -m jobs.{name}" in module.stdout
+    named = module.stdout.replace(f"python -m jobs.{name}", f"tart-ray {name}")
+    addresses = re.compile("0x[0-9a-f]+")  # of functions that check a type
+    assert (
+        addresses.sub("", command.stdout).split() == addresses.sub("", named).split()
+    )  # lines are indented by the name
+
+
+def test_a_job_may_be_written_with_a_hyphen() -> None:
+    done = run("-m", "tart_ray", "mine-negatives")
+    assert done.returncode == 2
+    assert done.stderr.endswith("`tart-ray mine_negatives --help` describes every key\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"), [(["rernk", "--config", "a.yaml"], "got the job 'rernk'"), ([], "got no job")]
+)
+def test_an_unknown_job_ends_with_2_and_those_available(arguments: list[str], got: str) -> None:
+    done = run("-m", "tart_ray", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"tart-ray: {got}, expected one of: rerank, relabel, mine_negatives, evaluate, train, demo; "
+        "tart-ray --help tells of each\n"
+    )
+
+
+def test_the_release_is_told() -> None:
+    import tart_ray
+
+    assert run("-m", "tart_ray", "--version").stdout == f"tart-ray {tart_ray.__version__}\n"
+
+
+def test_the_command_of_the_package_is_there() -> None:
+    ((name, place),) = PROJECT["scripts"].items()
+    module, _, function = place.partition(":")
+    assert name == "tart-ray"
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    extras = {
+        name: {Requirement(text).name for text in needed} for name, needed in PROJECT["optional-dependencies"].items()
+    }
+    for name, brought in EXTRAS.items():
+        assert extras[name] == set(brought), name
+    assert extras.keys() == {*EXTRAS, "all", "dev"}
+    (everything,) = (Requirement(text) for text in PROJECT["optional-dependencies"]["all"])
+    assert (everything.name, everything.extras) == (PROJECT["name"], set(EXTRAS))
+    assert f"{PROJECT['name']}[all]" in PROJECT["optional-dependencies"]["dev"]
+    plain = {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert not plain & {package for brought in EXTRAS.values() for package in brought}
+
+
+def test_scoring_from_python_needs_no_extra() -> None:
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({MODULES}))\nimport tart_ray\nfrom tart_ray import Scorer\n"
+        f"scorer = Scorer.from_pretrained({str(MODEL)!r})\n"
+        "print(scorer.score(['parse a url'], ['def urlparse(url): ...'], 'Find the code').margin.shape)"
+    )
+    done = run("-c", code)
+    assert (done.returncode, done.stdout) == (0, "(1,)\n"), done.stderr
+
+
+def test_reranking_needs_no_extra(tmp_path: Path) -> None:
+    rows = [{"query_id": "q", "query": "parse a url", "doc_id": f"d{i}", "text": f"text {i}"} for i in range(3)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    (tmp_path / "rerank.yaml").write_text(
+        f"model: {{path: {MODEL}, max_length: 112}}\ninput: {{candidates: {tmp_path}/pairs.jsonl}}\n"
+        f"output: {{path: {tmp_path}/run}}\ncluster: {{gpus_per_replica: 0}}\n"
+    )
+    done = run_without_extras("jobs.rerank", "--config", str(tmp_path / "rerank.yaml"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "about 3 rows" in done.stdout
+
+
+CALIBRATED = "{by: calibrated, cuts: [0.5], calibration: {qrels: qrels.tsv}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "evaluate",
+            ["--input.tasks", "[{name: t, path: t}]", "--output.path", "run"],
+            "jobs.evaluate needs bm25s, ir-measures, scipy, which are not installed: "
+            "pip install 'tart-ray[evaluate]', on every node",
+        ),
+        (
+            "relabel",
+            ["--input.candidates", "a.jsonl", "--output.path", "run", "--labels", CALIBRATED],
+            "jobs.relabel with labels.by: calibrated needs scikit-learn, which is not installed: "
+            "pip install 'tart-ray[relabel]', on every node",
+        ),
+        (
+            "train",
+            ["--input.train", "a.jsonl", "--input.evaluation", "b.jsonl", "--output.path", "run", "--model.path", "m"],
+            "jobs.train with input.evaluation needs ir-measures, which is not installed: "
+            "pip install 'tart-ray[train]', on every node",
+        ),
+        (
+            "demo",
+            ["--output", "demo"],
+            "jobs.demo needs bm25s, ir-measures, which are not installed: pip install 'tart-ray[demo]'",
+        ),
+    ],
+)
+def test_a_missing_extra_ends_with_2_and_its_name(name: str, options: list[str], said: str) -> None:
+    done = run_without_extras(f"jobs.{name}", *options)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "relabel",
+            ["--input.candidates", "nowhere.jsonl", "--output.path", "run", "--labels", "{cuts: [0.5]}", "--dry-run"],
+        ),
+        ("train", ["--input.train", "nowhere.jsonl", "--output.path", "run", "--model.path", "nowhere", "--dry-run"]),
+    ],
+)
+def test_an_extra_is_asked_for_only_where_it_is_needed(name: str, options: list[str]) -> None:
+    done = run_without_extras(f"jobs.{name}", *options)
+    assert done.returncode == 2
+    assert re.match(r"configuration error: .*nowhere", done.stderr), done.stderr
