@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tart_ray.command_line import load_config
 from tart_ray.config import (
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from tart_ray.data.run import Run
 
-Config = TypeVar("Config", bound=Section)
 Source = Mapping[str, Any] | str | Path
 
 CONFIGS: dict[str, type[Section]] = {
@@ -93,9 +92,7 @@ def rerank(config: RerankConfig | Source) -> RunResult:
     """
     from tart_ray.pipeline.rerank import rerank as run
 
-    loaded = load_config(RerankConfig, "rerank", config)
-    run(loaded)
-    return open_run(loaded.output.path, storage=loaded.storage)
+    return _ended("rerank", config, run)
 
 
 def relabel(config: RelabelConfig | Source) -> RunResult:
@@ -114,27 +111,21 @@ def mine_negatives(config: MineConfig | Source) -> RunResult:
     """Find hard negatives: ``jobs.mine_negatives``. Raises as `rerank` does."""
     from tart_ray.pipeline.mine import mine_negatives as run
 
-    loaded = load_config(MineConfig, "mine_negatives", config)
-    run(loaded)
-    return open_run(loaded.output.path, storage=loaded.storage)
+    return _ended("mine_negatives", config, run)
 
 
 def evaluate(config: EvaluateConfig | Source) -> RunResult:
     """Measure a model on collections: ``jobs.evaluate``. Raises as `rerank` does."""
     from tart_ray.pipeline.evaluate import evaluate as run
 
-    loaded = load_config(EvaluateConfig, "evaluate", config)
-    run(loaded)
-    return open_run(loaded.output.path, storage=loaded.storage)
+    return _ended("evaluate", config, run)
 
 
 def train(config: TrainConfig | Source) -> RunResult:
     """Train an EncT5: ``jobs.train``. Raises as `rerank` does."""
     from tart_ray.pipeline.train import train as run
 
-    loaded = load_config(TrainConfig, "train", config)
-    run(loaded)
-    return open_run(loaded.output.path, storage=loaded.storage)
+    return _ended("train", config, run)
 
 
 def plan(config: Section | Source, *, job: str | None = None) -> str:
@@ -186,3 +177,9 @@ def open_run(path: str | Path, *, storage: StorageConfig | Mapping[str, Any] | N
         raise ConfigurationError(f"{path}: got {what}, expected output.path of a job, with report.json in it")
     report = json.loads(run.storage.read(run.url("report.json")))
     return RunResult(report["job"], run.path, run.is_complete(), report, run)
+
+
+def _ended(job: str, config: Section | Source, run: Callable[[Any], ExitCode]) -> RunResult:
+    loaded: Any = load_config(CONFIGS[job], job, config)
+    run(loaded)
+    return open_run(loaded.output.path, storage=loaded.storage)
