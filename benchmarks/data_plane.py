@@ -30,7 +30,7 @@ from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfi
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
 from tart_ray.model.tokenizer import EncodedPairs
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
 from tart_ray.scoring.scorer import Scores
 
 CANDIDATES_PER_QUERY = 100

@@ -26,7 +26,7 @@ from benchmarks.data_plane import ConstantScorer, WorkerMemory
 from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
 
 
 def main() -> None:

@@ -36,9 +36,9 @@ from tart_ray.config import (
     RerankConfig,
     TrainerConfig,
 )
+from tart_ray.mining.job import mine_negatives
 from tart_ray.model.tokenizer import EncodedPairs
-from tart_ray.pipeline.mine import mine_negatives
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
 from tart_ray.scoring.scorer import Scores
 
 CLUSTER = ClusterConfig(address="local", gpus_per_replica=0, cpus_per_replica=0.1, replicas=ReplicasConfig(max=1))

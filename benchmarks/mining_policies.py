@@ -26,8 +26,8 @@ import pyarrow.dataset as ds
 
 from tart_ray.config import MineConfig, RerankConfig
 from tart_ray.demo.functions import describe_functions
-from tart_ray.pipeline.mine import mine_negatives
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.mining.job import mine_negatives
+from tart_ray.reranking.job import rerank
 
 CLUSTER = {"address": "local", "gpus_per_replica": 0, "replicas": {"max": 1}}
 INSTRUCTIONS = {

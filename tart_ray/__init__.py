@@ -39,7 +39,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names on first use, so that `import tart_ray.data` loads no torch."""
+    """Import the public names on first use, so that `import tart_ray.config` loads no torch."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tart_ray' has no attribute {name!r}; it offers {__all__}")

@@ -27,7 +27,7 @@ from tart_ray.errors import ConfigurationError, ExitCode
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
-    from tart_ray.data.run import Run
+    from tart_ray.runs.run import Run
 
 Source = Mapping[str, Any] | str | Path
 
@@ -67,7 +67,7 @@ class RunResult:
     @property
     def tables(self) -> list[str]:
         """What `read` can read."""
-        from tart_ray.pipeline.tables import tables_of
+        from tart_ray.results import tables_of
 
         return tables_of(self._run)
 
@@ -79,7 +79,7 @@ class RunResult:
         Raises:
             InputError: the run has no such table.
         """
-        from tart_ray.pipeline.tables import read_table
+        from tart_ray.results import read_table
 
         return read_table(self._run, table)
 
@@ -90,15 +90,15 @@ def rerank(config: RerankConfig | Source) -> RunResult:
     Raises:
         TartRayError: see `tart_ray.errors`; a `RunFailedError` of a run that has begun, which the same call continues.
     """
-    from tart_ray.pipeline.rerank import rerank as run
+    from tart_ray.reranking.job import rerank as run
 
     return _ended("rerank", config, run)
 
 
 def relabel(config: RelabelConfig | Source) -> RunResult:
     """Give a corpus labels by its scores: ``jobs.relabel``. Raises as `rerank` does."""
-    from tart_ray.pipeline.relabel import newest_run
-    from tart_ray.pipeline.relabel import relabel as run
+    from tart_ray.relabeling.job import newest_run
+    from tart_ray.relabeling.job import relabel as run
 
     loaded = load_config(RelabelConfig, "relabel", config)
     path = loaded.output.path
@@ -109,21 +109,21 @@ def relabel(config: RelabelConfig | Source) -> RunResult:
 
 def mine_negatives(config: MineConfig | Source) -> RunResult:
     """Find hard negatives: ``jobs.mine_negatives``. Raises as `rerank` does."""
-    from tart_ray.pipeline.mine import mine_negatives as run
+    from tart_ray.mining.job import mine_negatives as run
 
     return _ended("mine_negatives", config, run)
 
 
 def evaluate(config: EvaluateConfig | Source) -> RunResult:
     """Measure a model on collections: ``jobs.evaluate``. Raises as `rerank` does."""
-    from tart_ray.pipeline.evaluate import evaluate as run
+    from tart_ray.evaluation.job import evaluate as run
 
     return _ended("evaluate", config, run)
 
 
 def train(config: TrainConfig | Source) -> RunResult:
     """Train an EncT5: ``jobs.train``. Raises as `rerank` does."""
-    from tart_ray.pipeline.train import train as run
+    from tart_ray.training.job import train as run
 
     return _ended("train", config, run)
 
@@ -140,7 +140,11 @@ def plan(config: Section | Source, *, job: str | None = None) -> str:
     job = job or next((name for name, kind in CONFIGS.items() if type(config) is kind), None)
     if job not in CONFIGS:
         raise ConfigurationError(f"job: got {job!r}, expected one of {[*CONFIGS]}")
-    from tart_ray.pipeline import dry_run, evaluate, mine, relabel, train
+    from tart_ray.evaluation import job as evaluate
+    from tart_ray.mining import job as mine
+    from tart_ray.relabeling import job as relabel
+    from tart_ray.scores import estimate as dry_run
+    from tart_ray.training import job as train
 
     describe: dict[str, Callable[[Any], Any]] = {
         "rerank": dry_run.describe,
@@ -163,9 +167,9 @@ def open_run(path: str | Path, *, storage: StorageConfig | Mapping[str, Any] | N
         ConfigurationError: no run that has ended is there.
         StorageError: the place cannot be read.
     """
-    from tart_ray.data.run import Run
-    from tart_ray.data.storage import Storage, absolute
-    from tart_ray.data.versions import Versions
+    from tart_ray.runs.run import Run
+    from tart_ray.runs.versions import Versions
+    from tart_ray.storage import Storage, absolute
 
     options = storage if isinstance(storage, StorageConfig) else StorageConfig.model_validate(storage or {})
     place = Run.at(Storage(options), absolute(str(path)), 1)

@@ -48,31 +48,32 @@ class Job(Generic[Config]):
 
 
 def _rerank(config: RerankConfig, plan_only: bool) -> Callable[[], ExitCode]:
-    from tart_ray.pipeline import dry_run, rerank
+    from tart_ray.reranking import job as rerank
+    from tart_ray.scores import estimate as dry_run
 
     return partial(dry_run.show, config) if plan_only else partial(rerank.rerank, config, ends_process=True)
 
 
 def _relabel(config: RelabelConfig, plan_only: bool) -> Callable[[], ExitCode]:
-    from tart_ray.pipeline import relabel
+    from tart_ray.relabeling import job as relabel
 
     return partial(relabel.show, config) if plan_only else partial(relabel.relabel, config, ends_process=True)
 
 
 def _mine_negatives(config: MineConfig, plan_only: bool) -> Callable[[], ExitCode]:
-    from tart_ray.pipeline import mine
+    from tart_ray.mining import job as mine
 
     return partial(mine.show, config) if plan_only else partial(mine.mine_negatives, config, ends_process=True)
 
 
 def _evaluate(config: EvaluateConfig, plan_only: bool) -> Callable[[], ExitCode]:
-    from tart_ray.pipeline import evaluate
+    from tart_ray.evaluation import job as evaluate
 
     return partial(evaluate.show, config) if plan_only else partial(evaluate.evaluate, config, ends_process=True)
 
 
 def _train(config: TrainConfig, plan_only: bool) -> Callable[[], ExitCode]:
-    from tart_ray.pipeline import train
+    from tart_ray.training import job as train
 
     return partial(train.show, config) if plan_only else partial(train.train, config, ends_process=True)
 
@@ -141,7 +142,7 @@ def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = 
     if job.needs_extra(config) and _tell_of_missing(name, job.only_with):
         return ExitCode.BAD_CONFIGURATION
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    from tart_ray.pipeline.job import exit_code_of  # after the configuration was found good: it loads Ray
+    from tart_ray.engine.session import exit_code_of  # after the configuration was found good: it loads Ray
 
     return exit_code_of(job.work(config, plan_only))
 

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # newer checks
 os.environ["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
 
 from support.job_files import WORDS
+from support.places import Place
 from support.s3_server import S3Server, serve
+
+from tart_ray.storage import Storage
 
 settings.register_profile("fuzz", max_examples=5_000, deadline=None)  # `make fuzz`
 
@@ -78,6 +82,32 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server."""
     with serve(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Place:
+    return Place(Storage(), str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def bucket(s3: Any) -> str:
+    return s3.new_bucket()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "local":
+        return request.getfixturevalue("local")
+    config = request.getfixturevalue("s3").config
+    return Place(Storage(config), f"s3://{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def tree(place: Any) -> Any:
+    for name in ["b.x", "a.x", "c.y", "d/e.x", "d/f/g.x", "_h.x", ".i.x", "_j/k.x", "d/_l/m.x", "d/.n/o.x"]:
+        place.put(name, name)
+    place.put("empty.x", b"")
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -14,37 +14,51 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "tart_ray").rglob("*.py"))
 
-# part of tart_ray -> parts it may import beside itself
-MAY_IMPORT = {
+OF_JOBS = {"__init__", "errors", "config", "tables", "storage", "input", "runs", "engine", "scores"}
+# part of tart_ray -> exactly the parts that it imports beside itself: what a job's room shares lies below it
+IMPORTS = {
     "errors": set(),
-    "__init__": {"api", "model", "scoring"},
-    "api": {"command_line", "config", "data", "errors", "pipeline"},
+    "file_versions": set(),
     "locations": {"errors"},
     "config": {"locations"},
-    "file_versions": set(),
     "command_line": {"errors", "config", "locations"},
-    "jobs_command": {"__init__", "command_line", "config", "demo", "errors", "pipeline"},
-    "__main__": {"jobs_command"},
+    "storage": {"errors", "file_versions", "locations", "config"},
     "model": {"errors", "file_versions", "locations"},
-    "scoring": {"errors", "model"},
-    "data": {"errors", "config", "file_versions", "locations"},
-    "derive": {"errors", "data"},
-    "evaluation": {"errors", "config", "data", "derive"},
-    "training": {"errors", "config", "data", "model", "scoring"},
-    "demo": {"model", "data"},
-    "pipeline": {
-        "errors", "locations",
-        "__init__", "config", "command_line", "model", "scoring", "data", "derive", "evaluation", "training",
+    "scoring": {"model"},
+    "tables": set(),
+    "input": {"errors", "tables", "storage"},
+    "runs": {"errors", "locations", "tables", "storage", "input"},
+    "engine": {"__init__", "errors", "locations", "config", "runs"},
+    "scores": {"errors", "config", "tables", "storage", "model", "scoring", "input", "runs", "engine"},
+    "reranking": OF_JOBS,
+    "mining": OF_JOBS | {"reranking"},
+    "relabeling": OF_JOBS | {"reranking"},
+    "evaluation": OF_JOBS | {"reranking"},
+    "training": OF_JOBS | {"model", "scoring"},
+    "results": {"errors", "locations", "input", "runs", "scores", "reranking"},
+    "demo": {"model"},
+    "api": {
+        "errors", "config", "command_line", "storage", "runs", "scores", "results",
+        "mining", "relabeling", "reranking", "evaluation", "training",
     },
+    "jobs_command": {
+        "__init__", "errors", "config", "command_line", "engine", "scores", "demo",
+        "mining", "relabeling", "reranking", "evaluation", "training",
+    },
+    "__init__": {"api", "model", "scoring"},
+    "__main__": {"jobs_command"},
 }  # fmt: skip
-MAY_NOT_LOAD = {
-    "config": {"torch", "transformers", "ray", "pyarrow", "fsspec"},
-    "command_line": {"torch", "transformers", "ray", "pyarrow"},
-    "jobs_command": {"torch", "transformers", "ray", "pyarrow"},
-    "data": {"torch", "transformers", "ray"},
-    "derive": {"torch", "transformers", "ray"},
-    "evaluation": {"torch", "transformers", "ray"},
+MAY_NOT_IMPORT = {
+    "config": {"torch", "transformers", "pyarrow", "fsspec"},
+    "command_line": {"torch", "transformers", "pyarrow"},
+    "jobs_command": {"torch", "transformers", "pyarrow"},
+    "tables": {"torch", "transformers", "fsspec"},
+    "input": {"torch", "transformers"},
+    "runs": {"torch", "transformers"},
+    "engine": {"torch", "transformers"},
 }
+JOBS = ("reranking", "mining", "relabeling", "evaluation", "training")  # none of which imports another
+RAY_OUTSIDE_OF_THE_ENGINE = {"scores/score.py", "training/job.py"}
 EXTRAS = {"bm25s", "ir_measures", "scipy", "sklearn"}  # what a plain install does not bring
 
 
@@ -76,7 +90,7 @@ def parts_imported(names: set[str]) -> set[str]:
         top, _, rest = name.partition(".")
         if top == "tart_ray":
             part = rest.partition(".")[0]
-            parts.add(part if part in MAY_IMPORT else "__init__")
+            parts.add(part if part in IMPORTS else "__init__")
     return parts
 
 
@@ -91,9 +105,9 @@ def loads(statement: str) -> set[str]:
 def test_the_scanner_sees_every_kind_of_import() -> None:
     source = (
         "import ray.data as rd, os\n"
-        "from tart_ray import Scorer, pipeline\n"
+        "from tart_ray import Scorer, engine\n"
         "def late():\n"
-        "    from ..data.schema import SCORES\n"
+        "    from ..tables.schemas import SCORES\n"
         "    from . import batching\n"
         "if TYPE_CHECKING:\n"
         "    import torch\n"
@@ -102,26 +116,45 @@ def test_the_scanner_sees_every_kind_of_import() -> None:
         "ray.data",
         "os",
         "tart_ray.Scorer",
-        "tart_ray.pipeline",
-        "tart_ray.data.schema.SCORES",
+        "tart_ray.engine",
+        "tart_ray.tables.schemas.SCORES",
         "tart_ray.scoring.batching",
         "torch",
     }
     assert set(imported_names("from .model import enct5", "tart_ray", is_package=True)) == {"tart_ray.model.enct5"}
-    found = {"tart_ray.Scorer", "tart_ray.pipeline", "tart_ray.data.schema.SCORES", "raytracer.tart_ray", "tart_ray"}
-    assert parts_imported(found) == {"__init__", "pipeline", "data"}
+    found = {"tart_ray.Scorer", "tart_ray.engine", "tart_ray.tables.schemas.SCORES", "raytracer.tart_ray", "tart_ray"}
+    assert parts_imported(found) == {"__init__", "engine", "tables"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_parts_import_only_what_is_below_them(path: Path) -> None:
-    part = part_of(path)
-    assert part in MAY_IMPORT, f"{part} is new: say in MAY_IMPORT what it may import"
-    names = imports_of(path)
-    assert parts_imported(names) <= {part, *MAY_IMPORT[part]}
+PARTS = {part: [path for path in MODULES if part_of(path) == part] for part in map(part_of, MODULES)}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_what_is_said_here_no_more_and_no_less(part: str) -> None:
+    assert part in IMPORTS, f"{part} is new: say in IMPORTS what it imports"
+    names = {name for path in PARTS[part] for name in imports_of(path)}
+    assert parts_imported(names) - {part} == IMPORTS[part]
     libraries = {name.partition(".")[0] for name in names}
     assert "jobs" not in libraries
-    assert part == "pipeline" or "ray" not in libraries
-    assert not libraries & MAY_NOT_LOAD.get(part, set())
+    assert not libraries & MAY_NOT_IMPORT.get(part, set())
+
+
+def test_every_part_is_there() -> None:
+    assert PARTS.keys() == IMPORTS.keys()
+
+
+def test_ray_is_imported_where_it_is_said() -> None:
+    names = {path: imports_of(path) for path in MODULES}
+    found = {path for path in MODULES if "ray" in {name.partition(".")[0] for name in names[path]}}
+    engine = {path for path in found if part_of(path) == "engine"}
+    assert {str(path.relative_to(ROOT / "tart_ray")) for path in found - engine} == RAY_OUTSIDE_OF_THE_ENGINE
+
+
+@pytest.mark.parametrize("room", JOBS)
+def test_within_the_room_of_a_job_only_job_and_stages_know_runs_and_the_engine(room: str) -> None:
+    for path in PARTS[room]:
+        if path.stem not in ("job", "stages"):
+            assert not parts_imported(imports_of(path)) & {"runs", "engine", "scores"}, path
 
 
 def test_jobs_do_not_import_ray_themselves() -> None:
@@ -142,32 +175,40 @@ def every_module_of(part: str) -> str:
     [
         ("import tart_ray", set(), {"torch", "transformers", "ray", "pyarrow"}),
         ("import tart_ray.config", {"pydantic"}, {"torch", "transformers", "ray", "pyarrow"}),
-        (every_module_of("data"), {"pyarrow"}, {"torch", "transformers", "ray"}),
-        (every_module_of("derive"), {"pyarrow"}, {"torch", "transformers", "ray"}),
-        (every_module_of("evaluation"), {"ir_measures"}, {"torch", "transformers", "ray"}),
+        (every_module_of("tables"), {"pyarrow"}, {"torch", "transformers", "ray"}),
+        (every_module_of("input"), {"pyarrow"}, {"torch", "transformers", "ray"}),
+        (every_module_of("runs"), {"pyarrow"}, {"torch", "transformers", "ray"}),
+        (every_module_of("engine"), {"ray"}, {"torch", "transformers"}),
+        (every_module_of("scores"), {"ray"}, {"torch"}),
+        ("import tart_ray.mining.negatives, tart_ray.relabeling.labels", {"pyarrow"}, {"torch", "ray"}),
+        (every_module_of("evaluation"), {"ir_measures"}, {"torch"}),
         ("import tart_ray.model.tokenizer", {"transformers"}, {"torch", "ray"}),
         (every_module_of("model") + "\nimport tart_ray.scoring.scorer", {"torch"}, {"ray", "pyarrow", "bm25s"}),
-        ("import tart_ray.pipeline.rerank, tart_ray.pipeline.dry_run", {"ray"}, {"torch"}),
-        ("import tart_ray.pipeline.rerank, tart_ray.pipeline.mine", {"ray"}, EXTRAS),
+        ("import tart_ray.reranking.job, tart_ray.scores.estimate", {"ray"}, {"torch"}),
+        ("import tart_ray.reranking.job, tart_ray.mining.job", {"ray"}, EXTRAS),
         ("import jobs.rerank", {"pydantic"}, {"torch", "ray", *EXTRAS}),
         ("import jobs.demo", {"pydantic"}, {"torch", "ray", "pyarrow", *EXTRAS}),
-        ("import tart_ray.pipeline.mine", {"ray"}, {"torch"}),
+        ("import tart_ray.mining.job", {"ray"}, {"torch"}),
         ("import jobs.mine_negatives", {"pydantic"}, {"torch", "ray"}),
-        ("import tart_ray.pipeline.evaluate", {"ray"}, {"torch"}),
+        ("import tart_ray.evaluation.job", {"ray"}, {"torch"}),
         ("import jobs.evaluate", {"pydantic"}, {"torch", "ray"}),
-        ("import tart_ray.pipeline.relabel", {"ray"}, {"torch", *EXTRAS}),
+        ("import tart_ray.relabeling.job", {"ray"}, {"torch", *EXTRAS}),
         ("import jobs.relabel", {"pydantic"}, {"torch", "ray"}),
-        (every_module_of("training"), {"torch"}, {"ray"}),
+        (every_module_of("training"), {"torch", "ray"}, {"bm25s"}),
         ("import tart_ray.training.loop", {"torch"}, {"ray", "bm25s", "ir_measures", "sklearn"}),
         ("import tart_ray.training.files", {"pyarrow"}, {"torch", "ray"}),
-        ("import tart_ray.pipeline.train", {"ray"}, {"torch", *EXTRAS}),
+        ("import tart_ray.training.job", {"ray"}, {"torch", *EXTRAS}),
         ("import jobs.train", {"pydantic"}, {"torch", "ray"}),
     ],
     ids=[
         "tart_ray",
         "config",
-        "data",
-        "derive",
+        "tables",
+        "input",
+        "runs",
+        "engine",
+        "scores",
+        "what scores mean",
         "evaluation",
         "tokenizer",
         "scoring",

@@ -18,8 +18,8 @@ from recipes.demo_model.examples import make_queries
 from recipes.demo_model.start import make_start
 from recipes.demo_model.vocabulary import MAX_LENGTH, train_vocabulary
 from tart_ray.config import TrainingConfig
-from tart_ray.data.storage import Storage
 from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
 from tart_ray.training.loop import StateFile, train
 from tart_ray.training.start import save_checkpoint, start_from_checkpoint

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data.shuffle import bucket_of
 from tart_ray.evaluation.datasets import Task
 from tart_ray.evaluation.first_stage import best
 from tart_ray.evaluation.instructions import instructed
+from tart_ray.tables.keys import bucket_of
 
 CANDIDATES = pa.schema(
     [

@@ -20,19 +20,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.config import EvaluateInputConfig, TaskConfig
-from tart_ray.data import text_files
-from tart_ray.data.chunks import first_stage_ranks
-from tart_ray.data.columns import Naming, check_used
-from tart_ray.data.listing import list_files
-from tart_ray.data.quarantine import READ, Quarantine, Rule, id_text
-from tart_ray.data.readers import read_split
-from tart_ray.data.schema import Role
-from tart_ray.data.shuffle import in_input_order
-from tart_ray.data.sources import Source, inspect_source, notes_of
-from tart_ray.data.storage import FileInfo, Storage, join_url
 from tart_ray.errors import InputError
 from tart_ray.evaluation.instructions import Template, Variant, make_variant
 from tart_ray.evaluation.metrics import check_measures
+from tart_ray.input import text_files
+from tart_ray.input.columns import Naming, check_used
+from tart_ray.input.listing import list_files
+from tart_ray.input.quarantine import READ, Quarantine, id_text
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source, inspect_source, notes_of
+from tart_ray.storage import FileInfo, Storage, join_url
+from tart_ray.tables.groups import in_input_order
+from tart_ray.tables.ranking import first_stage_ranks
+from tart_ray.tables.schemas import Role, Rule
 
 ALL, ORIGINAL, CHANGED = "all", "original", "changed"
 CLOSED, POOLED = "closed", "pooled"

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data.chunks import group_starts
 from tart_ray.errors import InputError
 from tart_ray.evaluation.datasets import RUN
+from tart_ray.tables.groups import group_starts
 
 STOPWORDS = "en"
 

@@ -12,10 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.data.quarantine import READ, Quarantine
-from tart_ray.data.readers import read_split
-from tart_ray.data.sources import Source
-from tart_ray.data.storage import Storage
 from tart_ray.errors import InputError
 from tart_ray.evaluation.datasets import (
     ALL,
@@ -28,6 +24,10 @@ from tart_ray.evaluation.datasets import (
     read_queries,
     with_full_ids,
 )
+from tart_ray.input.quarantine import READ, Quarantine
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source
+from tart_ray.storage import Storage
 
 RUN_BYTES = 8 << 20  # of pairs of ids: some 300,000 rows
 CORPUS_BYTES = 64 << 20

@@ -14,7 +14,6 @@ each with optional task and instruction | prompt | query_prompt; without the lat
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections import Counter
@@ -25,12 +24,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tart_ray.data import text_files
-from tart_ray.data.listing import Listing, list_files
-from tart_ray.data.quarantine import READ, Quarantine, parquet_bytes
-from tart_ray.data.sources import SAMPLED_FILES, SPLIT_BYTES, format_by_content, format_by_name
-from tart_ray.data.storage import FileInfo, Storage, explained
 from tart_ray.errors import InputError
+from tart_ray.input import text_files
+from tart_ray.input.listing import Listing, list_files
+from tart_ray.input.quarantine import READ, Quarantine
+from tart_ray.input.sources import SAMPLED_FILES, SPLIT_BYTES, format_by_content, format_by_name
+from tart_ray.storage import FileInfo, Storage, explained
+from tart_ray.tables.parquet import parquet_bytes, read_parquet
 from tart_ray.training.examples import Query
 
 SEPARATORS = ("[SEP]", " </s> ")
@@ -328,7 +328,7 @@ def encode_queries(queries: Sequence[Query]) -> bytes:
 
 def decode_queries(data: bytes) -> list[Query]:
     """Queries that `encode_queries` wrote."""
-    table = pq.read_table(io.BytesIO(data))
+    table = read_parquet(data)
     sets: dict[tuple[str, ...], tuple[str, ...]] = {}  # each once in memory
     queries = []
     for batch in table.to_batches(max_chunksize=4_096):

@@ -22,12 +22,12 @@ import torch.distributed
 from torch import nn
 
 from tart_ray.config import TrainingConfig
-from tart_ray.data.storage import Storage
 from tart_ray.errors import TrainingError
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncT5Tokenizer
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
+from tart_ray.storage import Storage
 from tart_ray.training.examples import Query, fingerprint_queries
 from tart_ray.training.losses import LOSSES, count_terms
 from tart_ray.training.published import PairSampler

@@ -26,9 +26,6 @@ from support.collections import (
 from support.job_files import write_jsonl
 
 from tart_ray.config import EvaluateInputConfig, MetricsConfig
-from tart_ray.data.quarantine import READ, Quarantine
-from tart_ray.data.sources import inspect_source
-from tart_ray.data.storage import Storage
 from tart_ray.errors import InputError
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
 from tart_ray.evaluation.datasets import (
@@ -48,6 +45,9 @@ from tart_ray.evaluation.datasets import (
 from tart_ray.evaluation.first_stage import Bm25, best, in_trec_order
 from tart_ray.evaluation.measuring import SCORED, left_out_of_p_mrr, make_rankings, measure, trec_lines
 from tart_ray.evaluation.summary import summarise
+from tart_ray.input.quarantine import READ, Quarantine
+from tart_ray.input.sources import inspect_source
+from tart_ray.storage import Storage
 
 STORAGE = Storage()
 

@@ -13,11 +13,11 @@ from support.collections import write_beir, write_followir, write_lotte, write_q
 from support.job_files import write_jsonl
 
 from tart_ray.config import EvaluateInputConfig
-from tart_ray.data.storage import Storage
 from tart_ray.errors import InputError
 from tart_ray.evaluation import matching
 from tart_ray.evaluation.datasets import find_tasks
 from tart_ray.evaluation.matching import check_matches
+from tart_ray.storage import Storage
 
 STORAGE = Storage()
 DOCUMENTS = {"d1": ("", "x"), "d2": ("", "y")}

@@ -12,13 +12,13 @@ import yaml
 from support.collections import write_beir, write_followir, write_run
 
 from tart_ray.config import EvaluateConfig, MetricsConfig
-from tart_ray.data.storage import Storage
 from tart_ray.errors import ConfigurationError
 from tart_ray.evaluation.datasets import find_tasks
 from tart_ray.evaluation.instructions import FLAN_T5_XL
+from tart_ray.evaluation.job import describe
 from tart_ray.evaluation.measuring import VALUES
 from tart_ray.evaluation.summary import rows_of, summarise
-from tart_ray.pipeline.evaluate import describe
+from tart_ray.storage import Storage
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "protocols" / "followir.yaml"
 

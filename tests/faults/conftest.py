@@ -39,7 +39,7 @@ def pairs() -> list[dict[str, str]]:
 def undisturbed(cluster: str, pairs: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """The rows of a run of these pairs in which nothing happened."""
     from tart_ray.config import RerankConfig
-    from tart_ray.pipeline.rerank import rerank
+    from tart_ray.reranking.job import rerank
 
     folder = tmp_path_factory.mktemp("undisturbed")
     write_jsonl(folder / "candidates.jsonl", pairs)

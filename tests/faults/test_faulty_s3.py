@@ -40,7 +40,7 @@ from support.faulty_s3 import (
 )
 from support.s3_server import S3Server
 
-from tart_ray.data.storage import Storage
+from tart_ray.storage import Storage
 
 
 @pytest.fixture(scope="module")

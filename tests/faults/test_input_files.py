@@ -22,12 +22,12 @@ from support.cheap import load_cheap_scorer
 from support.job_files import read_output, report_of, write_jsonl
 
 from tart_ray.config import StorageConfig
-from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.readers import read_split
-from tart_ray.data.sources import inspect_source
-from tart_ray.data.storage import Storage
 from tart_ray.errors import ExitCode, InputError
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.input.quarantine import Quarantine
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import inspect_source
+from tart_ray.reranking.job import rerank
+from tart_ray.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

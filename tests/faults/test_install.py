@@ -65,7 +65,7 @@ def test_a_plain_install_reranks(run: Run, tmp_path: Path) -> None:
     refused = run(tart_ray, "demo")
     assert refused.returncode == 2
     assert refused.stderr.endswith("pip install 'tart-ray[demo]'\n")
-    succeed(python, "-c", "import tart_ray.pipeline.train, tart_ray.training.loop, ray.train.torch")
+    succeed(python, "-c", "import tart_ray.training.job, tart_ray.training.loop, ray.train.torch")
 
     rows = [
         {"query_id": "q", "query": "part a url", "doc_id": f"d{i}", "text": f"def f{i}(url): ..."} for i in range(5)

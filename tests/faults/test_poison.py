@@ -10,7 +10,7 @@ from support.deadly import load_faulty, marker
 from support.job_files import read_output, report_of, write_jsonl
 
 from tart_ray.errors import ExitCode
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -15,9 +15,9 @@ from support.drivers import Jobs, changes, puts
 from support.faulty_s3 import Faults, reject
 from support.job_files import read_output, write_jsonl
 
-from tart_ray.data.storage import Storage
 from tart_ray.errors import ExitCode, RunFailedError, StorageError
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
+from tart_ray.storage import Storage
 
 
 @pytest.mark.parametrize("rate", [0.05, pytest.param(0.15, marks=pytest.mark.matrix)])

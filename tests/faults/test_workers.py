@@ -17,11 +17,11 @@ from support.deadly import Gate
 from support.job_files import read_output, report_of, write_jsonl
 from support.s3_jobs import ROOT
 
-from tart_ray.data.attempts import LOST_NODE, OUT_OF_MEMORY, Process
+from tart_ray.engine.deaths import excuse, this_process
 from tart_ray.errors import ExitCode
-from tart_ray.pipeline.deaths import excuse, this_process
-from tart_ray.pipeline.rerank import rerank
-from tart_ray.pipeline.score import load_scorer
+from tart_ray.reranking.job import rerank
+from tart_ray.runs.attempts import LOST_NODE, OUT_OF_MEMORY, Process
+from tart_ray.scores.score import load_scorer
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def process_on(node: str) -> Process:
 
 OUT_OF_MEMORY_ON_PURPOSE = """
 import os, ray, signal, sys, time
-from tart_ray.pipeline.deaths import excuse, this_process
+from tart_ray.engine.deaths import excuse, this_process
 
 settings = {"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 4000}
 options = {"num_cpus": 1, "object_store_memory": 100 << 20, "log_to_driver": False, "include_dashboard": False}

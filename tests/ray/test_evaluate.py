@@ -31,9 +31,9 @@ from support.job_files import read_output, report_of, write_jsonl
 
 from tart_ray.config import EvaluateConfig, RerankConfig
 from tart_ray.errors import CheckpointError, ConfigurationError, ExitCode, RunConflictError, RunFailedError
+from tart_ray.evaluation.job import describe, evaluate
 from tart_ray.evaluation.metrics import p_mrr
-from tart_ray.pipeline.evaluate import describe, evaluate
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -260,7 +260,7 @@ def failing(_: Any) -> Any:
 def test_a_run_that_failed_continues_and_tells_what_is_missing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tart_ray.pipeline.evaluate.PAIRS_PER_PART", 150)  # of 400 that could be: three parts a forum
+    monkeypatch.setattr("tart_ray.evaluation.job.PAIRS_PER_PART", 150)  # of 400 that could be: three parts a forum
     documents = {f"d{i}": ("", f"wing flow {i}") for i in range(4)} | {"q2": ("", "wing")}
     queries = {"q1": "wing", "q2": "flow", "unjudged": "heat", "none": "zebra"}
     qrels = {"q1": {"d1": 1, "gone": 1}, "q2": {"q2": 1, "d2": 0}, "none": {"d1": 1}, "no-text": {"d1": 1}}

@@ -15,11 +15,11 @@ from support.s3_jobs import put
 from support.s3_server import S3Server
 
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig
-from tart_ray.data.storage import Storage
 from tart_ray.errors import ExitCode
-from tart_ray.pipeline.evaluate import evaluate
-from tart_ray.pipeline.mine import mine_negatives
-from tart_ray.pipeline.relabel import relabel
+from tart_ray.evaluation.job import evaluate
+from tart_ray.mining.job import mine_negatives
+from tart_ray.relabeling.job import relabel
+from tart_ray.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

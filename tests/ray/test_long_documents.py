@@ -13,9 +13,9 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 from tart_ray import Scorer
 from tart_ray.config import MineConfig, RerankConfig
 from tart_ray.errors import ExitCode, RunConflictError
-from tart_ray.pipeline.dry_run import describe
-from tart_ray.pipeline.mine import mine_negatives
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.mining.job import mine_negatives
+from tart_ray.reranking.job import rerank
+from tart_ray.scores.estimate import describe
 
 QUERIES, DOCUMENTS = 3, 12
 MAX_LENGTH = 64

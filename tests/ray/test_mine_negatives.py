@@ -17,7 +17,9 @@ from support.cheap import load_cheap_scorer
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray.config import MineConfig, RerankConfig
-from tart_ray.derive.negatives import (
+from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
+from tart_ray.mining.job import describe, mine_negatives
+from tart_ray.mining.negatives import (
     NO_POSITIVE,
     NOTHING_PASSES,
     POSITIVE_NOT_SCORED,
@@ -26,10 +28,8 @@ from tart_ray.derive.negatives import (
     MiningPolicy,
     mine,
 )
-from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
 from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.pipeline.mine import describe, mine_negatives
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -15,8 +15,8 @@ from support.s3_jobs import ROOT, command, put, reranked, small_job
 from support.s3_server import S3Server
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
-from tart_ray.data.storage import Storage
 from tart_ray.scoring.reference import ReferenceEncoder
+from tart_ray.storage import Storage
 
 CRANFIELD = {"candidates": "bm25.trec", "queries": "queries.jsonl", "corpus": "corpus.jsonl"}
 INSTRUCTION = "Retrieve a scientific paper abstract that answers this question"

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from support.job_files import write_jsonl
 
-from tart_ray.data.run import Run
-from tart_ray.data.storage import Storage
+from tart_ray.engine.places import prove_shared
 from tart_ray.errors import ConfigurationError, ExitCode
-from tart_ray.pipeline.places import prove_shared
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.reranking.job import rerank
+from tart_ray.runs.run import Run
+from tart_ray.storage import Storage
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tart_ray.engine.head import find_head
 from tart_ray.errors import ConfigurationError
-from tart_ray.pipeline.head import find_head
 
 ADDRESS = "10.11.12.13"  # that a network of its own is given: Ray takes a machine's own address where there is one
 PROGRAM = """
@@ -22,8 +22,8 @@ import json, os, sys
 from pathlib import Path
 import ray
 import psutil  # which Ray brings along
-from tart_ray.pipeline.cluster import connected
-from tart_ray.pipeline.stopping import Stop
+from tart_ray.engine.cluster import connected
+from tart_ray.engine.stopping import Stop
 
 class Actor:
     def pid(self):

@@ -18,8 +18,8 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray.config import RelabelConfig, RerankConfig
 from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
-from tart_ray.pipeline.relabel import describe, relabel
-from tart_ray.pipeline.rerank import rerank
+from tart_ray.relabeling.job import describe, relabel
+from tart_ray.reranking.job import rerank
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -197,7 +197,7 @@ def test_a_finished_run_is_labelled_by_quantiles_held_back_accepted_and_built_up
     tmp_path: Path, make: Make, make_config: Callable[..., RerankConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """600 scored pairs under three instructions with labels of their own; nothing is ever scored again."""
-    monkeypatch.setattr("tart_ray.pipeline.plan.PAIRS_PER_BUCKET", 150)  # several buckets, and later more of them
+    monkeypatch.setattr("tart_ray.scores.plan.PAIRS_PER_BUCKET", 150)  # several buckets, and later more of them
     rows = [
         pair(q, d, instruction=["Find it", "Find all", None][q % 3], label=d % 2 if d else None)
         for q in range(12)
@@ -247,7 +247,7 @@ def test_a_finished_run_is_labelled_by_quantiles_held_back_accepted_and_built_up
     assert relabel(other, load=never) == ExitCode.DONE
     assert counts(current(root), "scored", "reused", "new", "gone") == [0, 600, 0, 0]
     assert report_of(current(root))["base"] == kept.name
-    monkeypatch.setattr("tart_ray.pipeline.plan.PAIRS_PER_BUCKET", 75)
+    monkeypatch.setattr("tart_ray.scores.plan.PAIRS_PER_BUCKET", 75)
     # other thresholds alone, too many changes: the current labels stay, and a bad row more is no reason to score
     write_jsonl(tmp_path / "candidates.jsonl", [*rows, "{broken"])
     config = make(labels={"cuts": [25], "old_column": "label"}, limits={"max_changed_fraction": 0.0})

@@ -19,8 +19,6 @@ from support.deadly import die
 from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
-from tart_ray.data import sources
-from tart_ray.data.storage import Storage
 from tart_ray.errors import (
     CheckpointError,
     ConfigurationError,
@@ -30,10 +28,12 @@ from tart_ray.errors import (
     RunFailedError,
     StorageError,
 )
-from tart_ray.pipeline.prepare import prepare
-from tart_ray.pipeline.rerank import rerank
-from tart_ray.pipeline.score import load_scorer
-from tart_ray.pipeline.scored import find_run
+from tart_ray.input import sources
+from tart_ray.reranking.job import rerank
+from tart_ray.scores.prepare import prepare
+from tart_ray.scores.score import load_scorer
+from tart_ray.scores.store import find_run
+from tart_ray.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -85,7 +85,7 @@ def test_an_input_that_is_replaced_under_the_job_ends_it(
     kept = shutil.copy2(file, tmp_path / "kept")
     config = make_config()
     with monkeypatch.context() as patched:
-        patched.setattr("tart_ray.pipeline.rerank.prepare", replace_and_prepare)
+        patched.setattr("tart_ray.reranking.job.prepare", replace_and_prepare)
         with pytest.raises(RunFailedError, match=rf"a.{form}: changed while the run reads it: listed with") as caught:
             rerank(config)
     assert "the same output.path will do" in caught.value.advice  # no row was scored yet

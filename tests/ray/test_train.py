@@ -22,10 +22,10 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 
 from tart_ray import Scorer
 from tart_ray.config import MineConfig, TrainConfig
-from tart_ray.data.storage import Storage
 from tart_ray.errors import CheckpointError, ExitCode, InputError, RunConflictError, RunFailedError
-from tart_ray.pipeline.mine import mine_negatives
-from tart_ray.pipeline.train import describe, train
+from tart_ray.mining.job import mine_negatives
+from tart_ray.storage import Storage
+from tart_ray.training.job import describe, train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tart_ray.data import json_lines
-from tart_ray.data.listing import list_files
-from tart_ray.data.quarantine import Quarantine
-from tart_ray.data.readers import read_split, table_schema
-from tart_ray.data.sources import Source, inspect_source
-from tart_ray.data.storage import Storage, join_url
+from tart_ray.input import json_lines
+from tart_ray.input.listing import list_files
+from tart_ray.input.quarantine import Quarantine
+from tart_ray.input.readers import read_split, table_schema
+from tart_ray.input.sources import Source, inspect_source
+from tart_ray.storage import Storage, join_url
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tart_ray.config import RerankConfig
-from tart_ray.data.run import Record, Run
-from tart_ray.data.storage import Storage
 from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.pipeline import prepare
-from tart_ray.pipeline.plan import make_plan
-from tart_ray.pipeline.score import encode
+from tart_ray.runs.run import Record, Run
+from tart_ray.scores import prepare
+from tart_ray.scores.plan import make_plan
+from tart_ray.scores.score import encode
+from tart_ray.storage import Storage
 
 
 def one_after_the_other(run: Run, stage: str, units: Sequence[str], work: Callable[[str], Record]) -> dict[str, Record]:

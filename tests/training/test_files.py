@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from support.job_files import write_jsonl
 
-from tart_ray.data.storage import Storage
-from tart_ray.derive.trainer_files import FORMATS, GROUPS, FormatOptions, lines
 from tart_ray.errors import InputError
+from tart_ray.mining.trainer_files import FORMATS, GROUPS, FormatOptions, lines
+from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
 from tart_ray.training.files import check_fields, decode_queries, encode_queries, read_examples, read_instructions
 

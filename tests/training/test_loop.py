@@ -17,8 +17,8 @@ import torch
 from support.job_files import WORDS
 
 from tart_ray.config import TrainingConfig
-from tart_ray.data.storage import Storage
 from tart_ray.errors import TrainingError
+from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
 from tart_ray.training.loop import StateFile, Trained, learning_rate, train
 from tart_ray.training.start import start_from_checkpoint

@@ -1,1 +1,0 @@
-"""What scores mean: pure functions from Arrow tables to Arrow tables. Knows no torch, no Ray, no storage."""

@@ -1,0 +1,150 @@
+"""What a driver does when it is told to stop: let go, at once.
+
+A run is whole whenever it is killed, so there is nothing to finish: files and commits that workers are writing appear
+as a whole or not at all. Unwinding through Ray would take longer than the 3 seconds that `ray job stop` grants.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from tart_ray.errors import CONTINUE, ExitCode, RunFailedError
+from tart_ray.runs.lease import Lease
+from tart_ray.runs.run import LEASE, Run
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_RELEASE = 1.5
+_held: list[Lease] = []  # of this process, which may run one job within another
+
+
+class Stop:
+    """Ends the work of the thread that made it, when another thread finds that it cannot go on.
+
+    A command's process is ended at once, with its leases released so that a rerun can begin. Of a function, the caller
+    gets an error: at once in the main thread; in others when the function comes to its end, as Python interrupts the
+    main thread alone.
+
+    Args:
+        ends_process: whether this is a command.
+    """
+
+    def __init__(self, *, ends_process: bool) -> None:
+        self.ends_process = ends_process
+        self._is_main = threading.current_thread() is threading.main_thread()
+        self._lock = threading.Lock()
+        self._reason: str | None = None
+        self._is_over = False
+
+    def lose_lease(self, message: str) -> None:
+        """End the work: the lease is another driver's."""
+        self._end(message, _end)
+
+    def lose_cluster(self, message: str) -> None:
+        """End the work: the cluster is gone."""
+        self._end(message, lambda message: let_go(f"the job failed: {message}; {CONTINUE}"))
+
+    def _end(self, message: str, end: Callable[[str], None]) -> None:
+        if self.ends_process:
+            end(message)
+        with self._lock:
+            if self._is_over or self._reason is not None:
+                return
+            self._reason = message
+            if self._is_main:
+                _thread.interrupt_main()
+
+    def close(self) -> str | None:
+        """Nothing is ended from now on; why the work was, if it was."""
+        with self._lock:
+            self._is_over = True
+        return self._reason
+
+    def outlast_interrupt(self) -> None:
+        """Wait for what `close` came too late for."""
+        if self._is_main:
+            with suppress(KeyboardInterrupt):
+                time.sleep(SECONDS_TO_RELEASE)
+
+
+@contextmanager
+def stoppable(*, ends_process: bool) -> Iterator[Stop]:
+    """Work that other threads can end.
+
+    Raises:
+        RunFailedError: one did, and this is no command.
+    """
+    stop = Stop(ends_process=ends_process)
+    try:
+        yield stop
+    except BaseException as error:
+        if (reason := stop.close()) is None:
+            raise
+        raise RunFailedError(reason) from (None if isinstance(error, KeyboardInterrupt) else error)
+    if (reason := stop.close()) is not None:
+        stop.outlast_interrupt()
+        raise RunFailedError(reason)
+
+
+@contextmanager
+def leased(run: Run, stop: Stop) -> Iterator[Lease]:
+    """The lease of a run's directory, while the block runs.
+
+    Raises:
+        LeaseHeldError: another driver is alive.
+        StorageError: the store cannot tell two drivers apart.
+    """
+    lease = Lease(run, stop.lose_lease)
+    _held.append(lease)
+    try:
+        run.storage.prove_creation(run.url(LEASE))
+        yield lease
+    finally:
+        _held.remove(lease)
+        lease.release()
+
+
+@contextmanager
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """Of a command: end this process on SIGTERM or SIGINT, with its leases released so that a rerun can begin at once.
+
+    To be entered after Ray was started, which sets handlers of its own.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        let_go(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
+
+    if not stop.ends_process or threading.current_thread() is not threading.main_thread():  # where Python allows none
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def let_go(message: str) -> None:
+    """End this process, with its leases released so that a rerun can begin at once."""
+    releases = [threading.Thread(target=lease.release, daemon=True) for lease in _held]
+    deadline = time.monotonic() + SECONDS_TO_RELEASE
+    for release in releases:
+        release.start()
+    for release in releases:
+        release.join(max(deadline - time.monotonic(), 0))
+    _end(message)
+
+
+def _end(message: str) -> None:
+    log.error("%s", message)
+    logging.shutdown()
+    os._exit(ExitCode.FAILED)

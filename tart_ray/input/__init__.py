@@ -1,0 +1,1 @@
+"""Files of the input to rows, each of them good or quarantined with a reason."""

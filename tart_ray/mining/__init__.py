@@ -1,0 +1,1 @@
+"""jobs.mine_negatives: hard negatives and trainers' files out of scores and judgements."""

@@ -1,0 +1,1 @@
+"""jobs.relabel: labels of a corpus, version after version, out of scores."""

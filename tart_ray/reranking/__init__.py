@@ -1,0 +1,1 @@
+"""jobs.rerank: the scores of each query ranked."""

@@ -1,0 +1,61 @@
+"""The tables of a run that has ended, for who reads them in Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+from tart_ray.errors import InputError
+from tart_ray.input.listing import list_files
+from tart_ray.locations import is_local
+from tart_ray.reranking.stages import ranked_files
+from tart_ray.runs.run import MANIFEST, Run
+from tart_ray.scores.store import ScoreStore
+
+TABLES = (
+    "reranked", "scores", "labels", "diff", "negatives", "positives", "shortfalls", "left_out", "per_query",
+    "quarantine",
+)  # fmt: skip
+
+
+def tables_of(run: Run) -> list[str]:
+    """The tables that a run has rows of."""
+    return [name for name in TABLES if run.storage.holds_files(run.url(name))]
+
+
+def read_table(run: Run, table: str) -> ds.Dataset:
+    """A table of a run; columns that partition it are text.
+
+    What a jobs.rerank has ranked and scored is told by its commits, all else by a listing.
+
+    Raises:
+        InputError: the run has no such table.
+    """
+    if table not in TABLES or not run.storage.holds_files(run.url(table)):
+        raise InputError(f"{run.path}: got {table!r}, available: {tables_of(run)}")
+    identity = json.loads(run.storage.read(run.url(MANIFEST)))["identity"]
+    urls = _files(run, identity, table)
+    filesystem, base = run.storage.resolve(run.url(table))
+    local = is_local(run.path)
+    keys = identity["output"]["partition_by"] if table == "reranked" else identity.get("partition_by") or ()
+    return ds.dataset(
+        [run.storage.resolve(url)[1] for url in urls],
+        format="parquet",
+        filesystem=LocalFileSystem() if local else PyFileSystem(FSSpecHandler(filesystem)),
+        partitioning=ds.partitioning(pa.schema([(key, pa.string()) for key in keys]), flavor="hive") if keys else None,
+        partition_base_dir=base,
+    )
+
+
+def _files(run: Run, identity: Mapping[str, Any], table: str) -> list[str]:
+    if identity["job"] == "rerank" and table == "reranked":
+        return [url for urls in ranked_files(run, identity).values() for url in urls]
+    if identity["job"] == "rerank" and table == "scores":
+        chunks = ScoreStore.of(run, identity).chunks
+        return [run.url("scores", f"{chunk}.parquet") for chunk, rows in chunks.items() if rows]
+    return [file.url for file in list_files(run.storage, run.url(table)).files]

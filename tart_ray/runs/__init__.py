@@ -1,0 +1,1 @@
+"""The directory of one run: identity, lease, commits, attempts, fragments, report."""

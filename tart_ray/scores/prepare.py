@@ -1,0 +1,291 @@
+"""Prepare: input files to chunks of whole queries, with texts joined, duplicates dropped and bad rows quarantined.
+
+candidates ──by doc_id──┐
+corpus ─────by doc_id──join──┐
+(or candidates with text) ──by query_id──▶ chunks
+queries ────────────────────by query_id──┘
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tart_ray.engine.stages import run_stage
+from tart_ray.errors import ConfigurationError, InputError
+from tart_ray.input import json_lines
+from tart_ray.input.quarantine import JOIN, READ, Quarantine
+from tart_ray.input.readers import read_split, table_schema
+from tart_ray.input.sources import Source
+from tart_ray.runs.fragments import decode_rows, encode_fragment, encode_fragments, encode_rows, read_bucket
+from tart_ray.runs.run import WORK, Record, Run
+from tart_ray.scores import chunks
+from tart_ray.scores.plan import BARE, Plan, check_partitions, missing_instruction
+from tart_ray.tables import texts
+from tart_ray.tables.groups import in_input_order
+from tart_ray.tables.hive import partition_rules
+from tart_ray.tables.keys import bucket_of
+from tart_ray.tables.ranking import first_stage_ranks
+from tart_ray.tables.schemas import Role
+
+log = logging.getLogger(__name__)
+
+JOINED = "join"
+CHUNKS = "chunk"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The unit of scoring, retry, commit and resume."""
+
+    id: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing did: chunks by bucket of queries, and counts of rows."""
+
+    buckets: dict[str, list[Chunk]]
+    read: int
+    duplicates: int
+    quarantined: int
+    plan: Plan  # with the columns that the candidates were found to have
+    columns: list[str]  # what became of those that the sample of the candidates showed
+    other_quarantined: int  # rows of the queries and the corpus
+    corpus_duplicates: int  # rows that repeat an earlier one
+    query_duplicates: int
+    warnings: tuple[str, ...]
+    overruled: int  # values that gave way to those of their key=value directories
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All chunks, in order."""
+        return [chunk for found in self.buckets.values() for chunk in found]
+
+
+def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str]) -> Prepared:
+    """Bring the input into chunks; what an earlier run has done is not done again.
+
+    Args:
+        instruction: of rows that have none of their own; an empty one says that they need none.
+        partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
+
+    Raises:
+        InputError: a column to partition by turned out to be of another type than in the sample.
+    """
+    reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
+    sampled, plan = plan, plan.as_read(reads["candidates"])
+    columns = json_lines.told(sampled.candidates.extras, plan.candidates.extras)
+    for line in columns:
+        log.warning("%s: column %s", plan.candidates.url, line)
+    try:
+        check_partitions(plan, partition_by)
+    except ConfigurationError as error:
+        raise InputError(f"{plan.candidates.url}: {error}; columns: {columns}") from None
+    joins: dict[str, Record] = {}
+    if plan.corpus is not None:
+        units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
+        joins = run_stage(run, JOINED, units, lambda unit: _join_bucket(run, plan, unit))
+    units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
+    if none := missing_instruction(plan.candidates, instruction):
+        log.warning("%s", none)
+    joined = {unit: record["fragments"] for unit, record in joins.items()}
+    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, joined, instruction, partition_by, unit))
+    warnings = tuple(_warnings(cuts.values(), instruction))
+    for warning in warnings:
+        log.warning("%s", warning)
+    candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
+    others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
+    return Prepared(
+        buckets={unit: [Chunk(*chunk) for chunk in record["chunks"]] for unit, record in cuts.items()},
+        read=sum(record["rows"] for record in reads["candidates"].values()),
+        duplicates=sum(record["duplicates"] for record in cuts.values()),
+        quarantined=sum(record["quarantined"] for record in candidates),
+        plan=plan,
+        columns=columns,
+        other_quarantined=sum(record["quarantined"] for record in others)
+        + sum(record["other_quarantined"] for record in (*joins.values(), *cuts.values())),
+        corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
+        query_duplicates=sum(record["query_duplicates"] for record in cuts.values()),
+        warnings=warnings,
+        overruled=sum(record.get("overruled", 0) for found in reads.values() for record in found.values()),
+    )
+
+
+def _warnings(cuts: Iterable[Record], instruction: str | None) -> Iterator[str]:
+    counts = [(record["without_instruction"], record["rows"]) for record in cuts]
+    bare, pairs = (sum(numbers) for numbers in zip(*counts, strict=True))
+    if bare and instruction != "":
+        yield f"{bare:,} of {pairs:,} pairs have no instruction, or an empty one. {BARE}"
+
+
+def read_chunk(run: Run, chunk: str) -> pa.Table:
+    """The rows of a chunk, sorted by query, with all their texts; those of documents as `texts.share` makes them."""
+    return decode_rows(run.storage.read(run.url(*_chunk_path(chunk))))
+
+
+def write_chunk(run: Run, chunk: str, rows: pa.Table) -> None:
+    """Write what `read_chunk` reads."""
+    run.write(encode_rows(rows), *_chunk_path(chunk))
+
+
+def unit_name(index: int) -> str:
+    """A name that sorts as its number does."""
+    return f"{index:05d}"
+
+
+def _key(plan: Plan, role: str) -> tuple[str, int]:
+    """The column that rows of a source are first spread by, and over how many buckets."""
+    by_document = role == "corpus" or (role == "candidates" and plan.corpus is not None)
+    return ("doc_id", plan.document_buckets) if by_document else ("query_id", plan.query_buckets)
+
+
+def shuffle(run: Run, source: Source, key: str, buckets: int) -> dict[str, Record]:
+    """Read every split of a source into a fragment, whose buckets are by the column ``key``."""
+    stage = read_stage(source.role)
+    units = [unit_name(split.index) for split in source.splits]
+
+    def read(unit: str) -> Record:
+        quarantine = Quarantine(READ)
+        tables = list(read_split(run.storage, source, source.splits[int(unit)], quarantine))
+        table = pa.concat_tables([table_schema(source).empty_table(), *tables])
+        fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
+        run.write(fragment, *fragment_path(stage, unit))
+        quarantined = run.write_quarantine(quarantine, stage, unit)
+        record: Record = {"rows": len(table) + quarantined, "quarantined": quarantined}
+        if source.has_objects:
+            record["fields"] = json_lines.kinds_of(json_lines.objects_of(table))
+        if quarantine.overruled:
+            record["overruled"] = quarantine.overruled
+        return record
+
+    return run_stage(run, stage, units, read)
+
+
+def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
+    """Candidates and documents of one bucket of document ids, joined and sent on by query."""
+    assert plan.corpus is not None
+    rows = read_shuffled(run, plan.candidates, int(unit))
+    quarantine, of_corpus = Quarantine(JOIN), Quarantine(JOIN)
+    documents = in_input_order(read_shuffled(run, plan.corpus, int(unit)))
+    corpus, repeated = chunks.first_of_each(documents, "doc_id", ["text", "title"], plan.corpus, of_corpus)
+    joined = chunks.join_documents(rows, corpus, plan.candidates, quarantine)
+    buckets = bucket_of(joined["query_id"], plan.query_buckets)
+    fragments = 0
+    for fragment in encode_fragments(joined, buckets, plan.query_buckets):
+        run.write(fragment, *fragment_path(JOINED, _part_name(unit, fragments)))
+        fragments += 1
+    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_corpus.rows]), JOINED, unit)
+    return {
+        "rows": len(joined),
+        "fragments": fragments,
+        "quarantined": len(quarantine),
+        "other_quarantined": len(of_corpus),
+        "corpus_duplicates": repeated,
+    }
+
+
+def _cut_bucket(
+    run: Run,
+    plan: Plan,
+    joined: Mapping[str, int],
+    instruction: str | None,
+    partition_by: Sequence[str],
+    unit: str,
+) -> Record:
+    """All rows of one bucket of queries, cut into chunks.
+
+    Args:
+        joined: how many fragments each unit of the join has written.
+    """
+    if plan.corpus is None:
+        rows = texts.share(read_shuffled(run, plan.candidates, int(unit)))
+    else:
+        names = [_part_name(bucket, part) for bucket, parts in joined.items() for part in range(parts)]
+        fragments = [fragment_url(run, JOINED, name) for name in names]
+        rows = read_bucket(run.storage, fragments, int(unit), _joined_schema(plan))
+    quarantine, of_queries, repeated = Quarantine(JOIN), Quarantine(JOIN), 0
+    if plan.queries is not None:
+        told = in_input_order(read_shuffled(run, plan.queries, int(unit)))
+        queries, repeated = chunks.first_of_each(told, "query_id", ["query"], plan.queries, of_queries)
+        rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
+    rows = json_lines.expand(rows, plan.candidates.extras, plan.candidates.carried)
+    rows = quarantine.sift(plan.candidates, rows, list(partition_rules(rows, partition_by)))
+    rows = _with_instruction(rows, instruction)
+    consistent = chunks.quarantine_contradictions(rows, plan.candidates, quarantine)
+    kept = chunks.drop_duplicates(consistent)
+    ready = _with_first_stage(kept, plan.candidates)
+    parts = chunks.cut(ready, plan.pairs_per_chunk)
+    for index, part in enumerate(parts):
+        write_chunk(run, f"{unit}-{unit_name(index)}", part)
+    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_queries.rows]), CHUNKS, unit)
+    return {
+        "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
+        "rows": len(kept),
+        "duplicates": len(consistent) - len(kept),
+        "without_instruction": pc.sum(pc.equal(pc.fill_null(kept["instruction"], ""), "")).as_py() or 0,
+        "quarantined": len(quarantine),
+        "other_quarantined": len(of_queries),
+        "query_duplicates": repeated,
+    }
+
+
+def _with_instruction(rows: pa.Table, instruction: str | None) -> pa.Table:
+    """Every row with its own instruction or else the one for all, of which an empty one is none."""
+    instruction = instruction or None
+    if "instruction" not in rows.schema.names:
+        return rows.append_column("instruction", pa.repeat(pa.scalar(instruction, pa.large_string()), len(rows)))
+    if instruction is None:
+        return rows
+    filled = pc.fill_null(rows["instruction"], pa.scalar(instruction, pa.large_string()))
+    return rows.set_column(rows.schema.get_field_index("instruction"), "instruction", filled)
+
+
+def _with_first_stage(rows: pa.Table, candidates: Source) -> pa.Table:
+    ranks = first_stage_ranks(rows, listed=candidates.shape == "lists")
+    scores = rows["score"] if "score" in rows.schema.names else pa.nulls(len(rows), pa.float64())
+    kept = rows.drop_columns(["score"]) if "score" in rows.schema.names else rows
+    return kept.append_column("first_stage_rank", ranks).append_column("first_stage_score", scores)
+
+
+def read_shuffled(run: Run, source: Source, bucket: int) -> pa.Table:
+    """The rows of a source that are in one bucket."""
+    stage = read_stage(source.role)
+    fragments = [fragment_url(run, stage, unit_name(split.index)) for split in source.splits]
+    return read_bucket(run.storage, fragments, bucket, table_schema(source))
+
+
+def _joined_schema(plan: Plan) -> pa.Schema:
+    assert plan.corpus is not None
+    documents = [field for field in table_schema(plan.corpus) if field.name in texts.DOCUMENT_COLUMNS]
+    replaced = {field.name for field in documents}
+    own = [field for field in table_schema(plan.candidates) if field.name not in replaced]
+    return texts.shared_schema(pa.schema([*own, *documents]))
+
+
+def _part_name(unit: str, part: int) -> str:
+    return f"{unit}-{unit_name(part)}"
+
+
+def read_stage(role: Role) -> str:
+    """The stage that reads a source."""
+    return f"read-{role}"
+
+
+def fragment_path(stage: str, unit: str) -> tuple[str, str, str]:
+    """Where in a run a unit leaves its rows for the next stage."""
+    return WORK, stage, f"{unit}.fragment"
+
+
+def fragment_url(run: Run, stage: str, unit: str) -> str:
+    """The URL of what a unit left for the next stage."""
+    return run.url(*fragment_path(stage, unit))
+
+
+def _chunk_path(chunk: str) -> tuple[str, str, str]:
+    return WORK, "chunks", f"{chunk}.arrow"

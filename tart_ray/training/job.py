@@ -1,0 +1,445 @@
+"""jobs.train from its configuration to its exit code: read the examples, train on Ray Train's workers, report.
+
+The loop is `tart_ray.training.loop`; here is what it needs to run on a cluster. Its state is one object in storage,
+replaced as a whole, so that a worker, a node or the driver may be lost: what starts again goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+import tart_ray
+from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig, WorkersConfig
+from tart_ray.engine.cluster import Room
+from tart_ray.engine.session import Clock, as_figures, execute_run, finish, tell
+from tart_ray.engine.stages import run_stage
+from tart_ray.errors import (
+    CheckpointChangedError,
+    CheckpointError,
+    ExitCode,
+    InputFailedError,
+    RunFailedError,
+)
+from tart_ray.model.checkpoint import (
+    PUT_BACK,
+    VOCAB_FILE,
+    fingerprint_checkpoint,
+    resolve_checkpoint,
+    resolve_revision,
+)
+from tart_ray.model.fitness import check_checkpoint
+from tart_ray.runs.lease import Lease, confirm_driver
+from tart_ray.runs.output_path import check_output
+from tart_ray.runs.run import WORK, Record, Run
+from tart_ray.scores.releases import versions_of_scores
+from tart_ray.storage import FileInfo, Storage, absolute
+from tart_ray.training import TRAINING_VERSION
+from tart_ray.training.examples import Query
+
+EXAMPLES, TRAINED = "examples", "train"  # stages
+CHECKPOINT = "checkpoint"
+STATE = "state.pt"
+TRAIN, EVALUATION = "train", "evaluation"  # roles of the input
+COUNTED = ("read", "used", "duplicates", "quarantined", "blank instructions")
+FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that a worker needs. Pickles into every worker."""
+
+    run: Run
+    config: TrainConfig
+    instructions: Mapping[str, list[str]] | None
+    start: str = ""  # fingerprint of the checkpoint that training starts from, or SHA-256 of the vocabulary
+
+    @property
+    def model_storage(self) -> dict[str, Any]:
+        """Options of the storage that the start is read from."""
+        return self.config.storage.fsspec_options(self.config.model.path or self.config.model.vocabulary or "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, checked: files of each role, the run's identity, and what is left out of each role."""
+
+    work: Work
+    files: Mapping[str, list[FileInfo]]
+    identity: Mapping[str, Any]
+    notes: Mapping[str, list[str]]
+
+
+def train(config: TrainConfig, *, ends_process: bool = False) -> ExitCode:
+    """Run the job; a rerun of the same configuration continues where an earlier one stopped.
+
+    Args:
+        ends_process: as of `rerank`.
+
+    Raises:
+        ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
+        RunFailedError: the run began and could not end.
+    """
+    plan = make_plan(config)
+    config, cluster = plan.work.config, plan.work.config.cluster
+    tell(plan.notes)
+    return execute_run(
+        plan.work.run,
+        plan.identity,
+        config,
+        cluster.address,
+        _room_for(cluster),
+        {
+            **{f"input.{role}": [file.url for file in files] for role, files in plan.files.items()},
+            "model.path": [config.model.path or config.model.vocabulary or ""],
+        },
+        lambda run, lease: execute(_begun(plan, run), lease),
+        ends_process=ends_process,
+    )
+
+
+def _begun(plan: Plan, run: Run) -> Plan:
+    return dataclasses.replace(plan, work=dataclasses.replace(plan.work, run=run))
+
+
+def show(config: TrainConfig) -> ExitCode:
+    """Print what the job would do; starts nothing."""
+    for line in describe(config):
+        print(line)  # noqa: T201
+    return ExitCode.DONE
+
+
+def describe(config: TrainConfig) -> Iterator[str]:
+    """Lines that say what the job would do.
+
+    Raises:
+        the errors of `train`, for the same reasons.
+    """
+    from tart_ray.training.files import read_examples
+
+    plan = make_plan(config)
+    config = plan.work.config
+    start, settings = config.model, config.training
+    yield f"start: {start.path or f'new, {start.initialisation}, {start.geometry}, vocabulary {start.vocabulary}'}"
+    for role, url in roles(config).items():
+        files = plan.files[role]
+        yield f"{role}: {len(files):,} files, {sum(file.size for file in files) / 1e6:,.1f} MB: {url}"
+        yield from (f"  note: {note}" for note in plan.notes.get(role, ()))
+        found = read_examples(plan.work.run.storage, url, plan.work.instructions, files=files, **needs(config, role))
+        counts, positives = found.counts, sum(len(query.positives) for query in found.queries)
+        tasks = len({query.task for query in found.queries})
+        made = f"{len(found.queries):,} queries of {tasks:,} tasks, {positives:,} positives"
+        yield f"  {counts['read']:,} records: {made}"
+        yield from (f"  skipped, no examples in it: {url}" for url in found.skipped)
+        if found.blank_instructions:
+            yield f"  blank instructions: {found.blank_instructions:,}, taken for none: their task's are drawn from"
+        if found.quarantine.rows:
+            first = found.quarantine.rows[0]
+            yield f"  bad records: {len(found.quarantine):,}, the first in {first['source']}: {first['reason']}"
+        if role == TRAIN:
+            yield f"  {_steps(found.queries, settings)}, loss {settings.loss}"
+    if settings.preset:
+        told = {name: getattr(settings, name) for name in PUBLISHED_RECIPE}
+        yield f"preset {settings.preset}: {', '.join(f'{name} {value}' for name, value in told.items())}"
+    yield f"workers: {config.cluster.workers}, {config.cluster.gpus_per_worker} GPUs each, {settings.dtype}"
+
+
+def _steps(queries: Sequence[Query], settings: TrainingConfig) -> str:
+    """How many steps there are, and of what."""
+    if settings.preset == "tart":
+        from tart_ray.training.published import PAIRS_PER_STEP, PairSampler
+
+        return f"steps: {PairSampler(queries, settings).steps:,} of {PAIRS_PER_STEP} pairs"
+    positives = sum(len(query.positives) for query in queries)
+    steps = settings.max_steps or -(-positives // settings.queries_per_step) * settings.epochs
+    return f"steps: {steps:,} of {settings.queries_per_step:,} positives"
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Look at the input and the start without reading either.
+
+    Raises:
+        InputError, StorageError, CheckpointError: the input or the start is not there, or not as configured.
+    """
+    from tart_ray.training.files import check_fields, read_instructions
+
+    config = _with_absolute_paths(config)
+    read = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
+    check_output(config.output.path, {f"input.{name}": path for name, path in read.items()})
+    storage = Storage(config.storage)
+    named = config.input.instructions
+    instructions = read_instructions(storage, named) if named else None
+    listings = {role: check_fields(storage, url) for role, url in roles(config).items()}
+    files = {role: [*found.files] for role, found in listings.items()}
+    notes = {role: [*found.notes] for role, found in listings.items() if found.notes}
+    run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
+    work = _pin_start(Work(run, config, instructions))
+    identity = {
+        "job": "train",
+        "input": {
+            "files": {role: [[f.url, f.size, f.version] for f in found] for role, found in files.items()},
+            "instructions": instructions,
+        },
+        "model": {
+            "start": work.start,
+            **config.model.model_dump(include={"geometry", "initialisation", "max_length"}),
+        },
+        "training": config.training.model_dump(mode="json", exclude=FREE),
+        "dtype": config.output.dtype,
+        "versions": {"training": TRAINING_VERSION, **versions_of_scores()},
+    }
+    return Plan(work, files, identity, notes)
+
+
+def roles(config: TrainConfig) -> dict[str, str]:
+    """Where the examples of each role are."""
+    found = {TRAIN: config.input.train, EVALUATION: config.input.evaluation}
+    return {role: url for role, url in found.items() if url is not None}
+
+
+def needs(config: TrainConfig, role: str) -> dict[str, Any]:
+    """What a query must have to be of use, as `read_examples` takes it."""
+    if role != TRAIN:
+        return {}
+    if config.training.preset == "tart":
+        return {"negatives": "optional"}
+    has_random = max(config.training.random_negatives) > 0
+    return {"negatives": "random" if has_random else "own", "needs_scores": config.training.loss == "margin_mse"}
+
+
+def execute(plan: Plan, lease: Lease) -> ExitCode:
+    """All stages of a run that has begun."""
+    work, config, run = plan.work, plan.work.config, plan.work.run
+    clock = Clock()
+    with clock.timed("read"):
+        found = run_stage(run, EXAMPLES, plan.files, functools.partial(_prepare, work, plan.files))
+    counts = {name: sum(record[name] for record in found.values()) for name in COUNTED}
+    trained: Record = {}
+    if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
+        for role, record in found.items():
+            if not record["queries"]:
+                raise InputFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}")
+        with clock.timed("train"):
+            trained = run.committed(TRAINED).get(TRAINED) or _train(work)
+    report = {
+        "job": "train",
+        "tart_ray": tart_ray.__version__,
+        "counts": counts | {f"{role} queries": record["queries"] for role, record in found.items()},
+        "trained": trained,
+        "seconds": clock.seconds,
+        "notes": plan.notes,
+        "config": config.model_dump(mode="json"),
+    }
+    for url in (url for record in found.values() for url in record["skipped"]):
+        log.warning("%s was skipped: it holds no examples", url)
+    summary = "read {read:,} = used {used:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
+    figures = {name: value for name, value in trained.items() if name != "history"} | as_figures(plan.notes)
+    allowed = config.limits.max_quarantined_fraction
+    return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+
+
+def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> Record:
+    """Read one role's examples; what is usable of them is kept beside the checkpoint, the rest in quarantine."""
+    from tart_ray.training.files import encode_queries, read_examples
+
+    url, needed = roles(work.config)[role], needs(work.config, role)
+    found = read_examples(work.run.storage, url, work.instructions, files=files[role], **needed)
+    work.run.write(encode_queries(found.queries), EXAMPLES, f"{role}.parquet")
+    work.run.write_quarantine(found.quarantine, EXAMPLES, role)
+    return {
+        "rows": found.counts["read"],
+        "queries": len(found.queries),
+        **found.counts,
+        "blank instructions": found.blank_instructions,
+        "skipped": list(found.skipped),
+    }
+
+
+def _train(work: Work) -> Record:
+    """Train on the cluster, and return what was committed.
+
+    Raises:
+        RunFailedError: a worker found that it cannot go on, or workers died more often than they may.
+    """
+    from ray.train.torch import TorchTrainer
+
+    cluster, run = work.config.cluster, work.run
+    failure = run.url(*_failure(work))
+    log.info("starting %d workers; each loads the model first", cluster.workers)
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
+    with tempfile.TemporaryDirectory() as folder:  # for records of Ray Train, of this start alone
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"work": work},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=cluster.workers,
+                use_gpu=cluster.gpus_per_worker > 0,
+                resources_per_worker={name: amount for name, amount in resources.items() if amount},
+            ),
+            run_config=ray.train.RunConfig(
+                name=run.session,
+                storage_path=folder,
+                failure_config=ray.train.FailureConfig(max_failures=work.config.limits.max_attempts_per_chunk - 1),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            first = next(iter(error.worker_failures.values()))
+            raise RunFailedError(f"training: {first}") from error
+        except ray.train.TrainingFailedError as error:
+            raise RunFailedError(f"training: {error}") from error
+    if run.storage.exists(failure):
+        raise InputFailedError(run.storage.read(failure).decode())
+    return run.records(TRAINED, [TRAINED])[TRAINED]
+
+
+def _train_worker(settings: Mapping[str, Any]) -> None:
+    """One worker of Ray Train, which has set up torch.distributed.
+
+    Ray Train would start again what raises; what another try cannot mend is written down for the driver instead.
+    """
+    from tart_ray.errors import TrainingError
+
+    work: Work = settings["work"]
+    try:
+        _train_in_worker(work)
+    except (CheckpointError, TrainingError) as error:
+        work.run.storage.write(work.run.url(*_failure(work)), str(error).encode())
+
+
+def _train_in_worker(work: Work) -> None:
+    import torch
+    from ray.train.torch import get_device
+
+    from tart_ray.training import loop, start
+    from tart_ray.training.files import decode_queries
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    run, config, context = work.run, work.config, ray.train.get_context()
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    queries = {role: decode_queries(run.storage.read(_examples_url(work, role))) for role in roles(config)}
+    model, tokenizer = _load_start(work)
+    tokenizer.num_threads = config.cluster.cpus_per_worker
+    model.to(get_device())
+    trained = loop.train(
+        model,
+        tokenizer,
+        queries[TRAIN],
+        config.training,
+        evaluation=queries.get(EVALUATION, ()),
+        state=loop.StateFile(run.storage, run.url(WORK, STATE), functools.partial(confirm_driver, run)),
+        workers=loop.Workers(context.get_world_rank(), context.get_world_size()),
+        max_length=config.model.max_length,
+    )
+    if context.get_world_rank() == 0:
+        confirm_driver(run)
+        with tempfile.TemporaryDirectory() as folder:
+            start.save_checkpoint(model, tokenizer, folder, dtype=getattr(torch, config.output.dtype))
+            for file in sorted(Path(folder).iterdir()):
+                run.write(file.read_bytes(), CHECKPOINT, file.name)
+        run.commit(
+            TRAINED,
+            TRAINED,
+            {
+                "steps": trained.steps,
+                "best step": trained.best_step,
+                "nDCG@10": trained.best_ndcg_at_10,
+                "accuracy": trained.best_accuracy,
+                "pairs": trained.pairs,
+                "training seconds": trained.seconds,
+                "pairs/s": trained.pairs / trained.seconds if trained.seconds else None,
+                "history": trained.history,
+            },
+        )
+
+
+def _load_start(work: Work) -> Any:
+    """The model that training starts from, and its tokenizer; those of the manifest, or an error."""
+    from tart_ray.training import start
+
+    model, seed = work.config.model, work.config.training.seed
+    if model.path is not None:
+        return start.start_from_checkpoint(
+            model.path,
+            seed=seed,
+            revision=model.revision,
+            storage_options=work.model_storage,
+            fingerprint=work.start,
+            as_published=work.config.training.preset == "tart",
+        )
+    mimetic = model.initialisation == "mimetic"
+    fresh, tokenizer = start.start_fresh(_vocabulary(work), model.geometry, mimetic=mimetic, seed=seed)
+    if hashlib.sha256(tokenizer.vocabulary).hexdigest() != work.start:
+        raise CheckpointChangedError(f"{model.vocabulary}: is another vocabulary than the manifest's: {PUT_BACK}")
+    return fresh, tokenizer
+
+
+def _vocabulary(work: Work) -> Path:
+    """The local file, or the local directory that ``spiece.model`` is in."""
+    model = work.config.model
+    assert model.vocabulary is not None
+    if Path(model.vocabulary).is_file():
+        return Path(model.vocabulary)
+    return resolve_checkpoint(
+        model.vocabulary, revision=model.revision, storage_options=work.model_storage, weights=False
+    )
+
+
+def _pin_start(work: Work) -> Work:
+    """The work with the commit and the fingerprint of what is there to start from now, which changes when it does.
+
+    Raises:
+        CheckpointError: it is not there, or its tokenizer cannot be read.
+    """
+    from tart_ray.model.tokenizer import EncT5Tokenizer
+
+    model = work.config.model
+    if model.path is None:
+        place = _vocabulary(work)
+        tokenizer = EncT5Tokenizer(place / VOCAB_FILE if place.is_dir() else place)
+        return dataclasses.replace(work, start=hashlib.sha256(tokenizer.vocabulary).hexdigest())
+    revision = resolve_revision(model.path, revision=model.revision)
+    where: dict[str, Any] = {"revision": revision, "storage_options": work.model_storage}
+    start = fingerprint_checkpoint(model.path, **where)
+    check_checkpoint(model.path, fingerprint=start, with_head=False, **where)
+    config = work.config.model_copy(update={"model": model.model_copy(update={"revision": revision})})
+    return dataclasses.replace(work, config=config, start=start)
+
+
+def _failure(work: Work) -> tuple[str, str]:
+    """Where workers of this start of the driver say why they cannot go on."""
+    return WORK, f"failure-{work.run.session}.txt"
+
+
+def _examples_url(work: Work, role: str) -> str:
+    return work.run.url(EXAMPLES, f"{role}.parquet")
+
+
+def _room_for(cluster: WorkersConfig) -> Room:
+    cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
+    advice = "cluster.gpus_per_worker: 0 trains on CPUs; cluster.workers may be fewer"
+    # without an answer of the state API, Ray Train's cleaner of placement groups logs a line a second
+    return Room(f"{cluster.workers} workers (cluster.workers)", cpus, gpus, advice, state_api=True)
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Local paths made absolute: workers have other working directories."""
+    output = config.output.model_copy(update={"path": absolute(config.output.path)})
+    named = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
+    read = config.input.model_copy(update={name: absolute(path) for name, path in named.items() if path is not None})
+    local = {name: getattr(config.model, name) for name in ("path", "vocabulary")}
+    there = {name: absolute(path) for name, path in local.items() if path and Path(path).expanduser().exists()}
+    return config.model_copy(update={"input": read, "output": output, "model": config.model.model_copy(update=there)})

@@ -1,0 +1,155 @@
+"""A replica as Ray calls it, without Ray: every score belongs to its pair, whatever happened before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tart_ray import Scorer
+from tart_ray.config import ClusterConfig, RerankConfig
+from tart_ray.errors import CheckpointChangedError, CheckpointError
+from tart_ray.runs.attempts import Attempt
+from tart_ray.runs.run import Run
+from tart_ray.scores.plan import pin_model
+from tart_ray.scores.score import Replica, load_scorer, window_columns
+from tart_ray.storage import Storage
+
+TEXTS = [" ".join(["wing"] * count) for count in (3, 9, 1, 7, 5, 2, 8)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.at(Storage(), str(tmp_path / "run"), 3)
+
+
+@pytest.fixture(params=[2_048, 24], ids=["one batch", "many batches"])
+def scorer(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Scorer:
+    return Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_tokens_per_batch=request.param)
+
+
+def config(checkpoint: Path) -> RerankConfig:
+    return RerankConfig.model_validate(
+        {"input": {"candidates": "x"}, "output": {"path": "x"}, "model": {"path": str(checkpoint)}}
+    )
+
+
+def chunk_of(scorer: Scorer, texts: Sequence[str] = TEXTS, *, max_length: int = 512) -> pa.Table:
+    """The row that reaches a replica, of a chunk whose row 1 the tokenizer refused."""
+    pairs = scorer.tokenizer.encode_windows(["flow"] * len(texts), texts, max_length=max_length)
+    table = pa.table({"_row": [0, *range(2, len(TEXTS) + 1)], **window_columns(pairs)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
+    return pa.table({"unit": ["00000-00000"], "reasons": [json.dumps({"1": "no room"})], "table": payload})
+
+
+def results(answer: pa.Table) -> tuple[list[float], dict[str, str]]:
+    table = pa.ipc.open_stream(answer["table"][0].as_buffer()).read_all()
+    assert table["_row"].to_pylist() == [0, *range(2, len(TEXTS) + 1)]
+    return table["margin"].to_pylist(), json.loads(answer["reasons"][0].as_py())
+
+
+class RaisingScorer:
+    """A Scorer that raises at its first call with several pairs, and for one text always."""
+
+    def __init__(self, scorer: Scorer, bad: list[int]) -> None:
+        self._scorer, self._bad, self._calls = scorer, bad, 0
+        self.max_tokens_per_batch = scorer.max_tokens_per_batch
+
+    def score_encoded(self, pairs: Any) -> Any:
+        self._calls += len(pairs) > 1
+        if (self._calls == 1 and len(pairs) > 1) or any(pairs.row(i).tolist() == self._bad for i in range(len(pairs))):
+            raise ValueError("not now")
+        return self._scorer.score_encoded(pairs)
+
+
+@pytest.mark.parametrize("died", [0, 1], ids=["first", "after a death"])
+def test_scores_belong_to_their_pairs(died: int, scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    expected = scorer.score(["flow"] * len(TEXTS), TEXTS).margin
+    assert len({*np.round(expected, 3).tolist()}) == len(TEXTS)  # a permutation would show
+    for _ in range(died):
+        Attempt.begin(run, "score", "00000-00000")
+    margins, reasons = results(Replica(run, config(tiny_checkpoint), lambda _: scorer)(chunk_of(scorer)))
+    np.testing.assert_allclose(margins, expected, atol=1e-6)
+    assert reasons == {"1": "no room"}
+
+
+def test_a_row_that_raises_is_named_by_its_place_in_the_chunk(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    expected = scorer.score(["flow"] * len(TEXTS), TEXTS).margin
+    bad = scorer.tokenizer.encode_pairs(["flow"], [TEXTS[3]]).input_ids.tolist()
+    replica = Replica(run, config(tiny_checkpoint), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
+    margins, reasons = results(replica(chunk_of(scorer)))
+    assert reasons == {"1": "no room", "4": "raised ValueError: not now"}
+    assert np.isnan(margins[3])
+    np.testing.assert_allclose(np.delete(margins, 3), np.delete(expected, 3), atol=1e-5)
+
+
+def test_a_model_whose_output_is_never_a_number_is_refused(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    scorer.model.classifier.weight.data.fill_(float("nan"))
+    replica = Replica(run, config(tiny_checkpoint), lambda _: scorer)
+    with pytest.raises(CheckpointError, match="logits for the shortest pair are"):
+        replica(chunk_of(scorer))
+
+
+def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
+    scorer: Scorer, run: Run, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    began = config(model)
+    began = began.model_copy(update={"model": pin_model(began.model, began.storage)})
+    began = began.model_copy(update={"cluster": ClusterConfig(gpus_per_replica=0)})
+    expected = results(Replica(run, began, load_scorer)(chunk_of(scorer)))
+    assert results(Replica(run, began, load_scorer)(chunk_of(scorer))) == expected
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 64
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointChangedError, match="the manifest names a checkpoint of fingerprint"):
+        Replica(run, began, load_scorer)(chunk_of(scorer))
+    with pytest.raises(CheckpointChangedError, match=r"got a checkpoint of fingerprint .*, expected"):
+        pin_model(began.model, began.storage)
+
+
+WINDOW = 20  # tokens: texts of 1 to 9 words are read in one to five windows
+
+
+def window_results(answer: pa.Table) -> list[tuple[Any, ...]]:
+    table = pa.ipc.open_stream(answer["table"][0].as_buffer()).read_all()
+    return list(zip(*(table[name].to_pylist() for name in ("margin", "best_window", "num_windows")), strict=True))
+
+
+@pytest.mark.parametrize("died", [0, 1], ids=["first", "after a death"])
+def test_the_best_window_belongs_to_its_pair(died: int, scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    windows = scorer.tokenizer.encode_windows(["flow"] * len(TEXTS), TEXTS, max_length=WINDOW)
+    margin = scorer.score_encoded(windows.rows).margin
+    for _ in range(died):
+        Attempt.begin(run, "score", "00000-00000")
+    answer = Replica(run, config(tiny_checkpoint), lambda _: scorer)(chunk_of(scorer, max_length=WINDOW))
+    for pair, (found, index, count) in enumerate(window_results(answer)):
+        own = margin[windows.starts[pair] : windows.starts[pair + 1]]
+        assert (index, count) == (np.argmax(own), len(own))
+        assert found == pytest.approx(own.max(), abs=1e-5)
+    statistics = json.loads(answer["statistics"][0].as_py())
+    assert statistics["windows"] == len(windows.rows) > len(TEXTS)
+    assert statistics["tokens"] == windows.lengths.sum() <= statistics["padded_tokens"]
+
+
+def test_a_pair_is_given_up_for_one_window_that_raises(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
+    texts = [*TEXTS[:3], TEXTS[3] + " <extra_id_9>", *TEXTS[4:]]
+    windows = scorer.tokenizer.encode_windows(["flow"] * len(texts), texts, max_length=WINDOW)
+    expected = windows.best(scorer.score_encoded(windows.rows).margin) - windows.starts[:-1]
+    bad = windows.rows.row(windows.starts[4] - 1).tolist()  # the last of pair 3
+    assert windows.starts[4] - windows.starts[3] > 2
+    replica = Replica(run, config(tiny_checkpoint), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
+    answer = replica(chunk_of(scorer, texts, max_length=WINDOW))
+    assert results(answer)[1] == {"1": "no room", "4": "raised ValueError: not now"}
+    found = window_results(answer)
+    assert np.isnan(found[3][0])
+    assert [index for _, index, _ in np.delete(found, 3, axis=0).tolist()] == np.delete(expected, 3).tolist()
