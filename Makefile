@@ -13,7 +13,7 @@ test: setup
 
 # everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
 faults: setup
-	$(BIN)/python -m pytest tests/faults tests/ray/test_train.py tests/ray/test_schedules.py -m "matrix or not matrix" -rP --show-capture=stdout
+	$(BIN)/python -m pytest tests/faults tests/ray/test_train.py tests/ray/test_schedules.py tests/ray/test_places.py -m "matrix or not matrix" -rP --show-capture=stdout
 
 # whole jobs over small inputs that once failed without a word, where their folder is beside the project
 cases: setup

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tart_ray.errors import ConfigurationError
-from tart_ray.locations import is_local
+from tart_ray.locations import check_location, is_local
 from tart_ray.runs.run import WORK, Run
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ def prove_shared(place: Run, reads: Reads) -> None:
     """
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
     others = {id_: address for id_, address in nodes.items() if id_ != ray.get_runtime_context().get_node_id()}
-    read = {(key, path): _facts(path) for key, paths in reads.items() for path in paths if is_local(path)}
+    local = ((key, check_location(path)) for key, paths in reads.items() for path in paths if is_local(path))
+    read = {(key, path): _facts(path) for key, path in local}
     read = {named: facts for named, facts in read.items() if facts is not None}  # the id of a model is no path
     writes = is_local(place.path)
     if not others or not (read or writes):

@@ -59,6 +59,16 @@ def test_nodes_that_share_a_disk_are_told_nothing_and_nothing_is_left_behind(tmp
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("path", ["/proc/self/status", "file:///proc/self/status"])
+def test_a_path_that_is_another_file_elsewhere_is_refused(path: str, tmp_path: Path) -> None:
+    run = Run.at(Storage({}), str(tmp_path / "run"), 3)
+    with pytest.raises(
+        ConfigurationError, match=r"input.candidates: /proc/self/status: node \S+ has something else there"
+    ):
+        prove_shared(run, {"input.candidates": [path]})
+
+
 @pytest.mark.matrix
 def test_a_node_with_a_disk_of_its_own_is_refused(other_disk: Path, make_config: Any, tmp_path: Path) -> None:
     rows = [{"query_id": "q", "query": "flow", "doc_id": f"d{d}", "text": f"wing {d}"} for d in range(20)]

@@ -136,7 +136,8 @@ def test_train_mine_train_score(tmp_path: Path, make: Make) -> None:
     assert train(config) == ExitCode.DONE
     report = report_of(tmp_path / "second")
     assert report["counts"] == {
-        "read": 240, "used": 240, "duplicates": 0, "quarantined": 0, "train queries": 40, "evaluation queries": 40,
+        "read": 240, "used": 240, "duplicates": 0, "quarantined": 0, "blank instructions": 0,
+        "train queries": 40, "evaluation queries": 40,
     }  # fmt: skip
     trained = report["trained"]
     assert (trained["steps"], trained["pairs"]) == (80, 80 * 8 * 5)
