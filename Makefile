@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/python -m jobs.demo
 
+# mostly waits for processes to start: one worker more than there are cores; whole files, since their tests share fixtures
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
 faults: setup

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,6 +35,20 @@ from tart_ray.storage import Storage
 settings.register_profile("fuzz", max_examples=5_000, deadline=None)  # `make fuzz`
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Under pytest-xdist, each worker's Ray notes its address and keeps its sockets in a folder of its own."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR"))  # short: it holds sockets
+        os.environ["RAY_TMPDIR"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that start Ray first: they take longest, and a worker that ends up with one would end last."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.parent.name not in ("ray", "faults"))
 
 
 @pytest.fixture(scope="session")
@@ -180,6 +196,8 @@ def head(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     options += [
         f"--dashboard-agent-listen-port={agent}",
         f"--dashboard-agent-grpc-port={agent_grpc}",
+        "--min-worker-port=0",  # any: two heads of this machine would try the same ones
+        "--max-worker-port=0",
         "--num-cpus=2",
         "--object-store-memory=200000000",
         "--node-ip-address=127.0.0.1",

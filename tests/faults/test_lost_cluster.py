@@ -28,6 +28,7 @@ def started() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     (port,) = free_ports(1)
     options = ["--head", "--block", f"--port={port}", "--include-dashboard=false", "--num-cpus=2"]
     options += ["--object-store-memory=200000000", "--disable-usage-stats"]
+    options += ["--min-worker-port=0", "--max-worker-port=0"]
     with subprocess.Popen([RAY, "start", *options], stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             wait_until_open(port)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._common.utils import get_default_ray_temp_dir
 from support.drivers import Jobs, changes, puts
 from support.faulty_s3 import Faults, reject
 from support.job_files import read_output, write_jsonl
@@ -136,7 +137,7 @@ def test_credentials_are_told_to_nobody(jobs: Jobs) -> None:
     assert codes == [ExitCode.FAILED, ExitCode.DONE], said + jobs.said
     files = server.filesystem()
     written = b"".join(files.cat_file(name) for name in files.find(f"{jobs.bucket}/secrets"))
-    sessions = sorted(Path("/tmp/ray").glob("session_2*"))[-2:]  # noqa: S108
+    sessions = sorted(Path(get_default_ray_temp_dir()).glob("session_2*"))[-2:]
     logs = [path for session in sessions for path in (session / "logs").rglob("*") if path.is_file()]
     assert len(written) > 10_000
     assert len(logs) > 10

@@ -35,9 +35,8 @@ def other_disk(cluster: str, tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a process cannot be given a file system of its own here")
     before = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     start = [str(Path(sys.executable).parent / "ray"), "start", f"--address={cluster}", "--block", "--num-cpus=1"]
-    with subprocess.Popen(
-        [*mounting, *start, "--object-store-memory=100000000"], stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
+    start += ["--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0"]
+    with subprocess.Popen([*mounting, *start], stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             deadline = time.monotonic() + 120
             while {node["NodeID"] for node in ray.nodes() if node["Alive"]} <= before:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +94,26 @@ def serve(folder: Path) -> Iterator[S3Server]:
             process.wait()
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports that no connection is given by the system, nor a worker by Ray; each worker of pytest-xdist has its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = [*range(20_000 + worker % 16, 32_768, 16)]
+    random.Random(os.getpid()).shuffle(ports)  # other sessions of pytest may run
+    return itertools.cycle(ports)
+
+
+_ports = _own_ports()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
+    """Ports that nothing listens on now, and that nothing else is given until a server takes them."""
+    found: list[int] = []
+    while len(found) < count:
+        port = next(_ports)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("", port))
+            found.append(port)
+    return found
 
 
 def wait_until_open(port: int) -> None:
