@@ -17,6 +17,8 @@ LINES = [b"one", b"", b"zw\xc3\xb6lf", b"  ", b"\xf0\x9f\x8c\x8a\xf0\x9f\x8c\x8a
 # worked out by hand for the "\n" variant: offsets of the lines that are not blank
 OFFSETS_LF = [0, 5, 15, 24, 55]
 
+GZIPPED = gzip.compress(b"x", mtime=0)  # the same in all workers of pytest-xdist: it is part of names of tests
+
 
 def expected(end: bytes) -> list[tuple[int, bytes]]:
     found, offset = [], 0
@@ -78,8 +80,8 @@ def test_a_damaged_compressed_file_is_named(local: Any, suffix: str, compress: A
     ("name", "data", "message"),
     [
         ("a.jsonl.gz", b"plain\n", r"its name ends in \.gz and it is not compressed: name it without that"),
-        ("a.jsonl.xz", gzip.compress(b"x"), r"compressed as \.gz files are, and its name does not end in \.gz"),
-        ("a.jsonl", gzip.compress(b"x"), r"compressed as \.gz files are, and its name does not end in \.gz: rename it"),
+        ("a.jsonl.xz", GZIPPED, r"compressed as \.gz files are, and its name does not end in \.gz"),
+        ("a.jsonl", GZIPPED, r"compressed as \.gz files are, and its name does not end in \.gz: rename it"),
         ("a.jsonl", bz2.compress(b"x"), r"compressed as \.bz2 files are"),
         ("a.jsonl", bz2.compress(b""), r"compressed as \.bz2 files are"),
         ("a.jsonl", lzma.compress(b"x"), r"compressed as \.xz files are"),
