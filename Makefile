@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-# mostly waits for processes to start: one worker more than there are cores; whole files, since their tests share fixtures
+# one worker more than a small machine has cores, as much of the time goes into waiting; tests/conftest.py tells who gets what
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 # everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
 faults: setup

@@ -46,9 +46,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that start Ray first: they take longest, and a worker that ends up with one would end last."""
+    """The files that start Ray first, large ones before small ones: a worker that gets a long one late ends late."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.parent.name not in ("ray", "faults"))
+        first = ["faults", "ray"]
+        place = {name: index for index, name in enumerate(first)}
+        sizes = {item.path: item.path.stat().st_size for item in items}
+        items.sort(key=lambda item: (place.get(item.path.parent.name, len(first)), -sizes[item.path]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to one worker, whose tests share fixtures; so do the files of faults: their undisturbed runs."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            return str(path.parent if path.parent.name == "faults" else path)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
