@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tart_ray.command_line import load_config
 from tart_ray.config import (
     EvaluateConfig,
     MineConfig,
@@ -22,6 +21,7 @@ from tart_ray.config import (
     StorageConfig,
     TrainConfig,
 )
+from tart_ray.config.command_line import load_config
 from tart_ray.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:

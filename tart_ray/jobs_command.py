@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import tart_ray
 import tart_ray.demo
-from tart_ray.command_line import parse_config
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig, RerankConfig, Section, TrainConfig
+from tart_ray.config.command_line import parse_config
 from tart_ray.errors import ExitCode
 
 Config = TypeVar("Config", bound=Section)

@@ -20,8 +20,7 @@ IMPORTS = {
     "errors": set(),
     "file_versions": set(),
     "locations": {"errors"},
-    "config": {"locations"},
-    "command_line": {"errors", "config", "locations"},
+    "config": {"errors", "locations"},
     "storage": {"errors", "file_versions", "locations", "config"},
     "model": {"errors", "file_versions", "locations"},
     "scoring": {"model"},
@@ -38,11 +37,11 @@ IMPORTS = {
     "results": {"errors", "locations", "input", "runs", "scores", "reranking"},
     "demo": {"model"},
     "api": {
-        "errors", "config", "command_line", "storage", "runs", "scores", "results",
+        "errors", "config", "storage", "runs", "scores", "results",
         "mining", "relabeling", "reranking", "evaluation", "training",
     },
     "jobs_command": {
-        "__init__", "errors", "config", "command_line", "engine", "scores", "demo",
+        "__init__", "errors", "config", "engine", "scores", "demo",
         "mining", "relabeling", "reranking", "evaluation", "training",
     },
     "__init__": {"api", "model", "scoring"},
@@ -50,7 +49,6 @@ IMPORTS = {
 }  # fmt: skip
 MAY_NOT_IMPORT = {
     "config": {"torch", "transformers", "pyarrow", "fsspec"},
-    "command_line": {"torch", "transformers", "pyarrow"},
     "jobs_command": {"torch", "transformers", "pyarrow"},
     "tables": {"torch", "transformers", "fsspec"},
     "input": {"torch", "transformers"},
@@ -174,7 +172,7 @@ def every_module_of(part: str) -> str:
     ("statement", "loaded", "not_loaded"),
     [
         ("import tart_ray", set(), {"torch", "transformers", "ray", "pyarrow"}),
-        ("import tart_ray.config", {"pydantic"}, {"torch", "transformers", "ray", "pyarrow"}),
+        (every_module_of("config"), {"pydantic"}, {"torch", "transformers", "ray", "pyarrow", "fsspec"}),
         (every_module_of("tables"), {"pyarrow"}, {"torch", "transformers", "ray"}),
         (every_module_of("input"), {"pyarrow"}, {"torch", "transformers", "ray"}),
         (every_module_of("runs"), {"pyarrow"}, {"torch", "transformers", "ray"}),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tart_ray.command_line import parse_config
 from tart_ray.config import TrainConfig
+from tart_ray.config.command_line import parse_config
 from tart_ray.errors import ExitCode
 
 GIVEN = ["--input.train", "pairs.jsonl", "--output.path", "trained"]

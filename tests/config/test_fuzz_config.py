@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fuzzing import FUZZED
 
-from tart_ray.command_line import parse_config
 from tart_ray.config import RerankConfig
+from tart_ray.config.command_line import parse_config
 
 VALID: dict[str, Any] = {
     "model": {

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tart_ray.command_line import parse_config
 from tart_ray.config import EvaluateConfig, RerankConfig, StorageConfig
+from tart_ray.config.command_line import parse_config
 
 BASE = "input: {candidates: a.jsonl}\noutput: {path: run}\n"
 
@@ -247,7 +247,7 @@ def test_the_environment_decides_where_the_configuration_is_silent() -> None:
 
 PROGRAM = """
 import sys
-from tart_ray.command_line import parse_config
+from tart_ray.config.command_line import parse_config
 from tart_ray.config import RerankConfig
 config, _ = parse_config(RerankConfig, "rerank", sys.argv[1:])
 print(config.input.candidates, config.model.max_length)
