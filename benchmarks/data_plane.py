@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
-from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.reranking.job import rerank
 from tart_ray.scoring.scorer import Scores
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.scoring.scorer import fastest_encoder
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()

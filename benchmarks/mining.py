@@ -37,7 +37,7 @@ from tart_ray.config import (
     TrainerConfig,
 )
 from tart_ray.mining.job import mine_negatives
-from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.reranking.job import rerank
 from tart_ray.scoring.scorer import Scores
 

@@ -41,7 +41,7 @@ from tart_ray import EncT5ForSequenceClassification, Scorer
 from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
-from tart_ray.model.tokenizer import join_instruction
+from tart_ray.model.texts import join_instruction
 
 PARTS = ("ratio", "linear", "startup", "timeline")
 COLUMNS = 72  # of the timeline

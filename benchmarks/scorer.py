@@ -51,7 +51,8 @@ from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection, first_stage
 from tart_ray.model.checkpoint import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncT5Tokenizer, join_instruction
+from tart_ray.model.texts import join_instruction
+from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.scoring.batching import default_max_tokens
 from tart_ray.scoring.cuda import CompiledEncoder, PackedAttention, PaddedAttention
 from tart_ray.scoring.memory import keep_freed_memory

@@ -26,13 +26,10 @@ from tart_ray.engine.deaths import begin_attempt
 from tart_ray.engine.stages import drain
 from tart_ray.errors import CheckpointError
 from tart_ray.input.quarantine import SCORE, Quarantine, find_reasons
-from tart_ray.model.tokenizer import (
-    EncodedPairs,
-    EncodedWindows,
-    EncT5Tokenizer,
-    QueryTooLongError,
-    join_instruction,
-)
+from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.model.texts import join_instruction
+from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.model.truncation import QueryTooLongError
 from tart_ray.runs.attempts import Attempt
 from tart_ray.runs.run import Record, Run
 from tart_ray.scores.deadline import Deadline

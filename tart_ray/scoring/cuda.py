@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.models.t5.modeling_t5 import T5Block
 
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncodedPairs
 from tart_ray.scoring.batching import bucket_of
 from tart_ray.scoring.encoder import classify, position_bias, require_gated_gelu, rms_norm
 

@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.t5.modeling_t5 import T5Block, T5LayerFF
 
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncodedPairs
 from tart_ray.scoring.memory import keep_freed_memory
 from tart_ray.scoring.projections import Projection, make_projection
 

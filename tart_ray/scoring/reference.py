@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncodedPairs
 
 
 class Encoder(Protocol):

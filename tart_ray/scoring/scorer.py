@@ -15,18 +15,11 @@ import numpy.typing as npt
 import torch
 
 from tart_ray.model.checkpoint import check_label_count
+from tart_ray.model.encoded import BestWindows, EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import (
-    DEFAULT_MAX_LENGTH,
-    BestWindows,
-    EncodedPairs,
-    EncT5Tokenizer,
-    LongDocuments,
-    QueryTooLongError,
-    Truncation,
-    check_texts,
-    join_instruction,
-)
+from tart_ray.model.texts import check_texts, join_instruction
+from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.model.truncation import DEFAULT_MAX_LENGTH, LongDocuments, QueryTooLongError, Truncation
 from tart_ray.scoring.batching import default_max_tokens, fitting_max_tokens, plan_batches
 from tart_ray.scoring.cuda import bytes_per_token
 from tart_ray.scoring.encoder import PackedEncoder, has_gated_gelu

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ir_measures
 
-from tart_ray.model.tokenizer import join_instruction
+from tart_ray.model.texts import join_instruction
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.examples import Query
 

@@ -24,7 +24,8 @@ from torch import nn
 from tart_ray.config import TrainingConfig
 from tart_ray.errors import TrainingError
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import DEFAULT_MAX_LENGTH, EncT5Tokenizer
+from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.model.truncation import DEFAULT_MAX_LENGTH
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.storage import Storage

@@ -16,7 +16,7 @@ from torch import nn
 
 from tart_ray.config import TrainingConfig
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import join_instruction
+from tart_ray.model.texts import join_instruction
 from tart_ray.training.examples import Query
 from tart_ray.training.sampling import Group
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tart_ray.config import TrainingConfig
-from tart_ray.model.tokenizer import join_instruction
+from tart_ray.model.texts import join_instruction
 from tart_ray.training.examples import Query
 
 Ints = npt.NDArray[np.int64]

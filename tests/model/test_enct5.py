@@ -14,7 +14,7 @@ from transformers import T5Config
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.errors import CheckpointError
-from tart_ray.model.tokenizer import join_instruction
+from tart_ray.model.texts import join_instruction
 
 TIED = ("shared.weight", "encoder.embed_tokens.weight")
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}

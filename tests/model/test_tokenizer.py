@@ -18,13 +18,10 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentence
 from tart_ray import EncT5Tokenizer
 from tart_ray.errors import CheckpointError
 from tart_ray.model import segmentation
-from tart_ray.model.tokenizer import (
-    EncodedPairs,
-    QueryTooLongError,
-    join_instruction,
-    longest_first,
-    words_are_independent,
-)
+from tart_ray.model.encoded import EncodedPairs
+from tart_ray.model.text_tokenizer import words_are_independent
+from tart_ray.model.texts import join_instruction
+from tart_ray.model.truncation import QueryTooLongError, longest_first
 
 PIECES, BOS, EOS, PAD = 80, 180, 1, 0  # tiny_checkpoint: 80 pieces, 100 sentinels, then <s>
 

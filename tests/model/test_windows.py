@@ -16,8 +16,10 @@ from support.fuzzing import FUZZED
 from support.job_files import WORDS
 
 from tart_ray import EncT5Tokenizer
-from tart_ray.model import tokenizer as tokenizer_module
-from tart_ray.model.tokenizer import EncodedPairs, EncodedWindows, QueryTooLongError, join_instruction, longest_first
+from tart_ray.model import text_tokenizer
+from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.model.texts import join_instruction
+from tart_ray.model.truncation import QueryTooLongError, longest_first
 
 EOS = 1
 FOREIGN = "flügel café naïve дом мост ёлка größe señor ελπίδα fin wing office 12 7.5".split()
@@ -204,7 +206,7 @@ def test_fuzz_every_token_is_in_a_window(foreign: EncT5Tokenizer, data: Any) -> 
     head = data.draw(st.integers(0, max(len(text) // 3, 1)))
     least = max(max_length // 8, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", (data.draw(st.sampled_from([3, 20, 4_096])), 9_999))
+        patch.setattr(text_tokenizer, "CHARACTERS_PER_BLOCK", (data.draw(st.sampled_from([3, 20, 4_096])), 9_999))
         windows = foreign.encode_windows([query], [text], heads=[head], max_length=max_length)
     pair = foreign.encode_pairs([query], [text], max_length=max_length)
     first, second = foreign.encode_texts([query, text])
@@ -265,7 +267,7 @@ def test_a_text_in_blocks_has_the_ids_and_characters_of_the_whole(
 ) -> None:
     text = "  ".join(FOREIGN * 30) + " </s> wing  <pad>fin 12 </s>"
     (whole,), spans = foreign.encode_texts([text]), foreign._spans(text)
-    monkeypatch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", (50, 9_999))
+    monkeypatch.setattr(text_tokenizer, "CHARACTERS_PER_BLOCK", (50, 9_999))
     assert len(list(foreign._blocks(text))) > 20
     assert foreign._encode_in_blocks(text).tolist() == whole
     ends = foreign._spans(text)[:, 1].tolist()
@@ -275,7 +277,7 @@ def test_a_text_in_blocks_has_the_ids_and_characters_of_the_whole(
 
 def test_a_text_without_spaces_is_cut_all_the_same(foreign: EncT5Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "flügel" * 100
-    monkeypatch.setattr(tokenizer_module, "CHARACTERS_PER_BLOCK", (10, 60))
+    monkeypatch.setattr(text_tokenizer, "CHARACTERS_PER_BLOCK", (10, 60))
     blocks = list(foreign._blocks(text))
     assert blocks == [(begin, "flügel" * 10, None) for begin in range(0, 600, 60)]
     windows = foreign.encode_windows(["wing"], [text], max_length=64)

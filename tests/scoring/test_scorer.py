@@ -14,7 +14,8 @@ import torch
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.errors import CheckpointError
-from tart_ray.model.tokenizer import EncodedPairs, QueryTooLongError
+from tart_ray.model.encoded import EncodedPairs
+from tart_ray.model.truncation import QueryTooLongError
 from tart_ray.scoring.scorer import Scores, _start_fetching, resolve_dtype
 
 PAIRS = 24

@@ -10,7 +10,7 @@ import torch
 from transformers import T5Config
 
 from tart_ray import EncT5ForSequenceClassification
-from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.model.encoded import EncodedPairs
 
 TINY = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 3, "num_heads": 2}
 VOCABULARY = 128

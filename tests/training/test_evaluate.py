@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
-from tart_ray.model.tokenizer import EncodedPairs
+from tart_ray.model.encoded import EncodedPairs
 from tart_ray.training.evaluate import Evaluation
 from tart_ray.training.examples import Query
 
