@@ -29,16 +29,10 @@ from tart_ray.errors import ConfigurationError, ExitCode, InputError
 from tart_ray.input.columns import Naming, check_used
 from tart_ray.input.judgements import check_grades, check_ids
 from tart_ray.input.sources import Source, inspect_source, notes_of
-from tart_ray.mining.negatives import (
-    LEFT_OUT,
-    MINING_VERSION,
-    MiningPolicy,
-    judgements_from_labels,
-    mine,
-    positives_from_qrels,
-    shared_keys,
-    without_candidates,
-)
+from tart_ray.mining.mined import LEFT_OUT
+from tart_ray.mining.negatives import MINING_VERSION, mine
+from tart_ray.mining.policy import MiningPolicy
+from tart_ray.mining.positives import judgements_from_labels, positives_from_qrels, shared_keys, without_candidates
 from tart_ray.mining.trainer_files import FORMATS, FormatOptions, contents, group
 from tart_ray.reranking.job import files_read, rerank, with_absolute_paths
 from tart_ray.runs.fragments import encode_fragment, read_bucket

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.mining.negatives import LEFT_OUT, Mined
+from tart_ray.mining.mined import LEFT_OUT, Mined
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

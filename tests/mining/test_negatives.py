@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tart_ray.mining.negatives import (
+from tart_ray.mining.mined import (
     JUDGED,
     LEFT_OUT,
     NO_POSITIVE,
@@ -26,12 +26,10 @@ from tart_ray.mining.negatives import (
     SHORTFALLS,
     TOO_FEW,
     Mined,
-    MiningPolicy,
-    judgements_from_labels,
-    mine,
-    positives_from_qrels,
-    without_candidates,
 )
+from tart_ray.mining.negatives import mine
+from tart_ray.mining.policy import MiningPolicy
+from tart_ray.mining.positives import judgements_from_labels, positives_from_qrels, without_candidates
 from tart_ray.tables.keys import TEXT_KEY, gumbel, normalise, random_keys, text_keys
 from tart_ray.tables.schemas import SCORES
 

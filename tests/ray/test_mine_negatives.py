@@ -19,15 +19,9 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 from tart_ray.config import MineConfig, RerankConfig
 from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
 from tart_ray.mining.job import describe, mine_negatives
-from tart_ray.mining.negatives import (
-    NO_POSITIVE,
-    NOTHING_PASSES,
-    POSITIVE_NOT_SCORED,
-    QUERY_ITSELF,
-    TOO_FEW,
-    MiningPolicy,
-    mine,
-)
+from tart_ray.mining.mined import NO_POSITIVE, NOTHING_PASSES, POSITIVE_NOT_SCORED, QUERY_ITSELF, TOO_FEW
+from tart_ray.mining.negatives import mine
+from tart_ray.mining.policy import MiningPolicy
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.reranking.job import rerank
 
