@@ -39,7 +39,7 @@ from tart_ray.config import (
 )
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.relabeling.job import relabel
-from tart_ray.scores.score import load_scorer
+from tart_ray.scores.replica import load_scorer
 from tart_ray.scoring.scorer import Scorer
 
 WORDS = ("wing", "flow", "heat", "plate", "shock", "layer", "jet", "body", "lift", "drag", "panel", "flutter", "edge")

@@ -143,11 +143,11 @@ def plan(config: Section | Source, *, job: str | None = None) -> str:
     from tart_ray.evaluation import job as evaluate
     from tart_ray.mining import job as mine
     from tart_ray.relabeling import job as relabel
-    from tart_ray.scores import estimate as dry_run
+    from tart_ray.reranking import job as rerank
     from tart_ray.training import job as train
 
     describe: dict[str, Callable[[Any], Any]] = {
-        "rerank": dry_run.describe,
+        "rerank": rerank.describe,
         "relabel": relabel.describe,
         "mine_negatives": mine.describe,
         "evaluate": evaluate.describe,
@@ -167,9 +167,10 @@ def open_run(path: str | Path, *, storage: StorageConfig | Mapping[str, Any] | N
         ConfigurationError: no run that has ended is there.
         StorageError: the place cannot be read.
     """
+    from tart_ray.locations import absolute
     from tart_ray.runs.run import Run
     from tart_ray.runs.versions import Versions
-    from tart_ray.storage import Storage, absolute
+    from tart_ray.storage import Storage
 
     options = storage if isinstance(storage, StorageConfig) else StorageConfig.model_validate(storage or {})
     place = Run.at(Storage(options), absolute(str(path)), 1)

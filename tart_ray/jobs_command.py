@@ -49,9 +49,8 @@ class Job(Generic[Config]):
 
 def _rerank(config: RerankConfig, plan_only: bool) -> Callable[[], ExitCode]:
     from tart_ray.reranking import job as rerank
-    from tart_ray.scores import estimate as dry_run
 
-    return partial(dry_run.show, config) if plan_only else partial(rerank.rerank, config, ends_process=True)
+    return partial(rerank.show, config) if plan_only else partial(rerank.rerank, config, ends_process=True)
 
 
 def _relabel(config: RelabelConfig, plan_only: bool) -> Callable[[], ExitCode]:

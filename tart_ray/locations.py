@@ -8,6 +8,7 @@ takes them out of every text that is shown.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -128,6 +129,11 @@ def scheme_of(location: str) -> str | None:
 def is_local(location: str) -> bool:
     """Whether a location is a local path, or a ``file:`` URL of one."""
     return scheme_of(location) in (None, "file")
+
+
+def absolute(url: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    return os.path.abspath(os.path.expanduser(check_location(url))) if is_local(url) else url  # noqa: PTH100, PTH111
 
 
 def open_filesystem(location: str, options: Mapping[str, Any]) -> tuple[AbstractFileSystem, str]:

@@ -14,7 +14,8 @@ from tart_ray.errors import InputError
 from tart_ray.input.listing import list_files
 from tart_ray.locations import is_local
 from tart_ray.reranking.stages import ranked_files
-from tart_ray.runs.run import MANIFEST, Run
+from tart_ray.runs.directory import MANIFEST
+from tart_ray.runs.run import Run
 from tart_ray.scores.store import ScoreStore
 
 TABLES = (
@@ -38,7 +39,7 @@ def read_table(run: Run, table: str) -> ds.Dataset:
     """
     if table not in TABLES or not run.storage.holds_files(run.url(table)):
         raise InputError(f"{run.path}: got {table!r}, available: {tables_of(run)}")
-    identity = json.loads(run.storage.read(run.url(MANIFEST)))["identity"]
+    identity = json.loads(run.read(MANIFEST))["identity"]
     urls = _files(run, identity, table)
     filesystem, base = run.storage.resolve(run.url(table))
     local = is_local(run.path)
@@ -54,8 +55,7 @@ def read_table(run: Run, table: str) -> ds.Dataset:
 
 def _files(run: Run, identity: Mapping[str, Any], table: str) -> list[str]:
     if identity["job"] == "rerank" and table == "reranked":
-        return [url for urls in ranked_files(run, identity).values() for url in urls]
-    if identity["job"] == "rerank" and table == "scores":
-        chunks = ScoreStore.of(run, identity).chunks
-        return [run.url("scores", f"{chunk}.parquet") for chunk, rows in chunks.items() if rows]
+        return ranked_files(run, identity["plan"]["query_buckets"])
+    if identity["job"] in ("rerank", "score") and table == "scores":
+        return ScoreStore.open(run, identity).files
     return [file.url for file in list_files(run.storage, run.url(table)).files]

@@ -29,7 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tart_ray.config import StorageConfig
 from tart_ray.errors import InputChangedError, LocationError, StorageError
 from tart_ray.file_versions import version_of
-from tart_ray.locations import check_location, is_local, open_filesystem, printable
+from tart_ray.locations import absolute, check_location, is_local, open_filesystem, printable
 
 log = logging.getLogger(__name__)
 
@@ -408,11 +408,6 @@ def _explain(error: Exception) -> str:
     if getattr(error, "errno", None) in FULL_ERRNOS or FULL.search(told):
         return f"{told}; make space there and run the same command again"
     return f"{type(error).__name__}: {told}"
-
-
-def absolute(url: str) -> str:
-    """A local path made absolute; a URL as it is."""
-    return os.path.abspath(os.path.expanduser(check_location(url))) if is_local(url) else url  # noqa: PTH100, PTH111
 
 
 def join_url(root: str, *parts: str) -> str:

@@ -56,7 +56,7 @@ class MiningConfig(Section):
     """Which candidates become negatives.
 
     Attributes:
-        policies: Applied in order; keys are those of tart_ray.mining.negatives.MiningPolicy, see docs/mining.md.
+        policies: Applied in order; keys are those of tart_ray.mining.policy.MiningPolicy, see docs/mining.md.
         twins: Keep copies of positives under other ids from being negatives.
     """
 

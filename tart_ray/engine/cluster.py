@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pwd
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +25,12 @@ from tart_ray.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
-
-_is_watched = threading.Event()
+MUTED = {
+    "ray.data": logging.WARNING,
+    "ray.data._internal.progress": logging.ERROR,  # it warns that bars are off, as they are
+    "ray.data.exceptions": logging.CRITICAL,  # what is raised is told by who catches it
+    "ray.data._internal.execution.streaming_executor_state": logging.CRITICAL,
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,6 @@ def connected(address: str, room: Room | None, stop: Stop) -> Iterator[None]:
         RayStartError: Ray did not start on this machine.
         ConfigurationError: no such cluster; or Ray was started on this machine, which has too few CPUs or GPUs.
     """
-    if _is_watched.is_set():  # by the job that this one is part of
-        yield
-        return
     with _connection(address, state_api=room is not None and room.state_api) as is_private:
         if room:
             _check_room(room, can_grow=not is_private)
@@ -69,15 +69,12 @@ def connected(address: str, room: Room | None, stop: Stop) -> Iterator[None]:
             stop.lose_cluster(f"{whose} was lost: {how}")
 
         with watched(gcs, _node().raylet_socket_name, end) as watch:
-            _is_watched.set()
             try:
                 yield
             except Exception:
                 if how := watch.loss():
                     end(how)
                 raise
-            finally:
-                _is_watched.clear()
 
 
 @contextmanager
@@ -158,10 +155,6 @@ def _check_room(room: Room, *, can_grow: bool) -> None:
 @contextmanager
 def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off, as they are
-    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what is raised is told by who catches it
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of fields that copying touches
         context = DataContext.get_current().copy()
     context.target_max_block_size = None
@@ -175,5 +168,18 @@ def chunkwise_execution() -> Iterator[None]:
     # It shrinks when no chunk is left, and not before: a loaded model is worth keeping.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1e-6
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
-    with DataContext.current(context):
+    with _muted(), DataContext.current(context):
         yield
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Ray Data's loggers without what says nothing to a user, during the block."""
+    before = {name: logging.getLogger(name).level for name in MUTED}
+    for name, level in MUTED.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

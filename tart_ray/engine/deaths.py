@@ -12,12 +12,12 @@ from typing import Any
 import ray
 
 from tart_ray.runs.attempts import LOST_NODE, OUT_OF_MEMORY, Attempt, Process
-from tart_ray.runs.run import Run
+from tart_ray.runs.directory import Directory
 
 log = logging.getLogger(__name__)
 
 
-def begin_attempt(run: Run, stage: str, unit: str) -> Attempt:
+def begin_attempt(run: Directory, stage: str, unit: str) -> Attempt:
     """`Attempt.begin` for a process of Ray, which sees what became of those before it."""
     return Attempt.begin(run, stage, unit, process=this_process(), excuse=excuse)
 

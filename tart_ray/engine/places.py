@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tart_ray.errors import ConfigurationError
 from tart_ray.locations import check_location, is_local
-from tart_ray.runs.run import WORK, Run
+from tart_ray.runs.directory import WORK, Directory
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Reads = Mapping[str, Iterable[str]]  # files, and directories of models, by the 
 Facts = dict[str, Any]
 
 
-def prove_shared(place: Run, reads: Reads) -> None:
+def prove_shared(place: Directory, reads: Reads) -> None:
     """Look from every node at the files that are read, and at a file that is written now, where they are local paths.
 
     Raises:

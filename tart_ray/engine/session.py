@@ -1,4 +1,12 @@
-"""What all jobs share: how a run is begun or continued, how it ends, and what a user is told."""
+"""A session: one driver at work, from taking the lease of a directory to the report of a run.
+
+with at_work(run, needs, ends_process=…) as session, session.begun(run, identity, config) as run:
+    if run.is_complete():
+        return nothing_to_do(run)
+    with session.timed("read"):
+        …
+    return session.finish(run, Outcome(…))
+"""
 
 from __future__ import annotations
 
@@ -7,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import tart_ray
-from tart_ray.config import Section
+from tart_ray.config import LimitsConfig
 from tart_ray.engine.cluster import Room, chunkwise_execution, connected
 from tart_ray.engine.places import Reads, prove_shared
 from tart_ray.engine.stopping import leased, stoppable, stopped_by_signals
@@ -37,6 +46,8 @@ from tart_ray.errors import (
     StorageError,
     TartRayError,
 )
+from tart_ray.runs.balance import Balance
+from tart_ray.runs.directory import Directory
 from tart_ray.runs.lease import Lease
 from tart_ray.runs.report import render
 from tart_ray.runs.run import Run
@@ -56,10 +67,6 @@ EXPECTED = (
 RAYS_ADVICE = "\nFailed to apply UDF transform"  # how Ray Data begins what it adds to messages: settings of its own
 
 
-class ReconciliationError(RuntimeError):
-    """Rows went in that did not come out: a fault of this program, never of the input."""
-
-
 def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
     """Do the work of a job; what it raises becomes an exit code and a message on stderr."""
     try:
@@ -73,83 +80,169 @@ def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
         return ExitCode.FAILED
 
 
-def execute_run(
-    run: Run,
-    identity: Mapping[str, Any],
-    config: Section,
-    address: str,
-    room: Room | None,
-    reads: Reads,
-    execute: Callable[[Run, Lease], ExitCode],
-    *,
-    ends_process: bool,
-) -> ExitCode:
-    """Begin the run or continue it, under its lease and on the cluster; one that is complete is left alone.
+class Config(Protocol):
+    """The configuration of any job."""
+
+    @property
+    def limits(self) -> LimitsConfig:
+        """When a run gives up."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """As JSON, with secrets masked."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job needs of its cluster.
+
+    Attributes:
+        address: of the cluster.
+        room: that it must have.
+        reads: files of the input and of the model; local ones must be the same on all nodes.
+    """
+
+    address: str
+    room: Room | None
+    reads: Reads
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        job: its name.
+        config: of the job.
+        counts: rows by what became of them; ``read`` and ``quarantined`` among them.
+        balances: how they reconcile.
+        report: what ``report.json`` says beside what it says of every job.
+        figures: more of the page.
+        notes: what was left out or changed of each input.
+        warnings: sentences.
+        held: why too many labels changed, if they did.
+        table, picture: results to show on the page: cells, the header first, and SVG.
+    """
+
+    job: str
+    config: Config
+    counts: Mapping[str, int]
+    balances: Sequence[Balance]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    held: str | None = None
+    table: Sequence[Sequence[str]] = ()
+    picture: str = ""
+
+    @property
+    def summary(self) -> str:
+        """How the counts reconcile, in a sentence."""
+        return "; ".join(map(str, self.balances))
+
+
+@contextmanager
+def at_work(directory: Directory, needs: Needs, *, ends_process: bool) -> Iterator[Session]:
+    """On the cluster, with the lease of a directory, until the block ends or the work is ended from outside.
 
     Args:
-        identity: what must be equal for a rerun to continue the run.
-        config: goes into the manifest.
-        address: of the cluster, which must have the room.
-        reads: files of the input and of the model; local ones must be the same on all nodes.
-        execute: all stages of a run that has begun, which it is given.
         ends_process: of a command: what ends the work from outside ends this process.
 
     Raises:
         RunConflictError, ConfigurationError, StorageError: before any work.
-        RunFailedError: the run began and could not end.
+        RunFailedError: the lease or the cluster was lost.
     """
-    if run.check(identity) and run.is_complete():
-        return nothing_to_do(run)
-    with at_work(run, address, room, reads, ends_process=ends_process) as lease:
-        return continue_run(run, identity, config, lambda begun: execute(begun, lease))
-
-
-@contextmanager
-def at_work(place: Run, address: str, room: Room | None, reads: Reads, *, ends_process: bool) -> Iterator[Lease]:
-    """On the cluster, with the lease of a directory, until the block ends or the work is ended from outside."""
     with (
         stoppable(ends_process=ends_process) as stop,
-        connected(address, room, stop),
+        connected(needs.address, needs.room, stop),
         chunkwise_execution(),
-        leased(place, stop) as lease,
+        leased(directory, stop) as lease,
         stopped_by_signals(stop),
     ):
-        prove_shared(place, reads)
-        yield lease
+        prove_shared(directory, needs.reads)
+        yield Session(lease)
 
 
-def continue_run(
-    run: Run,
-    identity: Mapping[str, Any],
-    config: Section,
-    execute: Callable[[Run], ExitCode],
-    *,
-    mend: str | None = None,
-) -> ExitCode:
-    """Begin the run or continue it, unless it is complete; for who is `at_work`.
+class Session:
+    """A driver that has the lease of a directory and a cluster to work on.
 
-    Args:
-        execute: all stages of a run that has begun, which it is given.
-        mend: what to do where the input is at fault, if that is another thing than for most jobs.
-
-    Raises:
-        RunConflictError: another run is there.
-        RunFailedError: the run began and could not end.
+    Attributes:
+        lease: of the directory.
+        seconds: spent in each part of the work.
     """
-    run = run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
-    if run.is_complete():  # by another driver, meanwhile
-        return nothing_to_do(run)
-    try:
-        return execute(run)
-    except Exception as error:
-        failure = _explained(run, error)
-        if failure is None:
-            raise
-        if isinstance(failure, InputFailedError):
-            keep = RESTORE if isinstance(failure, InputWasChangedError) else MEND_ELSEWHERE
-            failure.advice = mend or (keep if run.holds_scores() else MEND)
-            run.fail(str(failure))
-        raise failure from error
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Time a part of the work."""
+        started = time.monotonic()
+        yield
+        self.seconds[part] = round(time.monotonic() - started, 3)
+
+    @contextmanager
+    def begun(self, run: Run, identity: Mapping[str, Any], config: Config, *, mend: str | None = None) -> Iterator[Run]:
+        """The run, begun or continued; errors of the block that a person can do something about say what.
+
+        Args:
+            identity: what must be equal for a rerun to continue the run.
+            config: goes into the manifest.
+            mend: what to do where the input is at fault, if that is another thing than for most jobs.
+
+        Raises:
+            RunConflictError: another run is there.
+            RunFailedError: the run began and could not end.
+        """
+        run = run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+        try:
+            yield run
+        except Exception as error:
+            failure = _explained(run, error)
+            if failure is None:
+                raise
+            if isinstance(failure, InputFailedError):
+                keep = RESTORE if isinstance(failure, InputWasChangedError) else MEND_ELSEWHERE
+                failure.advice = mend or (keep if run.holds_scores() else MEND)
+                run.fail(str(failure))
+            raise failure from error
+
+    def finish(self, run: Run, outcome: Outcome) -> ExitCode:
+        """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed."""
+        counts, allowed_bad = outcome.counts, outcome.config.limits.max_quarantined_fraction
+        allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
+        report = {
+            "job": outcome.job,
+            "tart_ray": tart_ray.__version__,
+            "counts": dict(outcome.counts),
+            **outcome.report,
+            "seconds": self.seconds,
+            "notes": outcome.notes,
+            "warnings": list(outcome.warnings),
+            "config": outcome.config.model_dump(mode="json"),
+        }
+        figures = {
+            **outcome.figures,
+            **{f"seconds: {part}": seconds for part, seconds in self.seconds.items()},
+            **{f"{name}: {note}": "" for name, notes in outcome.notes.items() for note in notes},
+        }
+        page = render(report, outcome.summary, figures, outcome.table, outcome.picture)
+        run.finish(report, page, success=allowed and not outcome.held, confirm=self.lease.confirm)
+        log.info("%s", outcome.summary)
+        if not allowed:
+            log.error(
+                "%d of %d rows were quarantined, more than limits.max_quarantined_fraction %s allows: see %s; _SUCCESS "
+                "is not written. Raise the limit and rerun to accept the result as it is",
+                counts["quarantined"], counts["read"], allowed_bad, run.url("quarantine"),
+            )  # fmt: skip
+            return ExitCode.TOO_MANY_QUARANTINED
+        if outcome.held:
+            log.error(
+                "%s; _SUCCESS is not written. Raise the limit and rerun to accept the result as it is", outcome.held
+            )
+            return ExitCode.TOO_MANY_CHANGED
+        return ExitCode.DONE
 
 
 def _explained(run: Run, error: Exception) -> RunFailedError | None:
@@ -180,48 +273,6 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = getattr(error, "cause", None) or error.__cause__
 
 
-def finish(
-    run: Run,
-    lease: Lease,
-    report: Mapping[str, Any],
-    summary: str,
-    figures: Mapping[str, Any],
-    *,
-    allowed_bad: float,
-    held: str | None = None,
-    table: Sequence[Sequence[str]] = (),
-    picture: str = "",
-) -> ExitCode:
-    """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed.
-
-    Args:
-        report: its ``counts`` have ``read`` and ``quarantined``; its ``warnings``, if any, are sentences.
-        summary: how the counts reconcile, in a sentence.
-        figures: a section of the page.
-        allowed_bad: limits.max_quarantined_fraction.
-        held: why too many labels changed, if they did.
-        table, picture: results to show on the page: cells, the header first, and SVG.
-    """
-    counts = report["counts"]
-    allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
-    page = render(report, summary, figures, table, picture)
-    for warning in report.get("warnings", ()):
-        log.warning("%s", warning)
-    run.finish(report, page, success=allowed and not held, confirm=lease.confirm)
-    log.info("%s", summary)
-    if not allowed:
-        log.error(
-            "%d of %d rows were quarantined, more than limits.max_quarantined_fraction %s allows: see %s; _SUCCESS is "
-            "not written. Raise the limit and rerun to accept the result as it is",
-            counts["quarantined"], counts["read"], allowed_bad, run.url("quarantine"),
-        )  # fmt: skip
-        return ExitCode.TOO_MANY_QUARANTINED
-    if held:
-        log.error("%s; _SUCCESS is not written. Raise the limit and rerun to accept the result as it is", held)
-        return ExitCode.TOO_MANY_CHANGED
-    return ExitCode.DONE
-
-
 def tell(notes: Mapping[str, Sequence[str]]) -> None:
     """Log what was left out or changed of each input."""
     for name, found in notes.items():
@@ -229,26 +280,7 @@ def tell(notes: Mapping[str, Sequence[str]]) -> None:
             log.info("%s: %s", name, note)
 
 
-def as_figures(notes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The same for the page of a report."""
-    return {f"{name}: {note}": "" for name, found in notes.items() for note in found}
-
-
 def nothing_to_do(run: Run) -> ExitCode:
     """Say so."""
     log.info("%s is complete already: nothing to do", run.path)
     return ExitCode.DONE
-
-
-class Clock:
-    """Seconds spent in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, stage: str) -> Any:
-        """Time a stage."""
-        started = time.monotonic()
-        yield
-        self.seconds[stage] = round(time.monotonic() - started, 3)

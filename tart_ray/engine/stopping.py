@@ -6,7 +6,6 @@ as a whole or not at all. Unwinding through Ray would take longer than the 3 sec
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import signal
@@ -17,24 +16,26 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tart_ray.errors import CONTINUE, ExitCode, RunFailedError
+from tart_ray.runs.directory import LEASE, Directory
 from tart_ray.runs.lease import Lease
-from tart_ray.runs.run import LEASE, Run
 
 log = logging.getLogger(__name__)
 
 SECONDS_TO_RELEASE = 1.5
-_held: list[Lease] = []  # of this process, which may run one job within another
 
 
 class Stop:
     """Ends the work of the thread that made it, when another thread finds that it cannot go on.
 
-    A command's process is ended at once, with its leases released so that a rerun can begin. Of a function, the caller
+    A command's process is ended at once, with its lease released so that a rerun can begin. Of a function, the caller
     gets an error: at once in the main thread; in others when the function comes to its end, as Python interrupts the
     main thread alone.
 
     Args:
         ends_process: whether this is a command.
+
+    Attributes:
+        lease: that is released when the process is ended.
     """
 
     def __init__(self, *, ends_process: bool) -> None:
@@ -43,6 +44,7 @@ class Stop:
         self._lock = threading.Lock()
         self._reason: str | None = None
         self._is_over = False
+        self.lease: Lease | None = None
 
     def lose_lease(self, message: str) -> None:
         """End the work: the lease is another driver's."""
@@ -50,7 +52,7 @@ class Stop:
 
     def lose_cluster(self, message: str) -> None:
         """End the work: the cluster is gone."""
-        self._end(message, lambda message: let_go(f"the job failed: {message}; {CONTINUE}"))
+        self._end(message, lambda message: self.let_go(f"the job failed: {message}; {CONTINUE}"))
 
     def _end(self, message: str, end: Callable[[str], None]) -> None:
         if self.ends_process:
@@ -60,7 +62,15 @@ class Stop:
                 return
             self._reason = message
             if self._is_main:
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # it may wait for a lock
+
+    def let_go(self, message: str) -> None:
+        """End this process, with its lease released so that a rerun can begin at once."""
+        if self.lease is not None:
+            release = threading.Thread(target=self.lease.release, daemon=True)
+            release.start()
+            release.join(SECONDS_TO_RELEASE)
+        _end(message)
 
     def close(self) -> str | None:
         """Nothing is ended from now on; why the work was, if it was."""
@@ -95,7 +105,7 @@ def stoppable(*, ends_process: bool) -> Iterator[Stop]:
 
 
 @contextmanager
-def leased(run: Run, stop: Stop) -> Iterator[Lease]:
+def leased(run: Directory, stop: Stop) -> Iterator[Lease]:
     """The lease of a run's directory, while the block runs.
 
     Raises:
@@ -103,24 +113,24 @@ def leased(run: Run, stop: Stop) -> Iterator[Lease]:
         StorageError: the store cannot tell two drivers apart.
     """
     lease = Lease(run, stop.lose_lease)
-    _held.append(lease)
+    stop.lease = lease
     try:
         run.storage.prove_creation(run.url(LEASE))
         yield lease
     finally:
-        _held.remove(lease)
+        stop.lease = None
         lease.release()
 
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Of a command: end this process on SIGTERM or SIGINT, with its leases released so that a rerun can begin at once.
+    """Of a command: end this process on SIGTERM or SIGINT, with its lease released so that a rerun can begin at once.
 
     To be entered after Ray was started, which sets handlers of its own.
     """
 
     def end(number: int, _: FrameType | None) -> None:
-        let_go(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
+        stop.let_go(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
 
     if not stop.ends_process or threading.current_thread() is not threading.main_thread():  # where Python allows none
         yield
@@ -131,17 +141,6 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def let_go(message: str) -> None:
-    """End this process, with its leases released so that a rerun can begin at once."""
-    releases = [threading.Thread(target=lease.release, daemon=True) for lease in _held]
-    deadline = time.monotonic() + SECONDS_TO_RELEASE
-    for release in releases:
-        release.start()
-    for release in releases:
-        release.join(max(deadline - time.monotonic(), 0))
-    _end(message)
 
 
 def _end(message: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.config import EvaluateInputConfig, TaskConfig
+from tart_ray.config.paths import BM25
 from tart_ray.errors import InputError
 from tart_ray.evaluation.instructions import Template, Variant, make_variant
 from tart_ray.evaluation.metrics import check_measures
@@ -36,7 +37,6 @@ from tart_ray.tables.schemas import Role, Rule
 
 ALL, ORIGINAL, CHANGED = "all", "original", "changed"
 CLOSED, POOLED = "closed", "pooled"
-BM25 = "bm25"
 INSTRUCTION_COLUMNS = {ORIGINAL: "instruction_og", CHANGED: "instruction_changed"}
 FORUMS = (
     "android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix",

@@ -6,7 +6,8 @@ import glob
 from collections.abc import Collection
 
 from tart_ray.errors import InputError
-from tart_ray.storage import Storage, absolute, join_url
+from tart_ray.locations import absolute
+from tart_ray.storage import Storage, join_url
 from tart_ray.tables.schemas import RERANKED, SCORES, WINDOWS
 
 FIRST_STAGE = "margin"  # what the earlier run ranked by

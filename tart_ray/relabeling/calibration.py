@@ -8,8 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from tart_ray.config import CalibrationConfig
 from tart_ray.errors import CalibrationError
+from tart_ray.tables.keys import random_keys
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -112,3 +116,49 @@ def assess(probability: Floats, relevant: Bools) -> dict[str, Any]:
         for found in np.unique(bins).tolist()
     ]
     return {"brier": float(np.mean((probability - relevant) ** 2)), "reliability": curve}
+
+
+def sample(rows: pa.Table, relevance: pa.ChunkedArray, config: CalibrationConfig) -> pa.Table:
+    """``margin, score, relevant, held_out`` of the pairs whose relevance is known; queries are held out whole.
+
+    Args:
+        relevance: of each of ``rows``, integers; null where it is not known.
+    """
+    rows = rows.select(["query_id", "margin", "score"]).append_column("relevance", relevance)
+    rows = rows.filter(pc.is_valid(rows["relevance"]))
+    held_out = random_keys(config.seed, rows["query_id"], rows["query_id"]) < config.held_out_fraction
+    relevant = pc.greater_equal(rows["relevance"], config.min_relevance)
+    known = rows.select(["margin", "score"]).append_column("relevant", relevant)
+    return known.append_column("held_out", pa.array(held_out))
+
+
+def calibrate(pairs: pa.Table, config: CalibrationConfig) -> tuple[Calibration, dict[str, dict[str, Any]]]:
+    """Fit a calibration to what `sample` gave of some queries, and assess it on the pairs of the others.
+
+    Returns:
+        The calibration, and how good it is on pairs that are ``fitted`` and ``held_out``, and the uncalibrated score.
+
+    Raises:
+        CalibrationError: there are too few labels, or relevance does not rise with the margin.
+    """
+    score, margin = (np.asarray(pairs[name].to_numpy(), np.float64) for name in ("score", "margin"))
+    relevant, held_out = (
+        np.asarray(pairs[name].to_numpy(zero_copy_only=False), bool) for name in ("relevant", "held_out")
+    )
+    check_labels(relevant[~held_out], config.min_labels, "to fit on")
+    check_labels(relevant[held_out], config.min_labels, "held out")
+    found = fit(config.method, margin[~held_out], relevant[~held_out])
+    probability = found.probability(margin)
+    assessed = {
+        "fitted": (probability, ~held_out),
+        "held_out": (probability, held_out),
+        "held_out_uncalibrated": (score, held_out),
+    }
+    return found, {
+        name: {
+            "pairs": int(rows.sum()),
+            "relevant": int(relevant[rows].sum()),
+            **assess(numbers[rows], relevant[rows]),
+        }
+        for name, (numbers, rows) in assessed.items()
+    }

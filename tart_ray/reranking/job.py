@@ -2,161 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import tart_ray
 from tart_ray.config import RerankConfig
+from tart_ray.config.paths import check_output, input_paths, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
-from tart_ray.engine.places import Reads
-from tart_ray.engine.session import Clock, ReconciliationError, as_figures, execute_run, finish, tell
-from tart_ray.errors import ExitCode, RunFailedError
+from tart_ray.engine.session import Needs, Outcome, at_work, nothing_to_do, tell
+from tart_ray.errors import ExitCode
 from tart_ray.input.sources import notes_of
-from tart_ray.reranking.stages import rank_queries
-from tart_ray.runs.lease import Lease
-from tart_ray.runs.run import Record, Run
-from tart_ray.scores.plan import Files, Plan, identity, make_plan, pin_model
+from tart_ray.reranking.stages import Ranked, rank_queries
+from tart_ray.runs.balance import Balance
+from tart_ray.runs.run import Run
+from tart_ray.runs.stage import total
+from tart_ray.scores import estimate
+from tart_ray.scores.plan import Plan, check_partitions, make_plan
 from tart_ray.scores.prepare import Prepared, prepare
-from tart_ray.scores.score import LoadScorer, load_scorer, score
-from tart_ray.storage import Storage, absolute
+from tart_ray.scores.replica import LoadScorer, load_scorer
+from tart_ray.scores.spec import ScoringSpec
+from tart_ray.scores.store import Scored, ScoreStore
+from tart_ray.scores.within import balances, counts
+from tart_ray.storage import Storage
+from tart_ray.tables.ranking import RANKING_VERSION
 
-__all__ = ["RunFailedError", "rerank"]
+
+@dataclass(frozen=True)
+class Task:
+    """What the job does, checked; paths are absolute and the model is pinned."""
+
+    config: RerankConfig
+    storage: Storage
+    plan: Plan
+    spec: ScoringSpec
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a rerun to continue a run: input, model, and all that changes rows of the output.
+
+        Replicas, endpoints, limits and batch sizes may change in between.
+        """
+        return {
+            "job": "rerank",
+            "model": self.spec.identity,
+            "output": self.config.output.model_dump(include={"partition_by", "top_k"}),
+            "versions": {"ranking": RANKING_VERSION},
+            **self.plan.identity,
+        }
 
 
-def rerank(
-    config: RerankConfig,
-    *,
-    load: LoadScorer = load_scorer,
-    files: Files | None = None,
-    ends_process: bool = False,
-) -> ExitCode:
+def look(config: RerankConfig) -> Task:
+    """Look at the input and the model, and check the settings.
+
+    Raises:
+        ConfigurationError, InputError, StorageError, CheckpointError: something is not there, or not as configured.
+    """
+    config = with_absolute_paths(config)
+    storage = Storage(config.storage)
+    check_output(config.output.path, input_paths(config.input))
+    plan = make_plan(storage, config.input, windows=config.model.long_documents == "maxp")
+    check_partitions(plan, config.output.partition_by)
+    spec = ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, config.input)
+    return Task(config.model_copy(update={"model": spec.model}), storage, plan, spec)
+
+
+def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, ends_process: bool = False) -> ExitCode:
     """Run the job; a rerun of the same configuration continues where an earlier one stopped.
 
     Args:
-        files: URLs of all files of a role, where they are known; else listings of the input's directories tell them.
         ends_process: of a command: SIGTERM, SIGINT and the loss of the lease or of the cluster end this process.
 
     Raises:
         ConfigurationError, InputError, StorageError, CheckpointError, RunConflictError: before any work.
         RunFailedError: the run began and could not end.
     """
-    config = with_absolute_paths(config)
-    storage = Storage(config.storage)
-    run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
-    plan = make_plan(storage, config, files)
+    task = look(config)
+    config, plan = task.config, task.plan
+    run = Run.at(task.storage, config.output.path, config.limits.max_attempts_per_chunk)
     tell(notes_of(plan.sources))
-    config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
-    return execute_run(
-        run,
-        identity(plan, config),
-        config,
-        config.cluster.address,
-        room_for_replicas(config.cluster),
-        files_read(plan, config),
-        lambda begun, lease: execute(begun, plan, config, load, lease),
-        ends_process=ends_process,
-    )
+    if run.check(task.identity) and run.is_complete():
+        return nothing_to_do(run)
+    reads = {**plan.reads, "model.path": [config.model.path]}
+    needs = Needs(config.cluster.address, room_for_replicas(config.cluster), reads)
+    with (
+        at_work(run, needs, ends_process=ends_process) as session,
+        session.begun(run, task.identity, config) as run,
+    ):
+        if run.is_complete():  # by another driver, meanwhile
+            return nothing_to_do(run)
+        with session.timed("prepare"):
+            prepared = prepare(run, plan, config.output.partition_by)
+        with session.timed("score"):
+            store, scored = ScoreStore.build(run, prepared, task.spec, load)
+        with session.timed("rank"):
+            ranked = rank_queries(run, prepared.plan, config.output, store)
+        return session.finish(run, make_outcome(config, prepared, scored, ranked))
 
 
-def execute(run: Run, plan: Plan, config: RerankConfig, load: LoadScorer, lease: Lease) -> ExitCode:
-    """All stages of a run that has begun."""
-    clock = Clock()
-    with clock.timed("prepare"):
-        prepared = prepare(run, plan, config.input.instruction, config.output.partition_by)
-    with clock.timed("score"):
-        scored = score(run, prepared.plan, config, prepared.chunks, load)
-    with clock.timed("rank"):
-        with_scores = {
-            bucket: [chunk.id for chunk in chunks if scored[chunk.id]["rows"]]
-            for bucket, chunks in prepared.buckets.items()
-        }
-        ranked = rank_queries(run, prepared.plan, config.output, with_scores)
-    counts = reconcile(prepared, scored, ranked)
-    report = make_report(config, prepared, counts, scored, clock.seconds) | {"warnings": list(prepared.warnings)}
-    summary = "read {read:,} = scored {scored:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
-    figures = {
-        "windows": report["windows"],
-        "tokens": report["tokens"],
-        "padding": f"{report['padding']:.1%}",
-        **{f"seconds: {stage}": seconds for stage, seconds in report["seconds"].items()},
-        "pairs/s of a busy replica": report["pairs_per_replica_second"],
-        **as_figures(report["notes"]),
-        **{f"column {line}": "" for line in prepared.columns},
-    }
-    allowed = config.limits.max_quarantined_fraction
-    return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+def show(config: RerankConfig) -> ExitCode:
+    """Print what the job would do, line by line as it is known; starts nothing."""
+    for line in describe(config):
+        print(line)  # noqa: T201
+    return ExitCode.DONE
 
 
-def files_read(plan: Plan, config: RerankConfig) -> Reads:
-    """What workers read of the input and the model, by the keys of the configuration."""
-    files = {f"input.{role}": [file.url for file in source.files] for role, source in plan.sources.items()}
-    return {**files, "model.path": [config.model.path]}
+def describe(config: RerankConfig) -> Iterator[str]:
+    """Lines that say what the job would do; starts nothing.
+
+    Raises:
+        the errors of `look`.
+    """
+    task = look(config)
+    yield from estimate.describe(task.storage, task.plan, task.spec, task.config.plan)
 
 
-def with_absolute_paths(config: RerankConfig) -> RerankConfig:
-    """Local paths made absolute: workers, and jobs that read this one's manifest, have other working directories."""
-    output = config.output.model_copy(update={"path": absolute(config.output.path)})
-    named = {name: getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
-    paths = {name: absolute(path) for name, path in named.items() if path is not None}
-    read = config.input.model_copy(update=paths)
-    is_directory = Path(config.model.path).expanduser().is_dir()
-    model = config.model.model_copy(update={"path": absolute(config.model.path)} if is_directory else {})
-    return config.model_copy(update={"input": read, "output": output, "model": model})
-
-
-def reconcile(prepared: Prepared, scored: Mapping[str, Record], ranked: Mapping[str, Record]) -> dict[str, int]:
-    """Counts of rows, after every one of them is accounted for.
+def make_outcome(
+    config: RerankConfig, prepared: Prepared, scored: Mapping[str, Scored], ranked: Mapping[str, Ranked]
+) -> Outcome:
+    """Counts of rows, after every one of them is accounted for, and what the report says.
 
     Raises:
         ReconciliationError: read ≠ scored + duplicates + quarantined, or not every scored row was ranked.
     """
-    counts = {
-        "read": prepared.read,
-        "scored": sum(record["rows"] for record in scored.values()),
-        "duplicates": prepared.duplicates,
-        "quarantined": prepared.quarantined + sum(record["quarantined"] for record in scored.values()),
-    }
-    if counts["read"] != counts["scored"] + counts["duplicates"] + counts["quarantined"]:
-        raise ReconciliationError(f"read ≠ scored + duplicates + quarantined: {counts}")
-    seen = sum(record["rows"] for record in ranked.values())
-    if seen != counts["scored"]:
-        raise ReconciliationError(f"ranked {seen} rows of {counts['scored']} scored ones")
-    return counts | {
-        "written": sum(record["written"] for record in ranked.values()),
-        "chunks": len(scored),
-        "truncated": sum(record["truncated"] for record in scored.values()),
-        "quarantined_queries_and_documents": prepared.other_quarantined,
-        "duplicate_documents_in_corpus": prepared.corpus_duplicates,
-        "values_overruled_by_directories": prepared.overruled,
-        "duplicate_queries": prepared.query_duplicates,
-    }
-
-
-def make_report(
-    config: RerankConfig,
-    prepared: Prepared,
-    counts: Mapping[str, int],
-    scored: Mapping[str, Record],
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    """What ``report.json`` says."""
-    tokens = sum(record["tokens"] for record in scored.values())
-    padded = sum(record["padded_tokens"] for record in scored.values())
-    busy = sum(record["seconds"] for record in scored.values())
-    return {
-        "job": "rerank",
-        "tart_ray": tart_ray.__version__,
-        "counts": dict(counts),
-        "windows": sum(record["windows"] for record in scored.values()),
-        "tokens": tokens,
-        "padding": 1 - tokens / padded if padded else 0.0,
-        "seconds": dict(seconds),
-        "replica_seconds": busy,
-        "pairs_per_replica_second": counts["scored"] / busy if busy else None,
-        "files": {role: len(source.files) for role, source in prepared.plan.sources.items()},
-        "skipped_files": {role: source.skipped for role, source in prepared.plan.sources.items()},
-        "notes": notes_of(prepared.plan.sources),
-        "columns": prepared.columns,
-        "config": config.model_dump(mode="json"),
-    }
+    found = counts(prepared, scored) | {"written": total(ranked.values(), "written")}
+    Balance("scored", found["scored"], {"ranked": total(ranked.values(), "rows")})
+    tokens, padded = total(scored.values(), "tokens"), total(scored.values(), "padded_tokens")
+    busy = sum(record.seconds for record in scored.values())
+    padding = 1 - tokens / padded if padded else 0.0
+    speed = found["scored"] / busy if busy else None
+    windows = total(scored.values(), "windows")
+    sources = prepared.plan.sources
+    return Outcome(
+        "rerank",
+        config,
+        found,
+        balances(prepared, scored),
+        report={
+            "windows": windows,
+            "tokens": tokens,
+            "padding": padding,
+            "replica_seconds": busy,
+            "pairs_per_replica_second": speed,
+            "files": {role: len(source.files) for role, source in sources.items()},
+            "skipped_files": {role: source.skipped for role, source in sources.items()},
+            "columns": prepared.columns,
+        },
+        figures={
+            "windows": windows,
+            "tokens": tokens,
+            "padding": f"{padding:.1%}",
+            "pairs/s of a busy replica": speed,
+            **{f"column {line}": "" for line in prepared.columns},
+        },
+        notes=notes_of(sources),
+        warnings=prepared.warnings,
+    )

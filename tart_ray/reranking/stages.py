@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
 from tart_ray.config import OutputConfig
 from tart_ray.engine.stages import run_stage
-from tart_ray.runs.run import Record, Run
-from tart_ray.scores.plan import Plan, output_schema, scores_schema
+from tart_ray.runs.directory import Directory
+from tart_ray.runs.stage import Record, Stage
+from tart_ray.scores.plan import Plan, scores_schema
 from tart_ray.scores.prepare import unit_name
+from tart_ray.scores.store import ScoreStore
 from tart_ray.tables.hive import partitions
-from tart_ray.tables.parquet import read_parquet
 from tart_ray.tables.ranking import rank
+from tart_ray.tables.schemas import RERANKED
 
-RANKED = "rank"
 
+class Ranked(Record):
+    """A bucket of queries that is ranked.
 
-def rank_queries(run: Run, plan: Plan, output: OutputConfig, scored: dict[str, list[str]]) -> dict[str, Record]:
-    """Rank every query over all its chunks.
-
-    Args:
-        scored: for each bucket of queries, its chunks that have scores. All candidates of a query are in one bucket.
+    Attributes:
+        partitions: that it wrote a file to, as in ``language=en/part=1``; "" where nothing partitions the output.
     """
-    work = functools.partial(_rank_bucket, run, plan, output, scored)
-    return run_stage(run, RANKED, list(scored), work)
+
+    rows: int
+    written: int
+    partitions: tuple[str, ...]
 
 
-def ranked_files(run: Run, identity: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The files of a finished run's ``reranked/``: URLs by partition, as in ``language=en/part=1``; "" without any.
+RANK = Stage("rank", Ranked)
 
-    They follow from the run's identity and its commits: no listing decides what there is.
+
+def rank_queries(run: Directory, plan: Plan, output: OutputConfig, store: ScoreStore) -> dict[str, Ranked]:
+    """Rank every query over all its chunks."""
+    return run_stage(run, RANK, list(store.chunks), lambda bucket: _rank_bucket(run, plan, output, store, bucket))
+
+
+def ranked_files(run: Directory, query_buckets: int) -> list[str]:
+    """URLs of the files of a finished run's ``reranked/``: its commits tell them, not a listing.
 
     Raises:
         StorageError: a commit is not there.
     """
-    found: dict[str, list[str]] = {}
-    buckets = [unit_name(bucket) for bucket in range(identity["plan"]["query_buckets"])]
-    for unit, record in run.records(RANKED, buckets).items():
-        for folder in record["partitions"]:
-            parts = filter(None, ["reranked", *folder.split("/"), f"{unit}.parquet"])
-            found.setdefault(folder, []).append(run.url(*parts))
-    return found
+    records = run.records(RANK, [unit_name(bucket) for bucket in range(query_buckets)])
+    return [
+        run.url(*_path(folder.split("/") if folder else (), bucket))
+        for bucket, record in records.items()
+        for folder in record.partitions
+    ]
 
 
-def _rank_bucket(run: Run, plan: Plan, output: OutputConfig, scored: dict[str, list[str]], unit: str) -> Record:
-    files = run.storage.read_many([run.url("scores", f"{chunk}.parquet") for chunk in scored[unit]])
-    tables = [read_parquet(file) for file in files]
-    scores = pa.concat_tables([scores_schema(plan).empty_table(), *tables])
+def output_schema(plan: Plan) -> pa.Schema:
+    """Columns of ``reranked/``, partition columns included."""
+    ranked = scores_schema(plan).append(pa.field("rank", pa.int32()))
+    return pa.schema([ranked.field(name) for name in (*RERANKED, "instruction", *plan.candidates.extras.names)])
+
+
+def _rank_bucket(run: Directory, plan: Plan, output: OutputConfig, store: ScoreStore, bucket: str) -> Ranked:
+    scores = store.bucket(bucket, scores_schema(plan))
     ranked = rank(scores, output.top_k).select(output_schema(plan).names)
     written = []
     for folder, part in partitions(ranked, output.partition_by):
         if len(part):
-            run.write_table(part, "reranked", *folder, f"{unit}.parquet")
+            run.write_table(part, *_path(folder, bucket))
             written.append("/".join(folder))
-    return {"rows": len(scores), "written": len(ranked), "partitions": written}
+    return Ranked(rows=len(scores), written=len(ranked), partitions=tuple(written))
+
+
+def _path(folder: Iterable[str], bucket: str) -> tuple[Any, ...]:
+    return ("reranked", *folder, f"{bucket}.parquet")

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from tart_ray.errors import PoisonUnitError, StorageError
-from tart_ray.runs.run import WORK, Run
+from tart_ray.runs.directory import WORK, Directory
 from tart_ray.storage import is_missing
 
 OTHER_DRIVER = "it belonged to another start of the driver, and may have been killed with it"
@@ -56,7 +56,7 @@ class Death:
 class Attempt:
     """One process at one unit of work, a context. ``deaths``: of the processes before it, under any driver."""
 
-    run: Run
+    run: Directory
     unit: str
     url: str
     deaths: tuple[Death, ...]
@@ -65,7 +65,7 @@ class Attempt:
 
     @classmethod
     def begin(
-        cls, run: Run, stage: str, unit: str, *, process: Process | None = None, excuse: Excuse = lambda _: None
+        cls, run: Directory, stage: str, unit: str, *, process: Process | None = None, excuse: Excuse = lambda _: None
     ) -> Attempt:
         """Say that all rows of a unit are at work now.
 
@@ -112,7 +112,7 @@ class Attempt:
             tries: processes that make one attempt, where several do the same.
 
         Raises:
-            PoisonUnitError: more died than `Run.max_attempts` allows.
+            PoisonUnitError: more died than `Directory.max_attempts` allows.
         """
         died = len(self.evidence) + self.killed_for_memory
         if died >= self.run.max_attempts * tries:
@@ -135,7 +135,7 @@ class Attempt:
             self.run.storage.remove(self.url, *(self._found if given_up else ()))
 
 
-def _read(run: Run, url: str, excuse: Excuse) -> Death | None:
+def _read(run: Directory, url: str, excuse: Excuse) -> Death | None:
     """What an attempt says; None for one that has just ended."""
     try:
         found = json.loads(run.storage.read(url))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tart_ray.errors import LeaseHeldError, RunConflictError, RunLostError, StorageError
-from tart_ray.runs.run import LEASE, Run
+from tart_ray.runs.directory import LEASE, Directory
 from tart_ray.storage import is_missing
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Lease:
         StorageError: the place cannot be written to.
     """
 
-    def __init__(self, run: Run, on_loss: Callable[[str], None]) -> None:
+    def __init__(self, run: Directory, on_loss: Callable[[str], None]) -> None:
         self._run, self._on_loss, self._beats = run, on_loss, 0
         term = _newest(run)
         if term:
@@ -151,7 +151,7 @@ class Lease:
         return self._run.url(LEASE, f"{term:08d}-{nonce}.json")
 
 
-def confirm_driver(run: Run) -> None:
+def confirm_driver(run: Directory) -> None:
     """Look whether the driver of a worker still has the lease of its run's directory.
 
     Raises:
@@ -163,7 +163,7 @@ def confirm_driver(run: Run) -> None:
         raise LeaseHeldError(_held(run.path, found))
 
 
-def _newest(run: Run) -> int:
+def _newest(run: Directory) -> int:
     """The number of the last term; 0 where there is none."""
     names = [name.removesuffix(".json") for name in run.storage.names(run.url(LEASE))]
     term = max((int(name) for name in names if name.isdigit()), default=0)
@@ -172,11 +172,11 @@ def _newest(run: Run) -> int:
     return term
 
 
-def _term_url(run: Run, term: int) -> str:
+def _term_url(run: Directory, term: int) -> str:
     return run.url(LEASE, f"{term:08d}.json")
 
 
-def _read(run: Run, url: str) -> dict[str, Any] | None:
+def _read(run: Directory, url: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(run.storage.read(url))
     except StorageError as error:

@@ -10,11 +10,6 @@
 
 Files that a unit writes have names that depend on the unit alone, so doing a unit twice gives the same files.
 Readers trust commits, not listings.
-
-A directory can be removed, and another run begin in it, while workers of the first are still writing. So a run has an
-id of its own: commits say it, and commits of another run do not count. A file is only written while the manifest is
-the one that this run began with, and it is created exclusively: a write that comes late cannot replace a file of the
-run that is there by then.
 """
 
 from __future__ import annotations
@@ -23,68 +18,23 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import pyarrow as pa
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 from tart_ray.errors import RunConflictError, RunLostError, StorageError
-from tart_ray.input.quarantine import Quarantine
-from tart_ray.storage import Storage, is_missing, join_url
-from tart_ray.tables.parquet import parquet_bytes
+from tart_ray.runs.directory import COMMITS, LEASE, MANIFEST, RUN_ID, SUCCESS, WORK, Confirm, Directory
+from tart_ray.storage import is_missing, join_url
 
 log = logging.getLogger(__name__)
 
-MANIFEST, SUCCESS, COMMITS, WORK = "manifest.json", "_SUCCESS", "_commits", "_work"
-LEASE, FAILED = "_lease", "_FAILED"
-RUN_ID = "run_id"  # in the manifest, in every commit, in _SUCCESS and in _FAILED
+FAILED = "_FAILED"
 COSTLY = ("scores", f"{COMMITS}/score")  # what is in them is never removed
-WRITES = 5  # tries to replace a file that changes in between
-
-Record = dict[str, Any]
-Confirm = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Run:
-    """The output directory of one run. Pickles into every worker.
-
-    Attributes:
-        session: one start of the driver.
-        id: of the run in the directory, and the ``version`` of its manifest; None before it has begun or was opened.
-        home: the directory of the manifest, where it is not ``path``.
-    """
-
-    storage: Storage
-    path: str
-    session: str
-    max_attempts: int
-    id: str | None = None
-    version: str | None = None
-    home: str | None = None
-
-    @classmethod
-    def at(cls, storage: Storage, path: str, max_attempts: int) -> Run:
-        """The run in a directory, for a driver that starts now."""
-        return cls(storage, path.rstrip("/"), uuid.uuid4().hex, max_attempts)
-
-    def url(self, *parts: str) -> str:
-        """URL of a file of this run. What is under ``_work`` is in a directory that has the run's id."""
-        if parts[:1] == (WORK,) and self.id is not None and self.home is None:
-            parts = (WORK, self.id, *parts[1:])
-        return join_url(self.path, *parts)
-
-    def within(self, *parts: str) -> Run:
-        """A directory in this one with commits and files of its own, for as long as this run is here."""
-        return replace(self, path=self.url(*parts), home=self.home or self.path)
-
-    def opened(self) -> Run:
-        """The same with the id of the run that is here; without one where none is, or where it has none."""
-        version = self.storage.version_at(self._manifest)
-        if version is None:
-            return self
-        return replace(self, id=self._read_manifest().get(RUN_ID), version=version)
+class Run(Directory):
+    """A directory with an identity, that of all that is in it, and an end."""
 
     def check(self, identity: Mapping[str, Any]) -> bool:
         """Whether a run of this identity is here already; False where nothing is here that must stay.
@@ -94,7 +44,7 @@ class Run:
         """
         if self.storage.exists(self.path):
             raise RunConflictError(f"output.path {self.path}: is a file, expected a directory")
-        if not self.storage.exists(self._manifest):
+        if not self.storage.exists(self.manifest_url):
             names = [name for name in self.storage.names(self.path) if name not in (LEASE, WORK)]  # of runs that were
             if any(self.storage.exists(self.url(name)) or self.storage.holds_files(self.url(name)) for name in names):
                 raise RunConflictError(
@@ -102,7 +52,7 @@ class Run:
                     "expected an empty directory, or one with a manifest.json to resume"
                 )
             return False
-        manifest = self._read_manifest()
+        manifest = self.read_manifest()
         changes = list(differences(manifest["identity"], json.loads(json.dumps(identity))))
         if changes and not self._may_be_replaced(manifest):
             told = "holds another run; repeat that one or choose another path"
@@ -116,7 +66,7 @@ class Run:
             )
         return not changes
 
-    def begin(self, identity: Mapping[str, Any], details: Mapping[str, Any]) -> Run:
+    def begin(self, identity: Mapping[str, Any], details: Mapping[str, Any]) -> Self:
         """Write the manifest, unless it is there; the run that has begun. For the holder of the lease.
 
         Raises:
@@ -124,106 +74,18 @@ class Run:
         """
         manifest = {"identity": identity, **details, "session": self.session, "created": time.time()}
         content = json.dumps({**manifest, RUN_ID: uuid.uuid4().hex[:12]}, indent=2).encode()
-        if self.storage.create(self._manifest, content):
+        if self.storage.create(self.manifest_url, content):
             self.storage.remove_tree(join_url(self.path, WORK))  # of a run that was removed
         else:
-            version = self.storage.version_at(self._manifest)
+            version = self.storage.version_at(self.manifest_url)
             if not self.check(identity):
                 self._clear()
-                if not self.storage.replace(self._manifest, content, version):
+                if not self.storage.replace(self.manifest_url, content, version):
                     raise RunLostError(f"output.path {self.path}: another run began there at the same time")
         opened = self.opened()
         self.storage.abort_uploads(self.path)
         self.storage.remove(self.url(FAILED))
         return opened
-
-    def confirm(self) -> None:
-        """Look whether the directory still holds this run.
-
-        Raises:
-            RunLostError: it does not.
-        """
-        if self.id is None or (found := self.storage.version_at(self._manifest)) == self.version:
-            return
-        what = "was removed" if found is None else "was removed, and another run began there,"
-        raise RunLostError(
-            f"output.path {self.home or self.path}: {what} while this run was at work; this one has ended"
-        )
-
-    def is_complete(self) -> bool:
-        """Whether the run ended well."""
-        if not self.storage.exists(self.url(SUCCESS)):
-            return False
-        said = self.storage.read(self.url(SUCCESS))  # empty in runs of older releases
-        return not said or json.loads(said)[RUN_ID] == self._known().id
-
-    def write(self, data: bytes | memoryview, *parts: str, confirm: Confirm | None = None) -> None:
-        """Write a file of this run; one that an attempt left behind, or another run, is replaced.
-
-        Args:
-            confirm: of a driver: raises where it has lost its lease.
-
-        Raises:
-            RunLostError: the directory does not hold this run any more.
-        """
-        url = self.url(*parts)
-        checks = (self.confirm, *([confirm] if confirm else []))
-        for _ in range(WRITES):
-            for check in checks:
-                check()
-            if self.storage.create(url, data):
-                return
-            version = self.storage.version_at(url)
-            for check in checks:  # or what is there may be a file of the run that is here now
-                check()
-            if self.storage.replace(url, data, version):
-                return
-        raise StorageError(f"{url}: was changed {WRITES} times by others while it was written; stop them")
-
-    def commit(self, stage: str, unit: str, record: Record) -> Record:
-        """Say that a unit of work is done and all its files are there."""
-        run = self._known()
-        run.write(json.dumps({**record, RUN_ID: run.id}).encode(), COMMITS, stage, f"{unit}.json")
-        return record
-
-    def records(self, stage: str, units: Sequence[str]) -> dict[str, Record]:
-        """Records of these units, all of which are done. Reads them by name, so it misses none where a listing lags.
-
-        Raises:
-            StorageError: a unit has no commit of this run.
-        """
-        run = self._known()
-        urls = [run.url(COMMITS, stage, f"{unit}.json") for unit in units]
-        records = [json.loads(text) for text in run.storage.read_many(urls)]
-        for url, record in zip(urls, records, strict=True):
-            if record.pop(RUN_ID, None) != run.id:
-                raise StorageError(f"{url}: is a commit of another run, which was in this directory before")
-        return dict(zip(units, records, strict=True))
-
-    def committed(self, stage: str) -> dict[str, Record]:
-        """Records of the units of a stage that this run has done, as a listing shows them.
-
-        A listing may lag. This tells which units need not be done again; what a stage wrote is told by `records`.
-        """
-        run = self._known()
-        names = [name for name in run.storage.names(run.url(COMMITS, stage)) if name.endswith(".json")]
-        contents = run.storage.read_many([run.url(COMMITS, stage, name) for name in names])
-        records = {name.removesuffix(".json"): json.loads(text) for name, text in zip(names, contents, strict=True)}
-        return {unit: record for unit, record in records.items() if record.pop(RUN_ID, None) == run.id}
-
-    def write_table(self, table: pa.Table, *parts: str) -> None:
-        """Write a table as one Parquet file."""
-        self.write(parquet_bytes(table), *parts)
-
-    def write_quarantine(self, quarantine: Quarantine, stage: str, unit: str) -> int:
-        """Write a unit's bad rows, if any, and return their number."""
-        name = f"{stage}-{unit}.parquet"
-        if quarantine.rows:
-            self.write_table(quarantine.table(), "quarantine", name)
-        elif self.storage.exists(self.url("quarantine", name)):  # of an attempt that died before its commit
-            self.confirm()
-            self.storage.remove(self.url("quarantine", name))
-        return len(quarantine)
 
     def fail(self, reason: str) -> None:
         """Say that the input or the configuration is at fault: a run of others may begin here."""
@@ -247,22 +109,7 @@ class Run:
         self.storage.remove_partials(self.path)
         self.storage.abort_uploads(self.path)
         if success:
-            self.write(json.dumps({RUN_ID: self._known().id}).encode(), SUCCESS, confirm=confirm)
-
-    @property
-    def _manifest(self) -> str:
-        return join_url(self.home or self.path, MANIFEST)
-
-    def _known(self) -> Run:
-        return self if self.id is not None else self.opened()
-
-    def _read_manifest(self) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self.storage.read(self._manifest))
-            found["identity"]
-        except (ValueError, KeyError, TypeError):
-            raise RunConflictError(f"{self._manifest}: no manifest of this project; choose another path") from None
-        return found
+            self.write(json.dumps({RUN_ID: self.known().id}).encode(), SUCCESS, confirm=confirm)
 
     def _may_be_replaced(self, manifest: Mapping[str, Any]) -> bool:
         """Whether the run of a manifest failed because of its input or configuration, with nothing worth keeping."""

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tart_ray.errors import RunConflictError, StorageError
-from tart_ray.runs.run import LEASE, MANIFEST, WORK, WRITES, Run
+from tart_ray.runs.directory import LEASE, MANIFEST, WORK, WRITES, Directory
+from tart_ray.runs.run import Run
 from tart_ray.storage import Storage, is_missing, join_url
 
 RUNS, CURRENT, MOVES = "runs", "current.json", "current"
@@ -50,7 +51,7 @@ class Current:
 class Versions:
     """The runs under one path."""
 
-    place: Run  # as the holder of the lease; no run itself
+    place: Directory  # of the lease and the pointer
 
     @property
     def path(self) -> str:

@@ -1,4 +1,4 @@
-"""--dry-run: what a run would read and take, from the input's listing and a sample of it. Starts nothing."""
+"""What scoring would read and take, from the input's listing and a sample of it. Starts nothing."""
 
 from __future__ import annotations
 
@@ -9,37 +9,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.config import RerankConfig
+from tart_ray.config import PlanConfig
 from tart_ray.engine.progress import duration
-from tart_ray.errors import ExitCode
 from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.input.readers import read_split, table_schema
 from tart_ray.input.sources import Source
-from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.scores.plan import BARE, make_plan, missing_instruction, pin_model, replica_dtype
-from tart_ray.scores.score import encode
+from tart_ray.scores.encode import encode, load_tokenizer
+from tart_ray.scores.plan import BARE, Plan, missing_instruction
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scoring.batching import default_max_tokens, padded_tokens
 from tart_ray.storage import Storage
 
 SAMPLE_PAIRS = 2_048
 
 
-def show(config: RerankConfig) -> ExitCode:
-    """Print the plan, line by line as it is known."""
-    for line in describe(config):
-        print(line)  # noqa: T201
-    return ExitCode.DONE
-
-
-def describe(config: RerankConfig) -> Iterator[str]:
-    """Lines that say what the job would do.
+def describe(storage: Storage, plan: Plan, spec: ScoringSpec, prices: PlanConfig) -> Iterator[str]:
+    """Lines that say what scoring the input of a plan would do, as they are known.
 
     Raises:
-        the errors of `rerank`, for the same reasons.
+        InputError: the input cannot be read as configured.
     """
-    storage = Storage(config.storage)
-    plan = make_plan(storage, config)
-    config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
     for role, source in plan.sources.items():
         size = f"{source.nbytes / 1e6:,.1f} MB"
         yield f"{role}: {len(source.files):,} files, {source.format}, {size}, about {source.rows:,} rows: {source.url}"
@@ -48,7 +37,8 @@ def describe(config: RerankConfig) -> Iterator[str]:
             shown = (name if name == theirs else f"{name} ← {theirs}" for name, theirs in source.carried.items())
             yield f"  carried through: {', '.join(shown)}"
         yield from (f"  note: {note}" for note in source.notes)
-    if none := missing_instruction(plan.candidates, config.input.instruction):
+    instruction = plan.input.instruction
+    if none := missing_instruction(plan.candidates, instruction):
         yield f"warning: {none}"
     pairs = plan.candidates.rows
     yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"
@@ -61,55 +51,47 @@ def describe(config: RerankConfig) -> Iterator[str]:
     bad = {role: quarantine for role, (_, quarantine) in samples.items() if quarantine.rows}
     for role, quarantine in bad.items():
         yield f"  bad rows in the sample of {role}: {len(quarantine)}, the first: {quarantine.rows[0]['reason']}"
-    sample = _pairs(config, {role: table for role, (table, _) in samples.items()})
+    sample = _pairs(plan, {role: table for role, (table, _) in samples.items()})
     if not len(sample):
         yield "no good row in the sample: nothing to reckon with"
         return
     bare = pc.sum(pc.equal(pc.fill_null(sample["instruction"], ""), "")).as_py()
-    if bare and "instruction" in plan.candidates.columns and config.input.instruction != "":
+    if bare and "instruction" in plan.candidates.columns and instruction != "":
         yield f"warning: {bare:,} of {len(sample):,} pairs of the sample have no instruction, or an empty one. {BARE}"
-    tokenizer = EncT5Tokenizer.from_pretrained(
-        config.model.path,
-        revision=config.model.revision,
-        storage_options=config.storage.fsspec_options(config.model.path),
-        split_special_tokens=config.model.split_special_tokens,
-    )
-    encoded, left_out = encode(tokenizer, sample, config)
+    encoded, left_out = encode(load_tokenizer(spec), sample, spec)
     for reason, rows in Counter(left_out.values()).items():
         yield f"  bad rows in the sample: {rows:,}: {reason}"
     if not len(encoded):
         return
     lengths = encoded.lengths
     windows = len(encoded.rows) / max(len(encoded), 1) * pairs
-    device = "cuda" if config.cluster.gpus_per_replica else "cpu"
-    budget = config.model.max_tokens_per_batch
-    tokens = default_max_tokens(device) if budget == "auto" else budget
+    budget = spec.model.max_tokens_per_batch
+    tokens = default_max_tokens(spec.device) if budget == "auto" else budget
     padding = 1 - lengths.sum() / max(padded_tokens(encoded.rows.lengths, tokens), 1)
     yield (
         f"tokens: {lengths.mean():,.0f} a pair, {np.percentile(lengths, 95):,.0f} at the 95th percentile "
-        f"(sample of {len(sample):,} pairs); {encoded.truncated.mean():.1%} truncated at {config.model.max_length}; "
+        f"(sample of {len(sample):,} pairs); {encoded.truncated.mean():.1%} truncated at {spec.model.max_length}; "
         f"about {lengths.mean() * pairs:,.0f} in all, {padding:.1%} padding"
     )
     if plan.windows:
         yield f"windows: {windows / pairs:,.2f} a pair, about {windows:,.0f} in all"
-    replicas = config.cluster.replicas
-    yield f"replicas: {replicas.min} to {replicas.max}, {replica_dtype(config)}, on {device}"
-    yield from cost(config, windows)
+    yield from cost(spec, prices, windows)
 
 
-def cost(config: RerankConfig, windows: float) -> Iterator[str]:
-    """Time and price of scoring so many windows, as far as ``plan`` tells; under truncate a pair is one window."""
-    speed, price = config.plan.pairs_per_second, config.plan.dollars_per_gpu_hour
+def cost(spec: ScoringSpec, prices: PlanConfig, windows: float) -> Iterator[str]:
+    """Replicas, time and price of scoring so many windows, as far as they are told; under truncate a pair is one."""
+    replicas = spec.cluster.replicas
+    yield f"replicas: {replicas.min} to {replicas.max}, {spec.model.dtype}, on {spec.device}"
+    speed, price = prices.pairs_per_second, prices.dollars_per_gpu_hour
     if speed is None:
         yield "time: not known without plan.pairs_per_second (of one replica)"
         return
     seconds = windows / speed
-    replicas = config.cluster.replicas.max
-    yield f"time: {duration(seconds / replicas)} with {replicas} replicas at {speed:,.0f} pairs/s each"
+    yield f"time: {duration(seconds / replicas.max)} with {replicas.max} replicas at {speed:,.0f} pairs/s each"
     if price is None:
         yield "cost: not known without plan.dollars_per_gpu_hour"
         return
-    hours = seconds / 3600 * config.cluster.gpus_per_replica
+    hours = seconds / 3600 * spec.cluster.gpus_per_replica
     yield f"cost: ${hours * price:,.2f} for {hours:,.2f} GPU-hours at ${price:,.2f}"
 
 
@@ -120,7 +102,7 @@ def _sample(storage: Storage, source: Source) -> tuple[pa.Table, Quarantine]:
     return first.slice(0, SAMPLE_PAIRS), quarantine
 
 
-def _pairs(config: RerankConfig, samples: dict[str, pa.Table]) -> pa.Table:
+def _pairs(plan: Plan, samples: dict[str, pa.Table]) -> pa.Table:
     """Pairs of about the right lengths: texts that are joined elsewhere are taken from the samples in turn."""
     rows = samples["candidates"]
     columns = {name: rows[name] for name in ("query", "text", "title", "instruction") if name in rows.schema.names}
@@ -135,6 +117,6 @@ def _pairs(config: RerankConfig, samples: dict[str, pa.Table]) -> pa.Table:
         turn = pa.array(np.arange(len(rows)) % len(found))
         columns |= {name: found[name].take(turn) for name in names if name in found.schema.names}
     own = columns.get("instruction", pa.nulls(len(rows), pa.large_string()))
-    default = config.input.instruction or None
+    default = plan.input.instruction or None
     columns["instruction"] = own if default is None else pc.fill_null(own, pa.scalar(default, pa.large_string()))
     return pa.table(columns)

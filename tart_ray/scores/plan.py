@@ -1,4 +1,4 @@
-"""What a run will do, settled before any work: sources, buckets, chunks to expect, and the run's identity."""
+"""What preparing will do, settled before any work: sources, buckets, chunks to expect, and their identity."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tart_ray.config import ModelConfig, RerankConfig, StorageConfig
-from tart_ray.errors import CheckpointChangedError, ConfigurationError
+from tart_ray.config import InputConfig
+from tart_ray.errors import ConfigurationError
 from tart_ray.input.columns import Naming, check_used
 from tart_ray.input.sources import Source, inspect_source
-from tart_ray.model.checkpoint import PUT_BACK, fingerprint_checkpoint, resolve_revision
-from tart_ray.model.fitness import check_checkpoint
-from tart_ray.runs.output_path import check_output
-from tart_ray.runs.run import Record
-from tart_ray.scores.releases import versions_of_scores
 from tart_ray.storage import Storage
 from tart_ray.tables.hive import is_hidden_partition, partitionable
-from tart_ray.tables.ranking import RANKING_VERSION
-from tart_ray.tables.schemas import RERANKED, SCORES, WINDOWS, Role
+from tart_ray.tables.schemas import SCORES, WINDOWS, Role
 
 PAIRS_PER_BUCKET = 32_768
 BYTES_PER_BUCKET = 64 << 20
@@ -29,7 +23,6 @@ MAX_BUCKETS = 2_048
 # of preparing: goes up when the same input gives other rows, chunks or quarantine, or when fragments, chunks or commits
 # of an older version cannot be read
 FORMAT_VERSION = 4
-NO_PARTITION = ("rank", "first_stage_rank", "instruction")  # an instruction is too long for a directory's name
 BARE = 'TART was trained to follow one; input.instruction: "" says that none is meant'
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
@@ -41,11 +34,13 @@ Files = Mapping[str, Sequence[str]]  # URLs by role: candidates, queries, corpus
 class Plan:
     """Everything that the stages need to know of the input. Depends on the input and the configuration alone.
 
+    ``input``: as it is configured.
     ``query_buckets``: queries are spread over so many; a bucket is prepared, and later ranked, by one task.
     ``document_buckets``: likewise for documents, where texts are joined; 0 where they are not.
     ``windows``: whether long documents are read in windows, of which the score store tells the best.
     """
 
+    input: InputConfig
     candidates: Source
     queries: Source | None
     corpus: Source | None
@@ -53,16 +48,15 @@ class Plan:
     document_buckets: int
     windows: bool
 
-    def as_read(self, records: Mapping[str, Record]) -> Plan:
+    def as_read(self, fields: Sequence[Mapping[str, Any]]) -> Plan:
         """The plan with the columns that the candidates were found to have when every split of them was read.
 
         Args:
-            records: of the units that read them.
+            fields: what each split found, as of `json_lines.kinds_of`.
 
         Raises:
             InputError: there are too many columns.
         """
-        fields = [record.get("fields", {}) for record in records.values()]
         return replace(self, candidates=self.candidates.as_read(fields))
 
     @property
@@ -78,6 +72,30 @@ class Plan:
         return {role: source for role, source in found.items() if source is not None}
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What chunks depend on: equal ones prepare to equal chunks."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "input": {
+                **self.input.model_dump(include={"instruction", "columns"}),
+                **({"empty_documents": "score"} if self.candidates.allows_empty_documents else {}),
+                **_chosen_columns(self.candidates, self.input.drop_columns),
+                "files": {role: files_identity(source) for role, source in self.sources.items()},
+            },
+            "plan": {
+                "splits": {role: len(source.splits) for role, source in self.sources.items()},
+                "query_buckets": self.query_buckets,
+                "document_buckets": self.document_buckets,
+                "pairs_per_chunk": self.pairs_per_chunk,
+            },
+        }
+
+    @property
+    def reads(self) -> dict[str, list[str]]:
+        """URLs of the files that workers read, by the keys of the configuration."""
+        return {f"input.{role}": [file.url for file in source.files] for role, source in self.sources.items()}
+
+    @property
     def text_bytes(self) -> int:
         """Estimated bytes of all pairs, their texts included."""
         if self.corpus is None:
@@ -85,47 +103,36 @@ class Plan:
         return self.candidates.nbytes + self.candidates.rows * self.corpus.nbytes // max(self.corpus.rows, 1)
 
 
-def make_plan(storage: Storage, config: RerankConfig, files: Files | None = None) -> Plan:
+def make_plan(storage: Storage, given: InputConfig, *, windows: bool, files: Files | None = None) -> Plan:
     """Look at the input.
 
     Args:
-        files: URLs of all files of a role, where they are known.
+        windows: whether long documents are read in windows.
+        files: URLs of all files of a role, where they are known; else listings of the input's directories tell them.
 
     Raises:
         StorageError, InputError: it is not there, or not as configured.
-        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, a column to partition by is not there, or
-            the output would be among the input's files.
+        ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, or nothing is there to score.
     """
-    read = {f"input.{name}": getattr(config.input, name) for name in ("candidates", "queries", "corpus")}
-    check_output(config.output.path, read)
-    columns, known = config.input.columns, files or {}
+    columns, known = given.columns, files or {}
+    naming = Naming.of(columns, "candidates", renames=True)
     candidates = inspect_source(
-        storage,
-        config.input.candidates,
-        "candidates",
-        Naming.of(columns, "candidates", renames=True),
-        known.get("candidates"),
-        config.input.drop_columns,
+        storage, given.candidates, "candidates", naming, known.get("candidates"), given.drop_columns
     )
-    scores_empty = config.input.empty_documents == "score"
-    candidates = replace(candidates, allows_empty_documents=scores_empty)
-    if candidates.is_cascade and config.input.instruction is not None and "instruction" in candidates.columns:
+    candidates = replace(candidates, allows_empty_documents=given.empty_documents == "score")
+    if candidates.is_cascade and given.instruction is not None and "instruction" in candidates.columns:
         candidates = _without_instruction(candidates)
     if not candidates.rows:
-        raise ConfigurationError(
-            f"{config.input.candidates}: no rows in {len(candidates.files)} files; nothing to score"
-        )
-    queries = _texts(storage, candidates, "queries", "query", config.input.queries, columns, known.get("queries"))
-    corpus = _texts(storage, candidates, "corpus", "text", config.input.corpus, columns, known.get("corpus"))
-    windows = config.model.long_documents == "maxp"
-    plan = Plan(candidates, queries, corpus, 1, 0, windows)
+        raise ConfigurationError(f"{given.candidates}: no rows in {len(candidates.files)} files; nothing to score")
+    queries = _texts(storage, candidates, "queries", "query", given.queries, columns, known.get("queries"))
+    corpus = _texts(storage, candidates, "corpus", "text", given.corpus, columns, known.get("corpus"))
+    plan = Plan(given, candidates, queries, corpus, 1, 0, windows)
     found: dict[str, Any] = {role: (source.columns, source.names) for role, source in plan.sources.items()}
     check_used("input.columns", columns, found)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
-    check_partitions(plan, config.output.partition_by)
     document_buckets = bucket_count(by_documents) if corpus else 0
-    return Plan(candidates, queries, corpus, bucket_count(by_queries), document_buckets, windows)
+    return replace(plan, query_buckets=bucket_count(by_queries), document_buckets=document_buckets)
 
 
 def missing_instruction(candidates: Source, instruction: str | None) -> str | None:
@@ -145,7 +152,9 @@ def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:
     Raises:
         ConfigurationError: a column is not there, of another type, or named twice.
     """
-    available = partitionable(pa.schema([f for f in output_schema(plan) if f.name not in NO_PARTITION]))
+    available = partitionable(
+        pa.schema([*(SCORES.field(name) for name in ("query_id", "doc_id")), *plan.candidates.extras])
+    )
     hidden = [name for name in wanted if is_hidden_partition(name)]
     if hidden:
         raise ConfigurationError(
@@ -163,74 +172,6 @@ def scores_schema(plan: Plan) -> pa.Schema:
     return pa.schema([*SCORES, *(WINDOWS if plan.windows else ()), *plan.candidates.extras])
 
 
-def output_schema(plan: Plan) -> pa.Schema:
-    """Columns of ``reranked/``, partition columns included."""
-    ranked = scores_schema(plan).append(pa.field("rank", pa.int32()))
-    return pa.schema([ranked.field(name) for name in (*RERANKED, "instruction", *plan.candidates.extras.names)])
-
-
-def identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
-    """What must be equal for a rerun to continue a run: input, model, and all that changes the rows of the output.
-
-    Replicas, endpoints, limits and batch sizes may change in between.
-    """
-    return {
-        "job": "rerank",
-        "model": model_identity(config),
-        "output": config.output.model_dump(include={"partition_by", "top_k"}),
-        "versions": {"ranking": RANKING_VERSION},
-        **input_identity(plan, config),
-    }
-
-
-def pin_model(model: ModelConfig, storage: StorageConfig) -> ModelConfig:
-    """The model with the commit and the fingerprint of the checkpoint that is there now, found fit to score with.
-
-    Workers load by these, whatever is at that path by then.
-
-    Raises:
-        CheckpointError: it is not there, has another fingerprint than ``model.fingerprint``, or cannot be scored with.
-    """
-    options = storage.fsspec_options(model.path)
-    revision = resolve_revision(model.path, revision=model.revision)
-    found = fingerprint_checkpoint(model.path, revision=revision, storage_options=options)
-    if model.fingerprint not in (None, found):
-        raise CheckpointChangedError(
-            f"{model.path}: got a checkpoint of fingerprint {found}, expected {model.fingerprint}: {PUT_BACK}"
-        )
-    check_checkpoint(model.path, fingerprint=found, revision=revision, storage_options=options)
-    return model.model_copy(update={"revision": revision, "fingerprint": found})
-
-
-def model_identity(config: RerankConfig) -> dict[str, Any]:
-    """The part of `identity` that is the model, and how it reads a pair.
-
-    The model must have been pinned by `pin_model`.
-    """
-    assert config.model.fingerprint is not None
-    told = {"fingerprint", "max_length", "long_documents", "truncation", "split_special_tokens"}
-    return {**config.model.model_dump(include=told), "dtype": replica_dtype(config), "versions": versions_of_scores()}
-
-
-def input_identity(plan: Plan, config: RerankConfig) -> dict[str, Any]:
-    """The part of `identity` that chunks depend on: equal ones prepare to equal chunks."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "input": {
-            **config.input.model_dump(include={"instruction", "columns"}),
-            **({"empty_documents": "score"} if plan.candidates.allows_empty_documents else {}),
-            **_chosen_columns(plan.candidates, config.input.drop_columns),
-            "files": {role: files_identity(source) for role, source in plan.sources.items()},
-        },
-        "plan": {
-            "splits": {role: len(source.splits) for role, source in plan.sources.items()},
-            "query_buckets": plan.query_buckets,
-            "document_buckets": plan.document_buckets,
-            "pairs_per_chunk": plan.pairs_per_chunk,
-        },
-    }
-
-
 def _chosen_columns(candidates: Source, dropped: Sequence[str]) -> dict[str, Any]:
     """What is left out or renamed; nothing where the columns are carried as they are."""
     renamed = {name: theirs for name, theirs in candidates.carried.items() if name != theirs}
@@ -241,13 +182,6 @@ def _chosen_columns(candidates: Source, dropped: Sequence[str]) -> dict[str, Any
 def files_identity(source: Source) -> list[list[Any]]:
     """URL, size and version of each file of a source."""
     return [[file.url, file.size, file.version] for file in source.files]
-
-
-def replica_dtype(config: RerankConfig) -> str:
-    """The dtype that replicas compute in: ``auto`` is bfloat16 on GPUs, float32 on CPUs."""
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    return "bfloat16" if config.cluster.gpus_per_replica else "float32"
 
 
 def _without_instruction(candidates: Source) -> Source:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +22,9 @@ from tart_ray.input import json_lines
 from tart_ray.input.quarantine import JOIN, READ, Quarantine
 from tart_ray.input.readers import read_split, table_schema
 from tart_ray.input.sources import Source
+from tart_ray.runs.directory import WORK, Directory
 from tart_ray.runs.fragments import decode_rows, encode_fragment, encode_fragments, encode_rows, read_bucket
-from tart_ray.runs.run import WORK, Record, Run
+from tart_ray.runs.stage import Record, Stage, total
 from tart_ray.scores import chunks
 from tart_ray.scores.plan import BARE, Plan, check_partitions, missing_instruction
 from tart_ray.tables import texts
@@ -34,16 +36,52 @@ from tart_ray.tables.schemas import Role
 
 log = logging.getLogger(__name__)
 
-JOINED = "join"
-CHUNKS = "chunk"
 
-
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The unit of scoring, retry, commit and resume."""
 
     id: str
     rows: int
+
+
+class Read(Record):
+    """A split that was read.
+
+    Attributes:
+        fields: of JSON lines: the kinds of values that each column was found to have.
+        overruled: values that gave way to those of their key=value directories.
+    """
+
+    rows: int  # quarantined ones included
+    quarantined: int
+    fields: dict[str, Any] = {}
+    overruled: int = 0
+
+
+class Joined(Record):
+    """A bucket of document ids whose candidates have their texts."""
+
+    rows: int
+    fragments: int
+    quarantined: int
+    other_quarantined: int  # rows of the corpus
+    corpus_duplicates: int
+
+
+class Cut(Record):
+    """A bucket of query ids cut into chunks."""
+
+    chunks: tuple[Chunk, ...]
+    rows: int
+    duplicates: int
+    without_instruction: int
+    quarantined: int
+    other_quarantined: int  # rows of the queries
+    query_duplicates: int
+
+
+JOIN_TEXTS = Stage("join", Joined)
+CUT_CHUNKS = Stage("chunk", Cut)
 
 
 @dataclass(frozen=True)
@@ -68,18 +106,18 @@ class Prepared:
         return [chunk for found in self.buckets.values() for chunk in found]
 
 
-def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequence[str]) -> Prepared:
+def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = ()) -> Prepared:
     """Bring the input into chunks; what an earlier run has done is not done again.
 
     Args:
-        instruction: of rows that have none of their own; an empty one says that they need none.
         partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
 
     Raises:
         InputError: a column to partition by turned out to be of another type than in the sample.
     """
     reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
-    sampled, plan = plan, plan.as_read(reads["candidates"])
+    sampled, plan = plan, plan.as_read([record.fields for record in reads["candidates"].values()])
+    instruction = plan.input.instruction
     columns = json_lines.told(sampled.candidates.extras, plan.candidates.extras)
     for line in columns:
         log.warning("%s: column %s", plan.candidates.url, line)
@@ -87,49 +125,48 @@ def prepare(run: Run, plan: Plan, instruction: str | None, partition_by: Sequenc
         check_partitions(plan, partition_by)
     except ConfigurationError as error:
         raise InputError(f"{plan.candidates.url}: {error}; columns: {columns}") from None
-    joins: dict[str, Record] = {}
+    joins: dict[str, Joined] = {}
     if plan.corpus is not None:
         units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
-        joins = run_stage(run, JOINED, units, lambda unit: _join_bucket(run, plan, unit))
+        joins = run_stage(run, JOIN_TEXTS, units, lambda unit: _join_bucket(run, plan, unit))
     units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
     if none := missing_instruction(plan.candidates, instruction):
         log.warning("%s", none)
-    joined = {unit: record["fragments"] for unit, record in joins.items()}
-    cuts = run_stage(run, CHUNKS, units, lambda unit: _cut_bucket(run, plan, joined, instruction, partition_by, unit))
+    joined = {unit: record.fragments for unit, record in joins.items()}
+    cuts = run_stage(run, CUT_CHUNKS, units, lambda unit: _cut_bucket(run, plan, joined, partition_by, unit))
     warnings = tuple(_warnings(cuts.values(), instruction))
     for warning in warnings:
         log.warning("%s", warning)
     candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
     others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
     return Prepared(
-        buckets={unit: [Chunk(*chunk) for chunk in record["chunks"]] for unit, record in cuts.items()},
-        read=sum(record["rows"] for record in reads["candidates"].values()),
-        duplicates=sum(record["duplicates"] for record in cuts.values()),
-        quarantined=sum(record["quarantined"] for record in candidates),
+        buckets={unit: list(record.chunks) for unit, record in cuts.items()},
+        read=total(reads["candidates"].values(), "rows"),
+        duplicates=total(cuts.values(), "duplicates"),
+        quarantined=total(candidates, "quarantined"),
         plan=plan,
         columns=columns,
-        other_quarantined=sum(record["quarantined"] for record in others)
-        + sum(record["other_quarantined"] for record in (*joins.values(), *cuts.values())),
-        corpus_duplicates=sum(record["corpus_duplicates"] for record in joins.values()),
-        query_duplicates=sum(record["query_duplicates"] for record in cuts.values()),
+        other_quarantined=total(others, "quarantined") + total((*joins.values(), *cuts.values()), "other_quarantined"),
+        corpus_duplicates=total(joins.values(), "corpus_duplicates"),
+        query_duplicates=total(cuts.values(), "query_duplicates"),
         warnings=warnings,
-        overruled=sum(record.get("overruled", 0) for found in reads.values() for record in found.values()),
+        overruled=total((record for found in reads.values() for record in found.values()), "overruled"),
     )
 
 
-def _warnings(cuts: Iterable[Record], instruction: str | None) -> Iterator[str]:
-    counts = [(record["without_instruction"], record["rows"]) for record in cuts]
-    bare, pairs = (sum(numbers) for numbers in zip(*counts, strict=True))
+def _warnings(cuts: Iterable[Cut], instruction: str | None) -> Iterator[str]:
+    cuts = list(cuts)
+    bare, pairs = total(cuts, "without_instruction"), total(cuts, "rows")
     if bare and instruction != "":
         yield f"{bare:,} of {pairs:,} pairs have no instruction, or an empty one. {BARE}"
 
 
-def read_chunk(run: Run, chunk: str) -> pa.Table:
+def read_chunk(run: Directory, chunk: str) -> pa.Table:
     """The rows of a chunk, sorted by query, with all their texts; those of documents as `texts.share` makes them."""
-    return decode_rows(run.storage.read(run.url(*_chunk_path(chunk))))
+    return decode_rows(run.read(*_chunk_path(chunk)))
 
 
-def write_chunk(run: Run, chunk: str, rows: pa.Table) -> None:
+def write_chunk(run: Directory, chunk: str, rows: pa.Table) -> None:
     """Write what `read_chunk` reads."""
     run.write(encode_rows(rows), *_chunk_path(chunk))
 
@@ -145,29 +182,28 @@ def _key(plan: Plan, role: str) -> tuple[str, int]:
     return ("doc_id", plan.document_buckets) if by_document else ("query_id", plan.query_buckets)
 
 
-def shuffle(run: Run, source: Source, key: str, buckets: int) -> dict[str, Record]:
+def shuffle(run: Directory, source: Source, key: str, buckets: int) -> dict[str, Read]:
     """Read every split of a source into a fragment, whose buckets are by the column ``key``."""
     stage = read_stage(source.role)
-    units = [unit_name(split.index) for split in source.splits]
 
-    def read(unit: str) -> Record:
+    def read(unit: str) -> Read:
         quarantine = Quarantine(READ)
         tables = list(read_split(run.storage, source, source.splits[int(unit)], quarantine))
         table = pa.concat_tables([table_schema(source).empty_table(), *tables])
         fragment = encode_fragment(table, bucket_of(table[key], buckets), buckets)
-        run.write(fragment, *fragment_path(stage, unit))
-        quarantined = run.write_quarantine(quarantine, stage, unit)
-        record: Record = {"rows": len(table) + quarantined, "quarantined": quarantined}
-        if source.has_objects:
-            record["fields"] = json_lines.kinds_of(json_lines.objects_of(table))
-        if quarantine.overruled:
-            record["overruled"] = quarantine.overruled
-        return record
+        run.write(fragment, *fragment_path(stage.name, unit))
+        quarantined = run.write_quarantine(quarantine, stage.name, unit)
+        return Read(
+            rows=len(table) + quarantined,
+            quarantined=quarantined,
+            fields=json_lines.kinds_of(json_lines.objects_of(table)) if source.has_objects else {},
+            overruled=quarantine.overruled,
+        )
 
-    return run_stage(run, stage, units, read)
+    return run_stage(run, stage, split_names(source), read)
 
 
-def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
+def _join_bucket(run: Directory, plan: Plan, unit: str) -> Joined:
     """Candidates and documents of one bucket of document ids, joined and sent on by query."""
     assert plan.corpus is not None
     rows = read_shuffled(run, plan.candidates, int(unit))
@@ -178,26 +214,19 @@ def _join_bucket(run: Run, plan: Plan, unit: str) -> Record:
     buckets = bucket_of(joined["query_id"], plan.query_buckets)
     fragments = 0
     for fragment in encode_fragments(joined, buckets, plan.query_buckets):
-        run.write(fragment, *fragment_path(JOINED, _part_name(unit, fragments)))
+        run.write(fragment, *fragment_path(JOIN_TEXTS.name, _part_name(unit, fragments)))
         fragments += 1
-    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_corpus.rows]), JOINED, unit)
-    return {
-        "rows": len(joined),
-        "fragments": fragments,
-        "quarantined": len(quarantine),
-        "other_quarantined": len(of_corpus),
-        "corpus_duplicates": repeated,
-    }
+    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_corpus.rows]), JOIN_TEXTS.name, unit)
+    return Joined(
+        rows=len(joined),
+        fragments=fragments,
+        quarantined=len(quarantine),
+        other_quarantined=len(of_corpus),
+        corpus_duplicates=repeated,
+    )
 
 
-def _cut_bucket(
-    run: Run,
-    plan: Plan,
-    joined: Mapping[str, int],
-    instruction: str | None,
-    partition_by: Sequence[str],
-    unit: str,
-) -> Record:
+def _cut_bucket(run: Directory, plan: Plan, joined: Mapping[str, int], partition_by: Sequence[str], unit: str) -> Cut:
     """All rows of one bucket of queries, cut into chunks.
 
     Args:
@@ -207,7 +236,7 @@ def _cut_bucket(
         rows = texts.share(read_shuffled(run, plan.candidates, int(unit)))
     else:
         names = [_part_name(bucket, part) for bucket, parts in joined.items() for part in range(parts)]
-        fragments = [fragment_url(run, JOINED, name) for name in names]
+        fragments = [run.url(*fragment_path(JOIN_TEXTS.name, name)) for name in names]
         rows = read_bucket(run.storage, fragments, int(unit), _joined_schema(plan))
     quarantine, of_queries, repeated = Quarantine(JOIN), Quarantine(JOIN), 0
     if plan.queries is not None:
@@ -216,23 +245,23 @@ def _cut_bucket(
         rows = chunks.join_queries(rows, queries, plan.candidates, quarantine)
     rows = json_lines.expand(rows, plan.candidates.extras, plan.candidates.carried)
     rows = quarantine.sift(plan.candidates, rows, list(partition_rules(rows, partition_by)))
-    rows = _with_instruction(rows, instruction)
+    rows = _with_instruction(rows, plan.input.instruction)
     consistent = chunks.quarantine_contradictions(rows, plan.candidates, quarantine)
     kept = chunks.drop_duplicates(consistent)
     ready = _with_first_stage(kept, plan.candidates)
     parts = chunks.cut(ready, plan.pairs_per_chunk)
     for index, part in enumerate(parts):
-        write_chunk(run, f"{unit}-{unit_name(index)}", part)
-    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_queries.rows]), CHUNKS, unit)
-    return {
-        "chunks": [[f"{unit}-{unit_name(index)}", len(part)] for index, part in enumerate(parts)],
-        "rows": len(kept),
-        "duplicates": len(consistent) - len(kept),
-        "without_instruction": pc.sum(pc.equal(pc.fill_null(kept["instruction"], ""), "")).as_py() or 0,
-        "quarantined": len(quarantine),
-        "other_quarantined": len(of_queries),
-        "query_duplicates": repeated,
-    }
+        write_chunk(run, _part_name(unit, index), part)
+    run.write_quarantine(Quarantine(JOIN, [*quarantine.rows, *of_queries.rows]), CUT_CHUNKS.name, unit)
+    return Cut(
+        chunks=tuple(Chunk(_part_name(unit, index), len(part)) for index, part in enumerate(parts)),
+        rows=len(kept),
+        duplicates=len(consistent) - len(kept),
+        without_instruction=pc.sum(pc.equal(pc.fill_null(kept["instruction"], ""), "")).as_py() or 0,
+        quarantined=len(quarantine),
+        other_quarantined=len(of_queries),
+        query_duplicates=repeated,
+    )
 
 
 def _with_instruction(rows: pa.Table, instruction: str | None) -> pa.Table:
@@ -253,11 +282,9 @@ def _with_first_stage(rows: pa.Table, candidates: Source) -> pa.Table:
     return kept.append_column("first_stage_rank", ranks).append_column("first_stage_score", scores)
 
 
-def read_shuffled(run: Run, source: Source, bucket: int) -> pa.Table:
+def read_shuffled(run: Directory, source: Source, bucket: int) -> pa.Table:
     """The rows of a source that are in one bucket."""
-    stage = read_stage(source.role)
-    fragments = [fragment_url(run, stage, unit_name(split.index)) for split in source.splits]
-    return read_bucket(run.storage, fragments, bucket, table_schema(source))
+    return read_fragments(run, read_stage(source.role).name, split_names(source), bucket, table_schema(source))
 
 
 def _joined_schema(plan: Plan) -> pa.Schema:
@@ -272,9 +299,14 @@ def _part_name(unit: str, part: int) -> str:
     return f"{unit}-{unit_name(part)}"
 
 
-def read_stage(role: Role) -> str:
-    """The stage that reads a source."""
-    return f"read-{role}"
+def read_stage(role: Role) -> Stage[Read]:
+    """The stage that reads a source; its units are `split_names`."""
+    return Stage(f"read-{role}", Read)
+
+
+def split_names(source: Source) -> list[str]:
+    """The units of reading a source."""
+    return [unit_name(split.index) for split in source.splits]
 
 
 def fragment_path(stage: str, unit: str) -> tuple[str, str, str]:
@@ -282,9 +314,10 @@ def fragment_path(stage: str, unit: str) -> tuple[str, str, str]:
     return WORK, stage, f"{unit}.fragment"
 
 
-def fragment_url(run: Run, stage: str, unit: str) -> str:
-    """The URL of what a unit left for the next stage."""
-    return run.url(*fragment_path(stage, unit))
+def read_fragments(run: Directory, stage: str, units: Iterable[str], bucket: int, schema: pa.Schema) -> pa.Table:
+    """The rows of one bucket that units of a stage left for the next."""
+    fragments = [run.url(*fragment_path(stage, unit)) for unit in units]
+    return read_bucket(run.storage, fragments, bucket, schema)
 
 
 def _chunk_path(chunk: str) -> tuple[str, str, str]:

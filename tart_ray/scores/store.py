@@ -1,74 +1,229 @@
-"""A finished jobs.rerank whose scores another job reads, and the plan by which its input is prepared again."""
+"""The score store: every scored pair of a run, by buckets of queries. It is built once and read by every job.
+
+    scores/<chunk>.parquet     the pairs of a chunk that have a score
+    _commits/chunk/<bucket>    which chunks a bucket of queries has
+    _commits/score/<chunk>     that a chunk is scored, and how many of its pairs
+
+Which files there are follows from the run's identity and its commits: no listing decides it. The store has no texts;
+they are prepared again from the input, which gives the same chunks (`prepare_again`).
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from tart_ray.config import RerankConfig, StorageConfig
+from tart_ray.config import InputConfig, ModelConfig, OutputConfig, StorageConfig
+from tart_ray.engine.deaths import begin_attempt
+from tart_ray.engine.stages import Pool, run_pool
 from tart_ray.errors import ConfigurationError
-from tart_ray.runs.run import MANIFEST, Run, differences
-from tart_ray.scores.plan import FORMAT_VERSION, Plan, input_identity, make_plan
-from tart_ray.scores.prepare import CHUNKS, read_stage, unit_name
-from tart_ray.scores.score import SCORES
+from tart_ray.input.quarantine import SCORE as SCORING
+from tart_ray.input.quarantine import Quarantine, find_reasons
+from tart_ray.runs.balance import ReconciliationError
+from tart_ray.runs.directory import MANIFEST, Directory
+from tart_ray.runs.run import Run, differences
+from tart_ray.runs.stage import Record, Stage
+from tart_ray.scores.encode import ENCODE_MEMORY, encode_chunk
+from tart_ray.scores.plan import FORMAT_VERSION, Plan, make_plan, scores_schema
+from tart_ray.scores.prepare import CUT_CHUNKS, Chunk, Prepared, prepare, read_chunk, read_stage, split_names, unit_name
+from tart_ray.scores.releases import library_releases
+from tart_ray.scores.replica import SCORE, LoadScorer, Replica, load_at, load_scorer
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.storage import Storage
 from tart_ray.tables.parquet import read_parquet
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Scored:
-    """The run whose scores are read, and the plan by which its input is prepared again."""
+SCORES = "scores"  # the folder
+JOBS = ("rerank", "score")  # whose runs are score stores, with other things beside
 
-    run: Run
-    config: RerankConfig
-    plan: Plan
-    identity: Mapping[str, Any]
 
-    def as_read(self) -> Scored:
-        """The same, once the run has read its candidates: its plan has the columns that they were found to have."""
-        units = [unit_name(split.index) for split in self.plan.candidates.splits]
-        return replace(self, plan=self.plan.as_read(self.run.records(read_stage("candidates"), units)))
+class Scored(Record):
+    """A chunk that went through a replica.
+
+    Attributes:
+        rows: that have a score.
+        seconds: that the replica was busy; ``began`` in seconds since 1970.
+        replica: ``host:pid``.
+    """
+
+    rows: int
+    quarantined: int
+    truncated: int
+    tokens: int
+    padded_tokens: int
+    windows: int
+    seconds: float
+    began: float
+    replica: str
+
+
+SCORE_CHUNKS = Stage(SCORE, Scored)
 
 
 @dataclass(frozen=True)
 class ScoreStore:
-    """The scores of a finished run. Pickles into every worker.
+    """The scores of a run. Pickles into every worker.
 
-    ``chunks``: rows of each chunk; one without rows has no file.
+    Attributes:
+        directory: of the run.
+        chunks: for each bucket of queries its chunks, and for each chunk the number of its rows that have a score. All
+            candidates of a query are in one bucket.
     """
 
-    run: Run
-    chunks: Mapping[str, int]
+    directory: Directory
+    chunks: Mapping[str, Mapping[str, int]]
 
     @classmethod
-    def of(cls, run: Run, identity: Mapping[str, Any]) -> ScoreStore:
+    def build(
+        cls, directory: Directory, prepared: Prepared, spec: ScoringSpec, load: LoadScorer = load_scorer
+    ) -> tuple[ScoreStore, dict[str, Scored]]:
+        """Score every chunk that is not scored yet.
+
+        Returns:
+            The store, and the records of all chunks.
+        """
+        records = score(directory, prepared.plan, spec, prepared.chunks, load)
+        chunks = {
+            bucket: {chunk.id: records[chunk.id].rows for chunk in found} for bucket, found in prepared.buckets.items()
+        }
+        return cls(directory, chunks), records
+
+    @classmethod
+    def open(cls, directory: Directory, identity: Mapping[str, Any]) -> ScoreStore:
         """The scores of a finished run of this identity.
 
         Raises:
             StorageError: a commit is not there.
         """
-        found = scored_chunks(run, identity).values()
-        return cls(run, {chunk: rows for chunks in found for chunk, rows in chunks.items()})
+        buckets = [unit_name(bucket) for bucket in range(identity["plan"]["query_buckets"])]
+        cut = {bucket: record.chunks for bucket, record in directory.records(CUT_CHUNKS, buckets).items()}
+        records = directory.records(SCORE_CHUNKS, [chunk.id for chunks in cut.values() for chunk in chunks])
+        return cls(
+            directory, {bucket: {chunk.id: records[chunk.id].rows for chunk in cut[bucket]} for bucket in buckets}
+        )
 
     @property
     def rows(self) -> int:
         """Scored pairs."""
-        return sum(self.chunks.values())
+        return sum(sum(chunks.values()) for chunks in self.chunks.values())
 
-    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
-        """These columns, chunk by chunk."""
-        for chunk in (chunk for chunk, rows in self.chunks.items() if rows):
-            file = self.run.storage.read(self.run.url("scores", f"{chunk}.parquet"))
-            yield read_parquet(file, columns)
+    @property
+    def files(self) -> list[str]:
+        """URLs of all files; a chunk without rows has none."""
+        return [url for bucket in self.chunks for url in self._files(bucket)]
+
+    def bucket(self, bucket: str, schema: pa.Schema) -> pa.Table:
+        """The scored pairs of a bucket of queries, with the columns of ``schema``."""
+        files = self.directory.storage.read_many(self._files(bucket))
+        tables = [read_parquet(file, schema.names).cast(schema) for file in files]
+        return pa.concat_tables([schema.empty_table(), *tables])
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all scored pairs, chunk by chunk."""
+        for url in self.files:
+            yield read_parquet(self.directory.storage.read(url), columns)
+
+    def _files(self, bucket: str) -> list[str]:
+        return [self.directory.url(SCORES, f"{chunk}.parquet") for chunk, rows in self.chunks[bucket].items() if rows]
 
 
-def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
-    """The manifest of a finished run of jobs.rerank, whose scores are to be used.
+def score(
+    directory: Directory, plan: Plan, spec: ScoringSpec, chunks: Sequence[Chunk], load: LoadScorer = load_scorer
+) -> dict[str, Scored]:
+    """Score every chunk that is not committed; the records of all.
+
+    Reading and tokenising run as CPU tasks ahead of the replicas, writing and committing as tasks behind them. Between
+    them a chunk travels as one row: its id and one Arrow table, serialised, which is read on the other side without a
+    copy.
+    """
+    releases = library_releases()
+    replicas = spec.cluster.replicas
+    pool = Pool(
+        read=functools.partial(encode_chunk, directory, spec, releases),
+        memory=ENCODE_MEMORY,
+        actor=Replica,
+        arguments=(directory, spec, functools.partial(load_at, releases, load)),
+        write=functools.partial(_write_chunk, directory, plan),
+        least=replicas.min,
+        most=replicas.max,
+        cpus=spec.cluster.cpus_per_replica,
+        gpus=spec.cluster.gpus_per_replica,
+    )
+    return run_pool(directory, SCORE_CHUNKS, [chunk.id for chunk in chunks], pool, sum(chunk.rows for chunk in chunks))
+
+
+def _write_chunk(directory: Directory, plan: Plan, row: Mapping[str, Any]) -> Scored:
+    """Write the scores of a chunk, quarantine what has none, then commit."""
+    chunk = row["unit"]
+    with begin_attempt(directory, "write", chunk) as attempt:
+        attempt.check()
+        table = pa.ipc.open_stream(row["table"]).read_all()
+        reasons = {int(position): reason for position, reason in json.loads(row["reasons"]).items()}
+        finite = np.isfinite(table["score"].to_numpy()) & np.isfinite(table["margin"].to_numpy())
+        good, positions = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
+        for position, reason in positions.items():
+            reasons.setdefault(table["_row"][position].as_py(), reason)
+        quarantine = Quarantine(SCORING)
+        if reasons:
+            quarantine.add_rows(plan.candidates, read_chunk(directory, chunk), dict(sorted(reasons.items())))
+        if len(good):
+            schema = scores_schema(plan)
+            directory.write_table(good.select(schema.names).cast(schema), SCORES, f"{chunk}.parquet")
+        record = Scored(
+            rows=len(good),
+            quarantined=directory.write_quarantine(quarantine, SCORE, chunk),
+            truncated=pc.sum(good["truncated"]).as_py() or 0,
+            **json.loads(row["statistics"]),
+        )
+        return directory.commit(SCORE_CHUNKS, chunk, record)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run whose scores another job reads, and the plan by which its input is prepared again."""
+
+    run: Run
+    plan: Plan
+    partition_by: Sequence[str]
+    model: str  # the checkpoint's path
+    identity: Mapping[str, Any]
+    store: ScoreStore
+
+
+def prepare_again(directory: Directory, plan: Plan, partition_by: Sequence[str], store: ScoreStore) -> Prepared:
+    """The input of a store's run in chunks, with its texts, as they were when they were scored.
+
+    Args:
+        partition_by: as the run was prepared with.
+
+    Raises:
+        ReconciliationError: the chunks are others.
+    """
+    prepared = prepare(directory, plan, partition_by)
+    again = {bucket: [chunk.id for chunk in found] for bucket, found in prepared.buckets.items()}
+    if again != {bucket: [*found] for bucket, found in store.chunks.items()}:
+        raise ReconciliationError(f"{store.directory.path}: its input was prepared again, and gave other chunks")
+    return prepared
+
+
+def as_read(plan: Plan, directory: Directory) -> Plan:
+    """The plan with the columns that the candidates had when a run in a directory read them."""
+    records = directory.records(read_stage("candidates"), split_names(plan.candidates))
+    return plan.as_read([record.fields for record in records.values()])
+
+
+def read_manifest(run: Run, key: str) -> dict[str, Any]:
+    """The manifest of a finished run that has a score store.
 
     Args:
         key: of the configuration, that names the run.
@@ -80,21 +235,20 @@ def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
     if not run.storage.exists(run.url(MANIFEST)):
         raise ConfigurationError(f"{place}: no {MANIFEST} there; expected output.path of jobs.rerank")
     try:
-        manifest: dict[str, Any] = json.loads(run.storage.read(run.url(MANIFEST)))
+        manifest: dict[str, Any] = json.loads(run.read(MANIFEST))
         job = manifest["identity"]["job"]
         manifest["config"]["model"]["path"]
-        if job == "rerank":
+        if job in JOBS:
             manifest["identity"]["plan"]["query_buckets"]
     except (ValueError, KeyError, TypeError):
         raise ConfigurationError(f"{place}: {MANIFEST} is none of jobs.rerank") from None
-    if job != "rerank":
+    if job not in JOBS:
         raise ConfigurationError(f"{place}: got a run of jobs.{job}, expected jobs.rerank")
     if not run.is_complete():
         raise ConfigurationError(f"{place}: has no _SUCCESS: finish it first")
-    chunks = ScoreStore.of(run, manifest["identity"]).chunks
-    expected = {f"{chunk}.parquet" for chunk, rows in chunks.items() if rows}
-    unlisted = sorted(expected - set(run.storage.names(run.url("scores"))))  # a listing may lag
-    missing = [name for name in unlisted if not run.storage.exists(run.url("scores", name))]
+    expected = {url.rpartition("/")[2] for url in ScoreStore.open(run, manifest["identity"]).files}
+    unlisted = sorted(expected - set(run.storage.names(run.url(SCORES))))  # a listing may lag
+    missing = [name for name in unlisted if not run.storage.exists(run.url(SCORES, name))]
     if missing:
         raise ConfigurationError(
             f"{place}: {len(missing)} of {len(expected)} files are gone from scores/, such as {missing[0]}"
@@ -102,21 +256,7 @@ def manifest_of_scores(run: Run, key: str) -> dict[str, Any]:
     return manifest
 
 
-def scored_chunks(run: Run, identity: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """The chunks of a finished jobs.rerank by bucket of queries, and of each the number of rows in its scores.
-
-    All names follow from the run's identity and its commits: no listing decides what there is.
-
-    Raises:
-        StorageError: a commit is not there.
-    """
-    cut = run.records(CHUNKS, [unit_name(bucket) for bucket in range(identity["plan"]["query_buckets"])])
-    names = {bucket: [chunk for chunk, _ in record["chunks"]] for bucket, record in cut.items()}
-    scores = run.records(SCORES, [chunk for chunks in names.values() for chunk in chunks])
-    return {bucket: {chunk: scores[chunk]["rows"] for chunk in chunks} for bucket, chunks in names.items()}
-
-
-def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: int) -> Scored:
+def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: int) -> StoredRun:
     """The finished run at a path.
 
     Args:
@@ -124,29 +264,31 @@ def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: 
 
     Raises:
         ConfigurationError: there is no finished run, or its input has changed since it was scored.
-        StorageError, InputError, CheckpointError: the input or the model is not there, or not as configured.
+        StorageError, InputError: the input is not there, or not as configured.
     """
     run = Run.at(storage, path, max_attempts)
-    manifest = manifest_of_scores(run, "input.run")
-    who = manifest["identity"]
+    manifest = read_manifest(run, "input.run")
+    identity, config = manifest["identity"], manifest["config"]
     try:
-        scoring = RerankConfig.model_validate({**manifest["config"], "storage": options.model_dump()})
+        given = InputConfig.model_validate(config["input"])
+        model = ModelConfig.model_validate(config["model"])
+        partition_by = OutputConfig.model_validate(config["output"]).partition_by
     except ValidationError as error:
         raise ConfigurationError(f"input.run {run.path}: {error}") from None
-    prepared_by = who.get("format_version")
+    prepared_by = identity.get("format_version")
     if prepared_by != FORMAT_VERSION:
         raise ConfigurationError(
             f"input.run {run.path}: was prepared by another release (tart-ray {manifest.get('tart_ray')}, format "
             f"{prepared_by}; this one has {FORMAT_VERSION}), so its texts could not be found again; go on with that "
             "release, or score the input again to another output.path"
         )
-    plan = make_plan(storage, scoring)
-    now = json.loads(json.dumps(input_identity(plan, scoring)))
-    changes = differences({name: who.get(name) for name in now}, now)
+    plan = make_plan(storage, given, windows=model.long_documents == "maxp")
+    now = json.loads(json.dumps(plan.identity))
+    changes = differences({name: identity.get(name) for name in now}, now)
     if changes:
         raise ConfigurationError(
             f"input.run {run.path}: its input has changed since it was scored, so texts and scores would not belong "
             "together; score it again, or, where files were only copied or touched, give them back their modification "
             "times (cp -p, touch -d). Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
         )
-    return Scored(run, scoring, plan, who).as_read()
+    return StoredRun(run, as_read(plan, run), partition_by, model.path, identity, ScoreStore.open(run, identity))

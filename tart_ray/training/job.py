@@ -17,19 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
-
-import tart_ray
-from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig, WorkersConfig
-from tart_ray.engine.cluster import Room
-from tart_ray.engine.session import Clock, as_figures, execute_run, finish, tell
+from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig
+from tart_ray.config.paths import check_output, with_absolute_paths
+from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
 from tart_ray.engine.stages import run_stage
+from tart_ray.engine.training import Worker, room_for_workers, run_workers
 from tart_ray.errors import (
     CheckpointChangedError,
     CheckpointError,
     ExitCode,
     InputFailedError,
-    RunFailedError,
 )
 from tart_ray.model.checkpoint import (
     PUT_BACK,
@@ -39,22 +36,53 @@ from tart_ray.model.checkpoint import (
     resolve_revision,
 )
 from tart_ray.model.fitness import check_checkpoint
-from tart_ray.runs.lease import Lease, confirm_driver
-from tart_ray.runs.output_path import check_output
-from tart_ray.runs.run import WORK, Record, Run
+from tart_ray.runs.balance import Balance
+from tart_ray.runs.directory import WORK
+from tart_ray.runs.lease import confirm_driver
+from tart_ray.runs.run import Run
+from tart_ray.runs.stage import Record, Stage, named, total
 from tart_ray.scores.releases import versions_of_scores
-from tart_ray.storage import FileInfo, Storage, absolute
+from tart_ray.storage import FileInfo, Storage
 from tart_ray.training import TRAINING_VERSION
 from tart_ray.training.examples import Query
 
-EXAMPLES, TRAINED = "examples", "train"  # stages
-CHECKPOINT = "checkpoint"
+EXAMPLES, CHECKPOINT = "examples", "checkpoint"  # folders
+TRAINED = "train"  # a stage, and its one unit
 STATE = "state.pt"
 TRAIN, EVALUATION = "train", "evaluation"  # roles of the input
-COUNTED = ("read", "used", "duplicates", "quarantined", "blank instructions")
+COUNTED = ("used", "duplicates", "quarantined", "blank_instructions")
 FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change
 
 log = logging.getLogger(__name__)
+
+
+class ReadExamples(Record):
+    """The examples of a role."""
+
+    rows: int
+    queries: int
+    used: int
+    duplicates: int
+    quarantined: int
+    blank_instructions: int = named("blank instructions")
+    skipped: tuple[str, ...]  # files without examples
+
+
+class Trained(Record):
+    """How training went."""
+
+    steps: int
+    best_step: int = named("best step")
+    ndcg_at_10: float | None = named("nDCG@10")
+    accuracy: float | None
+    pairs: int
+    training_seconds: float = named("training seconds")
+    pairs_per_second: float | None = named("pairs/s")
+    history: list[Any]
+
+
+READ_EXAMPLES = Stage(EXAMPLES, ReadExamples)
+TRAIN_MODEL = Stage(TRAINED, Trained)
 
 
 @dataclass(frozen=True)
@@ -93,25 +121,21 @@ def train(config: TrainConfig, *, ends_process: bool = False) -> ExitCode:
         RunFailedError: the run began and could not end.
     """
     plan = make_plan(config)
-    config, cluster = plan.work.config, plan.work.config.cluster
+    run, config = plan.work.run, plan.work.config
     tell(plan.notes)
-    return execute_run(
-        plan.work.run,
-        plan.identity,
-        config,
-        cluster.address,
-        _room_for(cluster),
-        {
-            **{f"input.{role}": [file.url for file in files] for role, files in plan.files.items()},
-            "model.path": [config.model.path or config.model.vocabulary or ""],
-        },
-        lambda run, lease: execute(_begun(plan, run), lease),
-        ends_process=ends_process,
-    )
-
-
-def _begun(plan: Plan, run: Run) -> Plan:
-    return dataclasses.replace(plan, work=dataclasses.replace(plan.work, run=run))
+    if run.check(plan.identity) and run.is_complete():
+        return nothing_to_do(run)
+    files = {f"input.{role}": [file.url for file in files] for role, files in plan.files.items()}
+    reads = {**files, "model.path": [config.model.path or config.model.vocabulary or ""]}
+    needs = Needs(config.cluster.address, room_for_workers(config.cluster), reads)
+    with (
+        at_work(run, needs, ends_process=ends_process) as session,
+        session.begun(run, plan.identity, config) as run,
+    ):
+        if run.is_complete():  # by another driver, meanwhile
+            return nothing_to_do(run)
+        plan = dataclasses.replace(plan, work=dataclasses.replace(plan.work, run=run))
+        return session.finish(run, _execute(plan, session))
 
 
 def show(config: TrainConfig) -> ExitCode:
@@ -175,7 +199,7 @@ def make_plan(config: TrainConfig) -> Plan:
     """
     from tart_ray.training.files import check_fields, read_instructions
 
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     read = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
     check_output(config.output.path, {f"input.{name}": path for name, path in read.items()})
     storage = Storage(config.storage)
@@ -219,38 +243,38 @@ def needs(config: TrainConfig, role: str) -> dict[str, Any]:
     return {"negatives": "random" if has_random else "own", "needs_scores": config.training.loss == "margin_mse"}
 
 
-def execute(plan: Plan, lease: Lease) -> ExitCode:
+def _execute(plan: Plan, session: Session) -> Outcome:
     """All stages of a run that has begun."""
     work, config, run = plan.work, plan.work.config, plan.work.run
-    clock = Clock()
-    with clock.timed("read"):
-        found = run_stage(run, EXAMPLES, plan.files, functools.partial(_prepare, work, plan.files))
-    counts = {name: sum(record[name] for record in found.values()) for name in COUNTED}
-    trained: Record = {}
+    with session.timed("read"):
+        found = run_stage(run, READ_EXAMPLES, plan.files, functools.partial(_prepare, work, plan.files))
+    counts = {
+        "read": total(found.values(), "rows"),
+        **{name.replace("_", " "): total(found.values(), name) for name in COUNTED},
+    }
+    trained: dict[str, Any] = {}
     if counts["quarantined"] <= config.limits.max_quarantined_fraction * counts["read"]:  # else it would be in vain
         for role, record in found.items():
-            if not record["queries"]:
+            if not record.queries:
                 raise InputFailedError(f"input.{role}: no usable query in it; see {run.url('quarantine')}")
-        with clock.timed("train"):
-            trained = run.committed(TRAINED).get(TRAINED) or _train(work)
-    report = {
-        "job": "train",
-        "tart_ray": tart_ray.__version__,
-        "counts": counts | {f"{role} queries": record["queries"] for role, record in found.items()},
-        "trained": trained,
-        "seconds": clock.seconds,
-        "notes": plan.notes,
-        "config": config.model_dump(mode="json"),
-    }
-    for url in (url for record in found.values() for url in record["skipped"]):
+        with session.timed("train"):
+            model = run.committed(TRAIN_MODEL).get(TRAINED) or _train(work)
+            trained = model.model_dump(by_alias=True)
+    for url in (url for record in found.values() for url in record.skipped):
         log.warning("%s was skipped: it holds no examples", url)
-    summary = "read {read:,} = used {used:,} + duplicates {duplicates:,} + quarantined {quarantined:,}"
-    figures = {name: value for name, value in trained.items() if name != "history"} | as_figures(plan.notes)
-    allowed = config.limits.max_quarantined_fraction
-    return finish(run, lease, report, summary.format_map(counts), figures, allowed_bad=allowed)
+    parts = {name: counts[name] for name in ("used", "duplicates", "quarantined")}
+    return Outcome(
+        "train",
+        config,
+        counts | {f"{role} queries": record.queries for role, record in found.items()},
+        [Balance("read", counts["read"], parts)],
+        report={"trained": trained},
+        figures={name: value for name, value in trained.items() if name != "history"},
+        notes=plan.notes,
+    )
 
 
-def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> Record:
+def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> ReadExamples:
     """Read one role's examples; what is usable of them is kept beside the checkpoint, the rest in quarantine."""
     from tart_ray.training.files import encode_queries, read_examples
 
@@ -258,62 +282,38 @@ def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> Reco
     found = read_examples(work.run.storage, url, work.instructions, files=files[role], **needed)
     work.run.write(encode_queries(found.queries), EXAMPLES, f"{role}.parquet")
     work.run.write_quarantine(found.quarantine, EXAMPLES, role)
-    return {
-        "rows": found.counts["read"],
-        "queries": len(found.queries),
-        **found.counts,
-        "blank instructions": found.blank_instructions,
-        "skipped": list(found.skipped),
-    }
+    return ReadExamples(
+        rows=found.counts["read"],
+        queries=len(found.queries),
+        **{name: found.counts[name] for name in ("used", "duplicates", "quarantined")},
+        blank_instructions=found.blank_instructions,
+        skipped=tuple(found.skipped),
+    )
 
 
-def _train(work: Work) -> Record:
+def _train(work: Work) -> Trained:
     """Train on the cluster, and return what was committed.
 
     Raises:
         RunFailedError: a worker found that it cannot go on, or workers died more often than they may.
     """
-    from ray.train.torch import TorchTrainer
-
     cluster, run = work.config.cluster, work.run
     failure = run.url(*_failure(work))
     log.info("starting %d workers; each loads the model first", cluster.workers)
-    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
-    with tempfile.TemporaryDirectory() as folder:  # for records of Ray Train, of this start alone
-        trainer = TorchTrainer(
-            _train_worker,
-            train_loop_config={"work": work},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=cluster.workers,
-                use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker={name: amount for name, amount in resources.items() if amount},
-            ),
-            run_config=ray.train.RunConfig(
-                name=run.session,
-                storage_path=folder,
-                failure_config=ray.train.FailureConfig(max_failures=work.config.limits.max_attempts_per_chunk - 1),
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray.train.WorkerGroupError as error:
-            first = next(iter(error.worker_failures.values()))
-            raise RunFailedError(f"training: {first}") from error
-        except ray.train.TrainingFailedError as error:
-            raise RunFailedError(f"training: {error}") from error
+    max_failures = work.config.limits.max_attempts_per_chunk - 1
+    run_workers(_train_worker, work, cluster, run.session, max_failures)
     if run.storage.exists(failure):
         raise InputFailedError(run.storage.read(failure).decode())
-    return run.records(TRAINED, [TRAINED])[TRAINED]
+    return run.records(TRAIN_MODEL, [TRAINED])[TRAINED]
 
 
-def _train_worker(settings: Mapping[str, Any]) -> None:
+def _train_worker(work: Work) -> None:
     """One worker of Ray Train, which has set up torch.distributed.
 
     Ray Train would start again what raises; what another try cannot mend is written down for the driver instead.
     """
     from tart_ray.errors import TrainingError
 
-    work: Work = settings["work"]
     try:
         _train_in_worker(work)
     except (CheckpointError, TrainingError) as error:
@@ -322,18 +322,17 @@ def _train_worker(settings: Mapping[str, Any]) -> None:
 
 def _train_in_worker(work: Work) -> None:
     import torch
-    from ray.train.torch import get_device
 
     from tart_ray.training import loop, start
     from tart_ray.training.files import decode_queries
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    run, config, context = work.run, work.config, ray.train.get_context()
+    run, config, worker = work.run, work.config, Worker.this()
     torch.set_num_threads(config.cluster.cpus_per_worker)
     queries = {role: decode_queries(run.storage.read(_examples_url(work, role))) for role in roles(config)}
     model, tokenizer = _load_start(work)
     tokenizer.num_threads = config.cluster.cpus_per_worker
-    model.to(get_device())
+    model.to(worker.device)
     trained = loop.train(
         model,
         tokenizer,
@@ -341,29 +340,26 @@ def _train_in_worker(work: Work) -> None:
         config.training,
         evaluation=queries.get(EVALUATION, ()),
         state=loop.StateFile(run.storage, run.url(WORK, STATE), functools.partial(confirm_driver, run)),
-        workers=loop.Workers(context.get_world_rank(), context.get_world_size()),
+        workers=loop.Workers(worker.rank, worker.size),
         max_length=config.model.max_length,
     )
-    if context.get_world_rank() == 0:
+    if worker.rank == 0:
         confirm_driver(run)
         with tempfile.TemporaryDirectory() as folder:
             start.save_checkpoint(model, tokenizer, folder, dtype=getattr(torch, config.output.dtype))
             for file in sorted(Path(folder).iterdir()):
                 run.write(file.read_bytes(), CHECKPOINT, file.name)
-        run.commit(
-            TRAINED,
-            TRAINED,
-            {
-                "steps": trained.steps,
-                "best step": trained.best_step,
-                "nDCG@10": trained.best_ndcg_at_10,
-                "accuracy": trained.best_accuracy,
-                "pairs": trained.pairs,
-                "training seconds": trained.seconds,
-                "pairs/s": trained.pairs / trained.seconds if trained.seconds else None,
-                "history": trained.history,
-            },
+        record = Trained(
+            steps=trained.steps,
+            best_step=trained.best_step,
+            ndcg_at_10=trained.best_ndcg_at_10,
+            accuracy=trained.best_accuracy,
+            pairs=trained.pairs,
+            training_seconds=trained.seconds,
+            pairs_per_second=trained.pairs / trained.seconds if trained.seconds else None,
+            history=trained.history,
         )
+        run.commit(TRAIN_MODEL, TRAINED, record)
 
 
 def _load_start(work: Work) -> Any:
@@ -426,20 +422,3 @@ def _failure(work: Work) -> tuple[str, str]:
 
 def _examples_url(work: Work, role: str) -> str:
     return work.run.url(EXAMPLES, f"{role}.parquet")
-
-
-def _room_for(cluster: WorkersConfig) -> Room:
-    cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
-    advice = "cluster.gpus_per_worker: 0 trains on CPUs; cluster.workers may be fewer"
-    # without an answer of the state API, Ray Train's cleaner of placement groups logs a line a second
-    return Room(f"{cluster.workers} workers (cluster.workers)", cpus, gpus, advice, state_api=True)
-
-
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """Local paths made absolute: workers have other working directories."""
-    output = config.output.model_copy(update={"path": absolute(config.output.path)})
-    named = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
-    read = config.input.model_copy(update={name: absolute(path) for name, path in named.items() if path is not None})
-    local = {name: getattr(config.model, name) for name in ("path", "vocabulary")}
-    there = {name: absolute(path) for name, path in local.items() if path and Path(path).expanduser().exists()}
-    return config.model_copy(update={"input": read, "output": output, "model": config.model.model_copy(update=there)})

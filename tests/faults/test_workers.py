@@ -21,7 +21,7 @@ from tart_ray.engine.deaths import excuse, this_process
 from tart_ray.errors import ExitCode
 from tart_ray.reranking.job import rerank
 from tart_ray.runs.attempts import LOST_NODE, OUT_OF_MEMORY, Process
-from tart_ray.scores.score import load_scorer
+from tart_ray.scores.replica import load_scorer
 
 
 @pytest.fixture

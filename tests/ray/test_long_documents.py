@@ -14,8 +14,7 @@ from tart_ray import Scorer
 from tart_ray.config import MineConfig, RerankConfig
 from tart_ray.errors import ExitCode, RunConflictError
 from tart_ray.mining.job import mine_negatives
-from tart_ray.reranking.job import rerank
-from tart_ray.scores.estimate import describe
+from tart_ray.reranking.job import describe, rerank
 
 QUERIES, DOCUMENTS = 3, 12
 MAX_LENGTH = 64

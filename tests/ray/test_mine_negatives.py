@@ -178,7 +178,7 @@ def test_negatives_of_a_finished_run_by_hand(
         "trainer: the document has no text": 1,
         "trainer: no positive is left: the document has no text": 1,
     }
-    assert "4 queries with candidates" in (mined / "report.html").read_text()
+    assert "queries with candidates 4 = with negatives 2 + left out 2" in (mined / "report.html").read_text()
     assert not (mined / "_work").exists()
 
     # the files of trainers, as plain readers of such files see them
@@ -240,9 +240,7 @@ def test_candidates_are_scored_first_and_a_killed_run_resumes(tmp_path: Path, ma
     (mined / "_SUCCESS").unlink()  # as if killed while scoring
     shutil.rmtree(mined / "_commits/mine")
     (mined / "scoring/_SUCCESS").unlink()
-    for commit in (*(mined / "scoring/_commits/score").iterdir(), *(mined / "scoring/_commits/rank").iterdir()):
-        commit.unlink()
-    for stage in ("read-candidates", "chunk"):
+    for stage in ("read-candidates", "chunk", "score"):
         shutil.rmtree(mined / "scoring/_commits" / stage)
     assert mine_negatives(config, load=by_length) == ExitCode.DONE
     assert read_output(mined, "negatives") == read_output(tmp_path / "whole", "negatives")

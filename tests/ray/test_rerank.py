@@ -31,7 +31,7 @@ from tart_ray.errors import (
 from tart_ray.input import sources
 from tart_ray.reranking.job import rerank
 from tart_ray.scores.prepare import prepare
-from tart_ray.scores.score import load_scorer
+from tart_ray.scores.replica import load_scorer
 from tart_ray.scores.store import find_run
 from tart_ray.storage import Storage
 

@@ -15,9 +15,21 @@ import pytest
 from tart_ray.errors import RunConflictError, RunLostError
 from tart_ray.input.quarantine import Quarantine
 from tart_ray.runs.run import Run, differences
+from tart_ray.runs.stage import Record, Stage
 from tart_ray.storage import Storage, join_url
 
 IDENTITY = {"model": {"path": "m", "fingerprint": "abc"}, "input": {"files": [["a", 1, "v1"], ("b", 2, "v2")]}}
+
+
+class Noted(Record):
+    """What units say here."""
+
+    rows: int = 0
+    name: str | None = None
+
+
+def stage(name: str) -> Stage[Noted]:
+    return Stage(name, Noted)
 
 
 @pytest.fixture
@@ -87,14 +99,14 @@ def test_of_concurrent_runs_exactly_one_begins(place: Any) -> None:
 
 
 def test_commits_come_back(run: Run) -> None:
-    assert run.committed("score") == {}
-    records: dict[str, Any] = {"00000-00001": {"rows": 3, "name": "zwölf"}, "00000-00000": {"rows": 0}}
+    assert run.committed(stage("score")) == {}
+    records = {"00000-00001": Noted(rows=3, name="zwölf"), "00000-00000": Noted(rows=0)}
     for unit, record in records.items():
-        assert run.commit("score", unit, record) == record
-    run.commit("rank", "00000", {"rows": 9})
-    run.commit("score", "00000-00000", {"rows": 1})
-    assert run.committed("score") == {"00000-00000": {"rows": 1}, "00000-00001": records["00000-00001"]}
-    assert run.committed("rank") == {"00000": {"rows": 9}}
+        assert run.commit(stage("score"), unit, record) == record
+    run.commit(stage("rank"), "00000", Noted(rows=9))
+    run.commit(stage("score"), "00000-00000", Noted(rows=1))
+    assert run.committed(stage("score")) == {"00000-00000": Noted(rows=1), "00000-00001": records["00000-00001"]}
+    assert run.committed(stage("rank")) == {"00000": Noted(rows=9)}
 
 
 def test_bad_rows_of_an_attempt_that_did_not_commit_are_replaced(run: Run) -> None:
@@ -123,7 +135,7 @@ def test_quarantine_is_written_where_there_is_any(run: Run) -> None:
 @pytest.mark.parametrize("success", [True, False])
 def test_the_end_of_a_run(run: Run, success: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run.begin(IDENTITY, {})
-    run.commit("score", "a", {})
+    run.commit(stage("score"), "a", Noted())
     run.write(b"", "_work", "x")
     order: list[str] = []
     create, remove = run.storage.create, run.storage.remove_tree
@@ -151,7 +163,7 @@ def test_a_run_whose_directory_is_removed_writes_nothing_more(run: Run) -> None:
     run = run.begin(IDENTITY, {})
     run.write(b"1", "scores", "a")
     run.storage.remove_tree(run.path)
-    for write in (lambda: run.write(b"2", "scores", "b"), lambda: run.commit("score", "a", {})):
+    for write in (lambda: run.write(b"2", "scores", "b"), lambda: run.commit(stage("score"), "a", Noted())):
         with pytest.raises(RunLostError, match=r"run: was removed while this run was at work; this one has ended$"):
             write()
     assert not run.storage.holds_files(run.path)
@@ -161,12 +173,12 @@ def test_what_a_run_writes_late_does_not_reach_the_one_that_took_its_place(run: 
     old = run.begin(IDENTITY, {})
     new = replaced(old, {"other": 1})
     new.write(b"new", "scores", "a")
-    new.commit("score", "a", {"rows": 1})
+    new.commit(stage("score"), "a", Noted(rows=1))
     told = r"run: was removed, and another run began there, while this run was at work"
     for write in (
         lambda: old.write(b"old", "scores", "a"),
         lambda: old.write(b"old", "scores", "b"),
-        lambda: old.commit("score", "a", {"rows": 2}),
+        lambda: old.commit(stage("score"), "a", Noted(rows=2)),
         lambda: old.write_quarantine(Quarantine("score"), "score", "a"),
         lambda: old.finish({}, "", success=True),
     ):
@@ -176,7 +188,7 @@ def test_what_a_run_writes_late_does_not_reach_the_one_that_took_its_place(run: 
     assert new.storage.read(new.url("scores", "a")) == b"new"
     assert new.storage.names(new.url("scores")) == ["a"]
     assert new.storage.names(new.url("quarantine")) == ["score-a.parquet"]
-    assert new.committed("score") == {"a": {"rows": 1}}
+    assert new.committed(stage("score")) == {"a": Noted(rows=1)}
     assert not new.is_complete()
 
 
@@ -210,11 +222,15 @@ def test_what_another_run_left_is_replaced_and_never_counted(run: Run) -> None:
         run.storage.write(new.url("_commits", name), json.dumps(record).encode())
     run.storage.write(new.url("scores", "a"), b"old")
     run.storage.write(new.url("_SUCCESS"), json.dumps({"run_id": old.id}).encode())
-    assert new.committed("score") == {}
+    assert new.committed(stage("score")) == {}
     assert not new.is_complete()
     new.write(b"new", "scores", "a")
-    new.commit("score", "a", {"rows": 1})
-    assert new.committed("score") == Run.at(run.storage, run.path, 2).committed("score") == {"a": {"rows": 1}}
+    new.commit(stage("score"), "a", Noted(rows=1))
+    assert (
+        new.committed(stage("score"))
+        == Run.at(run.storage, run.path, 2).committed(stage("score"))
+        == {"a": Noted(rows=1)}
+    )
     assert run.storage.read(new.url("scores", "a")) == b"new"
     new.finish({}, "", success=True)
     assert new.is_complete()
@@ -224,10 +240,10 @@ def test_a_run_that_failed_because_of_its_input_makes_room_for_another(run: Run)
     first = run.begin(IDENTITY, {})
     first.write(b"1", "negatives", "00000.parquet")
     first.write(b"1", "report.json")
-    first.commit("mine", "00000", {})
+    first.commit(stage("mine"), "00000", Noted())
     inner = Run.at(run.storage, first.url("scoring"), 2).begin({"inner": 1}, {})
     inner.write(b"1", "scores", "a")
-    inner.commit("score", "a", {"rows": 1})
+    inner.commit(stage("score"), "a", Noted(rows=1))
     again = Run.at(run.storage, run.path, max_attempts=2)
     with pytest.raises(RunConflictError, match="holds another run"):
         again.check({"other": 1})
@@ -238,18 +254,18 @@ def test_a_run_that_failed_because_of_its_input_makes_room_for_another(run: Run)
     assert second.id != first.id
     assert {*run.storage.names(run.path)} - {"_work", "_commits", "negatives"} == {"manifest.json", "scoring"}
     assert not any(run.storage.holds_files(second.url(name)) for name in ("_commits", "negatives"))
-    assert inner.opened().committed("score") == {"a": {"rows": 1}}
+    assert inner.opened().committed(stage("score")) == {"a": Noted(rows=1)}
     with pytest.raises(RunConflictError, match="holds another run"):  # for this one has not failed
         again.check(IDENTITY)
 
 
 def test_a_run_with_scores_makes_no_room(run: Run) -> None:
     first = run.begin(IDENTITY, {})
-    first.commit("score", "a", {"rows": 1})
+    first.commit(stage("score"), "a", Noted(rows=1))
     first.fail("a file was damaged")
     with pytest.raises(RunConflictError, match="holds another run"):
         run.check({"other": 1})
-    assert first.committed("score") == {"a": {"rows": 1}}
+    assert first.committed(stage("score")) == {"a": Noted(rows=1)}
 
 
 def test_parts_of_files_that_killed_writers_left_are_removed_when_the_run_goes_on(s3: Any, bucket: str) -> None:

@@ -23,7 +23,7 @@ from tart_ray.config import (
 from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.evaluation.datasets import find_tasks, read_documents, read_judgements, read_queries, read_run
 from tart_ray.input.quarantine import READ, Quarantine
-from tart_ray.mining.job import _inspect_positives, find_scores
+from tart_ray.mining.job import _inspect_positives
 from tart_ray.relabeling.job import look
 from tart_ray.scores.plan import Plan, make_plan
 from tart_ray.storage import Storage
@@ -40,7 +40,7 @@ def put(path: Path, *rows: dict[str, Any]) -> str:
 
 def plan_of(folder: Path, columns: dict[str, str], **paths: str) -> Plan:
     config = {"input": {**paths, "columns": columns}, "output": {"path": str(folder / "run")}}
-    return make_plan(Storage(), RerankConfig.model_validate(config))
+    return make_plan(Storage(), RerankConfig.model_validate(config).input, windows=False)
 
 
 @pytest.fixture(params=["jsonl", "parquet"])
@@ -115,7 +115,8 @@ def test_names_in_the_qrels_and_the_corpus_of_positives(tmp_path: Path) -> None:
 
     def positives(**more: Any) -> Any:
         config = MineConfig.model_validate({**common, "positives": {"qrels": qrels, "corpus": corpus, **more}})
-        return _inspect_positives(Storage(), config, find_scores(Storage(), config))
+        plan = make_plan(Storage(), config.input.to_score(), windows=False)
+        return _inspect_positives(Storage(), config, plan)
 
     found, documents = positives(columns={**columns, "corpus.doc_id": "docno", "corpus.text": "contents"})
     assert (found.columns, documents.columns) == (columns, {"doc_id": "docno", "text": "contents", "title": "title"})

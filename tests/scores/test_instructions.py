@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from tart_ray.scores.prepare import _warnings, _with_instruction
+from tart_ray.scores.prepare import Cut, _warnings, _with_instruction
 
 ROWS = pa.table({"query_id": ["a", "b", "c"], "instruction": pa.array(["Find it", None, ""], pa.large_string())})
 
@@ -25,7 +25,10 @@ def test_an_empty_default_is_none(default: str | None, expected: list[str | None
 
 
 def test_rows_without_an_instruction_are_told_unless_that_is_meant() -> None:
-    cuts = [{"rows": 1_000, "without_instruction": 0}, {"rows": 500, "without_instruction": 20}]
+    cuts = [
+        Cut.model_construct(rows=1_000, without_instruction=0),
+        Cut.model_construct(rows=500, without_instruction=20),
+    ]
     (told,) = _warnings(cuts, None)
     assert told.startswith("20 of 1,500 pairs have no instruction, or an empty one. ")
     assert [*_warnings(cuts, "Find it")] == [told]

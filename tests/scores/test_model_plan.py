@@ -20,7 +20,6 @@ from tart_ray.evaluation import job as evaluate
 from tart_ray.mining import job as mine
 from tart_ray.relabeling import job as relabel
 from tart_ray.reranking import job as rerank
-from tart_ray.scores import estimate as dry_run
 from tart_ray.training import job as train
 
 
@@ -56,7 +55,7 @@ JOBS: dict[str, Start] = {
     "rerank": lambda base, inputs: rerank.rerank(
         RerankConfig.model_validate(base | {"input": {"candidates": str(inputs / "pairs.jsonl")} | INSTRUCTED})
     ),
-    "rerank --dry-run": lambda base, inputs: dry_run.show(
+    "rerank --dry-run": lambda base, inputs: rerank.show(
         RerankConfig.model_validate(base | {"input": {"candidates": str(inputs / "pairs.jsonl")} | INSTRUCTED})
     ),
     "mine_negatives": lambda base, inputs: mine.mine_negatives(

@@ -10,7 +10,7 @@ from support.job_files import write_jsonl
 
 from tart_ray.input.quarantine import JOIN, Quarantine
 from tart_ray.scores.chunks import join_documents
-from tart_ray.scores.plan import input_identity, make_plan
+from tart_ray.scores.plan import make_plan
 from tart_ray.storage import Storage
 from tart_ray.tables.schemas import ORIGIN
 
@@ -23,8 +23,8 @@ def test_empty_documents_are_scored_where_the_configuration_says_so(tmp_path: Pa
     identities, kept = {}, {}
     for empty in ("quarantine", "score"):
         config = make_config(input={"corpus": str(tmp_path / "corpus.jsonl"), "empty_documents": empty})
-        plan = make_plan(Storage(), config)
-        identities[empty] = input_identity(plan, config)["input"]
+        plan = make_plan(Storage(), config.input, windows=False)
+        identities[empty] = plan.identity["input"]
         bad = Quarantine(JOIN)
         kept[empty] = (len(join_documents(rows, corpus, plan.candidates, bad)), [row["reason"] for row in bad.rows])
     assert kept == {"quarantine": (0, ["empty document"]), "score": (1, [])}

@@ -12,15 +12,23 @@ import pytest
 from tart_ray.config import RelabelConfig, RerankConfig, StorageConfig
 from tart_ray.errors import ConfigurationError, OtherReleaseError, RunConflictError
 from tart_ray.relabeling import job as relabel
+from tart_ray.relabeling.stages import LABEL_PAIRS, Labelled, known_tables
+from tart_ray.reranking.job import look
 from tart_ray.runs.run import Run
 from tart_ray.runs.versions import Versions
-from tart_ray.scores.plan import FORMAT_VERSION, identity, make_plan, pin_model
+from tart_ray.scores.plan import FORMAT_VERSION
 from tart_ray.scores.releases import check_releases, library_releases
-from tart_ray.scores.score import load_at
+from tart_ray.scores.replica import load_at
 from tart_ray.scores.store import find_run
 from tart_ray.storage import Storage
 
 PAIR = {"query_id": "q", "query": "wing", "doc_id": "d", "text": "flow"}
+
+
+NO_CHUNKS = {
+    "chunks": [], "rows": 0, "duplicates": 0, "without_instruction": 0,
+    "quarantined": 0, "other_quarantined": 0, "query_duplicates": 0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -35,8 +43,7 @@ def settings(tiny_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
 
 def identity_of(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = RerankConfig.model_validate(settings | {"output": {"path": str(folder / "run")}})
-    config = config.model_copy(update={"model": pin_model(config.model, config.storage)})
-    return json.loads(json.dumps(identity(make_plan(Storage(), config), config)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(look(config).identity))  # type: ignore[no-any-return]
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **releases: str) -> None:
@@ -80,7 +87,9 @@ def test_a_finished_run_that_another_release_prepared_is_not_prepared_again(
     run = Run.at(Storage(), str(tmp_path / "run"), 3)
     who = identity_of(settings, tmp_path) | {"format_version": FORMAT_VERSION - 1}
     run.begin(who, {"config": config.model_dump(mode="json"), "tart_ray": "0.0.9"})
-    run.commit("chunk", "00000", {"chunks": []})
+    Storage().write(
+        run.url("_commits", "chunk", "00000.json"), json.dumps(NO_CHUNKS | {"run_id": run.opened().id}).encode()
+    )
     Storage().write(run.url("_SUCCESS"), b"")
     with pytest.raises(
         ConfigurationError, match=rf"prepared by another release \(tart-ray 0\.0\.9, format {FORMAT_VERSION - 1}; this"
@@ -91,7 +100,8 @@ def test_a_finished_run_that_another_release_prepared_is_not_prepared_again(
 def begin(versions: Versions, id_: str, format_version: int) -> Run:
     run = versions.run(id_)
     run.begin({"job": "relabel", "scores": {"format_version": format_version}, "base": None}, {"tart_ray": "0.0.9"})
-    run.commit("label", "00000", {"rows": 1})
+    moves = {"unchanged": 0, "changed": 0, "new": 1, "gone": 0}
+    run.commit(LABEL_PAIRS, "00000", Labelled(rows=1, given=0, labels={"0": 1}, flips=(), **moves))
     return run
 
 
@@ -99,7 +109,7 @@ def test_scores_of_another_format_are_not_taken_over(settings: dict[str, Any], t
     versions = Versions(Run.at(Storage(), str(tmp_path / "labels"), 3))
     begin(versions, "00001-other", FORMAT_VERSION - 1)
     begin(versions, "00001-same", FORMAT_VERSION)
-    assert [*relabel._known_units(versions, "00001-new", None)] == ["00001-same.bucket.00000"]
+    assert [*map(str, known_tables(versions, "00001-new", None))] == ["00001-same.bucket.00000"]
     versions.switch("00001-other", None)
     config = RelabelConfig.model_validate(
         settings | {"output": {"path": str(tmp_path / "labels")}, "labels": {"cuts": [0.0]}}

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.specs import spec_of
 
 from tart_ray import Scorer
-from tart_ray.config import ClusterConfig, RerankConfig
+from tart_ray.config import CandidatesConfig, RerankConfig
 from tart_ray.errors import CheckpointChangedError, CheckpointError
 from tart_ray.runs.attempts import Attempt
 from tart_ray.runs.run import Run
-from tart_ray.scores.plan import pin_model
-from tart_ray.scores.score import Replica, load_scorer, window_columns
+from tart_ray.scores.encode import window_columns
+from tart_ray.scores.replica import Replica, load_scorer
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.storage import Storage
 
 TEXTS = [" ".join(["wing"] * count) for count in (3, 9, 1, 7, 5, 2, 8)]
@@ -35,9 +37,13 @@ def scorer(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Scorer:
 
 
 def config(checkpoint: Path) -> RerankConfig:
-    return RerankConfig.model_validate(
-        {"input": {"candidates": "x"}, "output": {"path": "x"}, "model": {"path": str(checkpoint)}}
-    )
+    cluster = {"gpus_per_replica": 0}
+    sections = {"input": {"candidates": "x"}, "output": {"path": "x"}, "model": {"path": str(checkpoint)}}
+    return RerankConfig.model_validate(sections | {"cluster": cluster})
+
+
+def pinned(config: RerankConfig) -> ScoringSpec:
+    return ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, config.input)
 
 
 def chunk_of(scorer: Scorer, texts: Sequence[str] = TEXTS, *, max_length: int = 512) -> pa.Table:
@@ -77,7 +83,7 @@ def test_scores_belong_to_their_pairs(died: int, scorer: Scorer, run: Run, tiny_
     assert len({*np.round(expected, 3).tolist()}) == len(TEXTS)  # a permutation would show
     for _ in range(died):
         Attempt.begin(run, "score", "00000-00000")
-    margins, reasons = results(Replica(run, config(tiny_checkpoint), lambda _: scorer)(chunk_of(scorer)))
+    margins, reasons = results(Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)(chunk_of(scorer)))
     np.testing.assert_allclose(margins, expected, atol=1e-6)
     assert reasons == {"1": "no room"}
 
@@ -85,7 +91,7 @@ def test_scores_belong_to_their_pairs(died: int, scorer: Scorer, run: Run, tiny_
 def test_a_row_that_raises_is_named_by_its_place_in_the_chunk(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
     expected = scorer.score(["flow"] * len(TEXTS), TEXTS).margin
     bad = scorer.tokenizer.encode_pairs(["flow"], [TEXTS[3]]).input_ids.tolist()
-    replica = Replica(run, config(tiny_checkpoint), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
+    replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
     margins, reasons = results(replica(chunk_of(scorer)))
     assert reasons == {"1": "no room", "4": "raised ValueError: not now"}
     assert np.isnan(margins[3])
@@ -94,7 +100,7 @@ def test_a_row_that_raises_is_named_by_its_place_in_the_chunk(scorer: Scorer, ru
 
 def test_a_model_whose_output_is_never_a_number_is_refused(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
     scorer.model.classifier.weight.data.fill_(float("nan"))
-    replica = Replica(run, config(tiny_checkpoint), lambda _: scorer)
+    replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)
     with pytest.raises(CheckpointError, match="logits for the shortest pair are"):
         replica(chunk_of(scorer))
 
@@ -103,9 +109,7 @@ def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
     scorer: Scorer, run: Run, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
-    began = config(model)
-    began = began.model_copy(update={"model": pin_model(began.model, began.storage)})
-    began = began.model_copy(update={"cluster": ClusterConfig(gpus_per_replica=0)})
+    began = pinned(config(model))
     expected = results(Replica(run, began, load_scorer)(chunk_of(scorer)))
     assert results(Replica(run, began, load_scorer)(chunk_of(scorer))) == expected
     weights = bytearray((model / "model.safetensors").read_bytes())
@@ -114,7 +118,7 @@ def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
     with pytest.raises(CheckpointChangedError, match="the manifest names a checkpoint of fingerprint"):
         Replica(run, began, load_scorer)(chunk_of(scorer))
     with pytest.raises(CheckpointChangedError, match=r"got a checkpoint of fingerprint .*, expected"):
-        pin_model(began.model, began.storage)
+        ScoringSpec.resolve(began.model, began.cluster, began.limits, began.storage, CandidatesConfig())
 
 
 WINDOW = 20  # tokens: texts of 1 to 9 words are read in one to five windows
@@ -131,7 +135,7 @@ def test_the_best_window_belongs_to_its_pair(died: int, scorer: Scorer, run: Run
     margin = scorer.score_encoded(windows.rows).margin
     for _ in range(died):
         Attempt.begin(run, "score", "00000-00000")
-    answer = Replica(run, config(tiny_checkpoint), lambda _: scorer)(chunk_of(scorer, max_length=WINDOW))
+    answer = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)(chunk_of(scorer, max_length=WINDOW))
     for pair, (found, index, count) in enumerate(window_results(answer)):
         own = margin[windows.starts[pair] : windows.starts[pair + 1]]
         assert (index, count) == (np.argmax(own), len(own))
@@ -147,7 +151,7 @@ def test_a_pair_is_given_up_for_one_window_that_raises(scorer: Scorer, run: Run,
     expected = windows.best(scorer.score_encoded(windows.rows).margin) - windows.starts[:-1]
     bad = windows.rows.row(windows.starts[4] - 1).tolist()  # the last of pair 3
     assert windows.starts[4] - windows.starts[3] > 2
-    replica = Replica(run, config(tiny_checkpoint), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
+    replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
     answer = replica(chunk_of(scorer, texts, max_length=WINDOW))
     assert results(answer)[1] == {"1": "no room", "4": "raised ValueError: not now"}
     found = window_results(answer)

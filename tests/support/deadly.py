@@ -31,7 +31,7 @@ def die(*_: Any) -> Any:
 
 def load_faulty(config: Any) -> FaultyScorer:
     """A replica for which some rows are poison."""
-    from tart_ray.scores.score import load_scorer
+    from tart_ray.scores.replica import load_scorer
 
     return FaultyScorer(load_scorer(config))
 
@@ -120,7 +120,7 @@ class Gate:
 
 
 def load_gated(gate: Gate, config: Any) -> GatedScorer:
-    from tart_ray.scores.score import load_scorer
+    from tart_ray.scores.replica import load_scorer
 
     return GatedScorer(gate, load_scorer(config))
 

@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.specs import spec_of
 from tart_ray.config import RerankConfig
 from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.runs.run import Record, Run
+from tart_ray.runs.run import Run
+from tart_ray.runs.stage import R, Stage
 from tart_ray.scores import prepare
+from tart_ray.scores.encode import encode
 from tart_ray.scores.plan import make_plan
-from tart_ray.scores.score import encode
 from tart_ray.storage import Storage
 
 
-def one_after_the_other(run: Run, stage: str, units: Sequence[str], work: Callable[[str], Record]) -> dict[str, Record]:
+def one_after_the_other(run: Run, stage: Stage[R], units: Sequence[str], work: Callable[[str], R]) -> dict[str, R]:
     """What `run_stage` does, without Ray."""
     return {unit: run.commit(stage, unit, work(unit)) for unit in units}
 
@@ -31,13 +33,13 @@ def peak() -> float:
 
 def main(config: RerankConfig) -> None:
     storage = Storage(config.storage)
-    plan, tokenizer = make_plan(storage, config), EncT5Tokenizer.from_pretrained(config.model.path)
+    plan, tokenizer = make_plan(storage, config.input, windows=False), EncT5Tokenizer.from_pretrained(config.model.path)
     run = Run.at(storage, config.output.path, 3).begin({"job": "rerank"}, {})
     prepare.run_stage = one_after_the_other
     before = peak()
-    prepared = prepare.prepare(run, plan, config.input.instruction, [])
+    prepared = prepare.prepare(run, plan)
     for chunk in prepared.chunks:
-        encode(tokenizer, prepare.read_chunk(run, chunk.id), config)
+        encode(tokenizer, prepare.read_chunk(run, chunk.id), spec_of(config))
     print(f"{len(prepared.chunks)} chunks {peak() - before:.0f}")  # noqa: T201
 
 

@@ -1,4 +1,4 @@
-"""Where a run may be written: not among the files that it reads, and not where Ray throws it away."""
+"""The paths of a configuration: made absolute, and the output not among what is read, nor where Ray throws it away."""
 
 from __future__ import annotations
 
@@ -8,12 +8,64 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+from pydantic import AfterValidator
+from pydantic.fields import FieldInfo
+
+from tart_ray.config import CandidatesConfig, ModelConfig, Section, StartConfig
 from tart_ray.errors import ConfigurationError
-from tart_ray.locations import STORES, is_local, scheme_of
-from tart_ray.storage import absolute
+from tart_ray.locations import STORES, absolute, check_location, is_local, scheme_of
 
+BM25 = "bm25"  # in place of the path of a run
 UPLOADED = ("runtime_resources", "working_dir_files")  # where Ray unpacks what `ray job submit --working-dir` uploads
+
+
+S = TypeVar("S", bound=Section)
+
+
+def with_absolute_paths(section: S) -> S:
+    """The configuration with local paths made absolute: workers, and jobs that read its manifest, run elsewhere."""
+    return section.model_copy(
+        update={
+            name: _absolute(getattr(section, name), is_location=_is_location(field), is_model=_is_model(section))
+            for name, field in type(section).model_fields.items()
+        }
+    )
+
+
+def _absolute(value: Any, *, is_location: bool, is_model: bool) -> Any:
+    if isinstance(value, Section):
+        return with_absolute_paths(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_absolute(item, is_location=is_location, is_model=is_model) for item in value)
+    if not is_location or value in (None, BM25) or (is_model and not Path(value).expanduser().exists()):
+        return value  # what is no path may be the id of a model
+    return absolute(value)
+
+
+def _is_location(field: FieldInfo) -> bool:
+    """Whether a field of the configuration is a `Location` or `Destination`, or several."""
+    waiting: list[Any] = [*field.metadata, field.annotation]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, AfterValidator):
+            if getattr(found.func, "func", found.func) is check_location:
+                return True
+        elif get_origin(found) is Annotated:
+            waiting += found.__metadata__
+        else:
+            waiting += get_args(found)
+    return False
+
+
+def _is_model(section: Section) -> bool:
+    return isinstance(section, (ModelConfig, StartConfig))
+
+
+def input_paths(given: CandidatesConfig) -> dict[str, str | None]:
+    """The paths of candidates and what belongs to them, by the keys of the configuration."""
+    return {f"input.{name}": getattr(given, name) for name in ("candidates", "queries", "corpus")}
 
 
 def check_output(output: str, inputs: Mapping[str, str | None]) -> None:

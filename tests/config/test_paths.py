@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig, TrainConfig
+from tart_ray.config.paths import check_output
 from tart_ray.errors import ConfigurationError
 from tart_ray.evaluation import job as evaluate
 from tart_ray.mining import job as mine
 from tart_ray.relabeling import job as relabel
-from tart_ray.runs.output_path import check_output
-from tart_ray.scores import estimate as dry_run
+from tart_ray.reranking import job as reranking
 from tart_ray.training import job as train
 
 
@@ -93,9 +93,9 @@ def test_every_job_and_every_role(make_config: Any) -> None:
     scored = {"candidates": "/data/c.jsonl"}
     beir = {"name": "t", "path": "/data/beir"}
     configs: list[tuple[Any, Any]] = [
-        (dry_run.describe, make_config(input={"candidates": "/data/in"}, output=inside)),
-        (dry_run.describe, make_config(input={"candidates": "/data/c", "queries": "/data/in"}, output=inside)),
-        (dry_run.describe, make_config(input={"candidates": "/data/c", "corpus": "/data/in/*"}, output=inside)),
+        (reranking.describe, make_config(input={"candidates": "/data/in"}, output=inside)),
+        (reranking.describe, make_config(input={"candidates": "/data/c", "queries": "/data/in"}, output=inside)),
+        (reranking.describe, make_config(input={"candidates": "/data/c", "corpus": "/data/in/*"}, output=inside)),
         (mine.describe, MineConfig(input=scored, positives={"qrels": "/data/in"}, output=inside)),
         (mine.describe, MineConfig(input=scored, positives={"qrels": "/q", "corpus": "/data/*"}, output=inside)),
         (mine.describe, MineConfig(input={"run": "/data/in"}, positives={"qrels": "/q"}, output=inside)),

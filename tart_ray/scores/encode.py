@@ -1,0 +1,188 @@
+"""Encode: the pairs of a chunk to token ids, in tasks on CPUs ahead of the replicas."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tart_ray.engine.deaths import begin_attempt
+from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.model.texts import join_instruction
+from tart_ray.model.tokenizer import EncT5Tokenizer
+from tart_ray.model.truncation import QueryTooLongError
+from tart_ray.runs.attempts import Attempt
+from tart_ray.runs.directory import Directory
+from tart_ray.scores.isolate import PARTS, Rows, isolate
+from tart_ray.scores.prepare import read_chunk
+from tart_ray.scores.releases import check_releases
+from tart_ray.scores.spec import ScoringSpec
+from tart_ray.tables import texts
+
+ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk
+NOTHING_LEFT = "the {} encodes to no token: it holds nothing but characters that the model's vocabulary leaves out"
+NO_ROOM = "instruction and query leave too little room for a document in model.max_length"
+WINDOW_COLUMNS = ("input_ids", "window_tokens", "window_spans")
+
+
+def encode_chunk(run: Directory, spec: ScoringSpec, releases: Mapping[str, str], chunk: str) -> dict[str, Any]:
+    """Read and tokenise: a row of the chunk's id, its columns without its texts and with those of `window_columns`.
+
+    Returns:
+        ``unit``; ``table``, an Arrow stream; ``reasons``, JSON: for each row that is left out why, by position.
+
+    Raises:
+        OtherReleaseError: this node has other releases of libraries than the driver.
+    """
+    check_releases(releases)
+    with begin_attempt(run, "encode", chunk) as attempt:
+        table = read_chunk(run, chunk)
+        pairs, kept, reasons = _encode_rows(attempt, table, spec)
+        rest = table.drop_columns([name for name in ("query", "text", "title") if name in table.schema.names])
+        added = {
+            "_row": pa.array(kept),
+            "tokens": pa.array(pairs.lengths, pa.int32()),
+            "truncated": pa.array(pairs.truncated),
+            **window_columns(pairs),
+        }
+        rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
+        for name, column in added.items():
+            rest = rest.append_column(name, column)
+        return {"unit": chunk, "reasons": json.dumps(reasons), "table": to_bytes(rest)}
+
+
+def _encode_rows(attempt: Attempt, table: pa.Table, spec: ScoringSpec) -> tuple[EncodedWindows, Rows, dict[int, str]]:
+    """Token ids, the rows that they belong to, in order, and for each other row why it has none."""
+    tokenizer = load_tokenizer(spec)
+    found: list[tuple[EncodedWindows, Rows]] = []
+    left_out: dict[int, str] = {}
+
+    def work(rows: Rows) -> None:
+        pairs, reasons = encode(tokenizer, table.take(pa.array(rows)), spec)
+        found.append((pairs, np.delete(rows, [*reasons])))
+        left_out.update({int(rows[position]): reason for position, reason in reasons.items()})
+
+    parts = np.array_split(np.arange(len(table)), PARTS)
+    raised = isolate(attempt, parts, work, max_attempts=spec.limits.max_attempts_per_chunk)
+    rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in found)])
+    pairs = EncodedWindows.concatenate([pairs for pairs, _ in found])
+    return pairs.take(np.argsort(rows)), np.sort(rows), left_out | raised
+
+
+def encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> tuple[EncodedWindows, dict[int, str]]:
+    """Token ids of a chunk's rows, and for each row that is left out why, by position.
+
+    Left out are rows whose query has no token, or whose document has none unless empty documents are scored; and those
+    whose query leaves too little room for a document, which only ``only_document`` truncation can meet.
+    """
+    left_out = _without_tokens(tokenizer, table, spec)
+    kept = np.delete(np.arange(len(table)), [*left_out])
+    try:
+        return _encode(tokenizer, table.take(pa.array(kept)) if left_out else table, spec), left_out
+    except QueryTooLongError as error:
+        left_out |= dict.fromkeys(kept[error.rows].tolist(), NO_ROOM)
+        return _encode(tokenizer, table.take(pa.array(np.delete(kept, error.rows))), spec), left_out
+
+
+def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> dict[int, str]:
+    read = {"query": table["query"].to_pylist()}
+    if spec.empty_documents == "quarantine":
+        read["document"] = document_texts(table)[0]
+    return {
+        position: NOTHING_LEFT.format(name)
+        for name, found in reversed(read.items())  # of a row that lacks both, the query is told
+        for position in tokenizer.without_tokens(found)
+    }
+
+
+def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> EncodedWindows:
+    queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
+    documents, begins = document_texts(table)
+    limits: Any = {"max_length": spec.model.max_length, "truncation": spec.model.truncation}
+    if spec.model.long_documents == "truncate":
+        return EncodedWindows.of_pairs(tokenizer.encode_pairs(queries, documents, **limits))
+    titles = [max(begin - 1, 0) for begin in begins]  # characters, without the space
+    windows = tokenizer.encode_windows(queries, documents, heads=titles, **limits)
+    spans = windows.spans - np.repeat(np.array(begins, np.int64), np.diff(windows.starts))[:, None]
+    return EncodedWindows(windows.rows, windows.starts, np.maximum(spans, 0))
+
+
+def document_texts(table: pa.Table) -> tuple[list[str], list[int]]:
+    """``(title + " " + text).strip()`` of each row, and where ``text`` begins in it: below 0 if it lost white space.
+
+    Rows of one document share the string.
+    """
+    bodies = [text or "" for text in texts.values(table["text"])]
+    titles = [""] * len(table)
+    if "title" in table.schema.names:
+        titles = [f"{title or ''} " for title in texts.values(table["title"])]
+    found = {}
+    for front, body in {*zip(titles, bodies, strict=True)}:
+        whole = front + body
+        found[front, body] = whole.strip(), len(front) - len(whole) + len(whole.lstrip())
+    documents = [found[pair] for pair in zip(titles, bodies, strict=True)]
+    return [text for text, _ in documents], [begin for _, begin in documents]
+
+
+def window_columns(windows: EncodedWindows) -> dict[str, pa.Array]:
+    """Columns of a chunk, one row per pair: the ids of all its windows, the tokens of each, what each covers."""
+    starts = pa.array(windows.starts, pa.int32())
+    ids = pa.array(windows.rows.offsets[windows.starts], pa.int32())
+    spans = pa.FixedSizeListArray.from_arrays(pa.array(windows.spans.ravel()), 2)
+    return {
+        "input_ids": pa.ListArray.from_arrays(ids, pa.array(windows.rows.input_ids)),
+        "window_tokens": pa.ListArray.from_arrays(starts, pa.array(windows.rows.lengths, pa.int32())),
+        "window_spans": pa.ListArray.from_arrays(starts, spans),
+    }
+
+
+def windows_of(chunk: pa.Table) -> EncodedWindows:
+    """What `window_columns` was made from, but for what it says of truncation."""
+    ids, tokens, spans = (chunk[name].combine_chunks() for name in WINDOW_COLUMNS)
+    offsets = np.concatenate([[0], np.cumsum(tokens.values.to_numpy(), dtype=np.int64)])
+    rows = EncodedPairs(ids.values.to_numpy(), offsets, np.zeros(len(offsets) - 1, dtype=bool))
+    starts = tokens.offsets.to_numpy().astype(np.int64)
+    return EncodedWindows(rows, starts, spans.values.flatten().to_numpy().reshape(-1, 2))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tokenizer is. Credentials do not tell one from another."""
+
+    path: str
+    revision: str | None
+    fingerprint: str | None
+    split_special_tokens: bool
+    storage_options: dict[str, Any] = field(compare=False, repr=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer_at(place: _Place) -> EncT5Tokenizer:
+    return EncT5Tokenizer.from_pretrained(
+        place.path,
+        revision=place.revision,
+        fingerprint=place.fingerprint,
+        split_special_tokens=place.split_special_tokens,
+        storage_options=place.storage_options,
+    )
+
+
+def load_tokenizer(spec: ScoringSpec) -> EncT5Tokenizer:
+    """One tokenizer per process: that of the manifest, or an error."""
+    model = spec.model
+    return _tokenizer_at(
+        _Place(model.path, model.revision, model.fingerprint, model.split_special_tokens, spec.storage_options)
+    )
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """The table as an Arrow stream, which is read without a copy."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())

@@ -1,0 +1,149 @@
+"""Replica: an actor that holds one model on one device and scores chunk after chunk, doing nothing but encode."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tart_ray.engine.deaths import begin_attempt
+from tart_ray.errors import CheckpointError
+from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.runs.attempts import Attempt
+from tart_ray.runs.directory import Directory
+from tart_ray.scores.deadline import Deadline
+from tart_ray.scores.encode import WINDOW_COLUMNS, to_bytes, windows_of
+from tart_ray.scores.isolate import Rows, isolate
+from tart_ray.scores.releases import check_releases
+from tart_ray.scores.spec import ScoringSpec
+from tart_ray.scoring.batching import padded_tokens, plan_batches
+from tart_ray.tables.schemas import WINDOWS
+
+if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
+    from tart_ray.scoring.protocol import PairScorer
+
+SCORE = "score"  # the stage that replicas work in
+TIMES_TO_LOAD = 4  # a model may come from far away: as much longer than a batch may take
+ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
+
+Floats = npt.NDArray[np.float32]
+LoadScorer = Callable[[ScoringSpec], "PairScorer"]
+
+
+def load_scorer(spec: ScoringSpec) -> PairScorer:
+    """The replica that the spec describes, on this process's device."""
+    import torch
+    import transformers
+
+    from tart_ray.scoring.scorer import Scorer
+
+    transformers.utils.logging.disable_progress_bar()
+    threads = max(int(spec.cluster.cpus_per_replica), 1)
+    torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS, which torch reads once and others may change
+    budget = spec.model.max_tokens_per_batch
+    return Scorer.from_pretrained(
+        spec.model.path,
+        revision=spec.model.revision,
+        fingerprint=spec.model.fingerprint,
+        storage_options=spec.storage_options,
+        device=spec.device,
+        dtype=spec.model.dtype,
+        max_length=spec.model.max_length,
+        long_documents=spec.model.long_documents,
+        truncation=spec.model.truncation,
+        split_special_tokens=spec.model.split_special_tokens,
+        max_tokens_per_batch=None if budget == "auto" else budget,
+    )
+
+
+def load_at(releases: Mapping[str, str], load: LoadScorer, spec: ScoringSpec) -> PairScorer:
+    """The replica, on a node that has the releases of the run's manifest.
+
+    Raises:
+        OtherReleaseError: it has others.
+    """
+    check_releases(releases)
+    return load(spec)
+
+
+class Replica:
+    """An actor of the pool: one model on one device, one chunk at a time."""
+
+    def __init__(self, run: Directory, spec: ScoringSpec, load: LoadScorer) -> None:
+        self._run, self._max_attempts = run, spec.limits.max_attempts_per_chunk
+        self._seconds_per_batch = spec.limits.max_seconds_per_batch
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
+        try:
+            with begin_attempt(run, "load", "model") as attempt:
+                attempt.check(tries=spec.cluster.replicas.max)
+                with Deadline(TIMES_TO_LOAD * self._seconds_per_batch, attempt.add_last_words):
+                    self._scorer = load(spec)
+                    logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would for every pair
+            if not np.isfinite(logits).all():
+                raise CheckpointError(f"{spec.model.path}: its logits for the shortest pair are {logits.tolist()}")
+        except Exception as error:
+            self._failure = error
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._failure:
+            raise self._failure
+        with begin_attempt(self._run, SCORE, batch["unit"][0].as_py()) as attempt:
+            table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
+            pairs = windows_of(table)
+            began, started = time.time(), time.perf_counter()
+            score, margin, best, failed = self._score(attempt, pairs)
+            statistics = {
+                "tokens": len(pairs.rows.input_ids),
+                "padded_tokens": padded_tokens(pairs.rows.lengths, self._scorer.max_tokens_per_batch),
+                "windows": len(pairs.rows),
+                "seconds": time.perf_counter() - started,
+                "began": began,  # seconds since 1970
+                "replica": self._name,
+            }
+            told = pairs.describe(best)
+            added = (score, margin, told.index, told.count, told.start, told.end)
+            result = table.drop_columns([*WINDOW_COLUMNS])
+            for name, column in zip(("score", "margin", *WINDOWS.names), added, strict=True):
+                result = result.append_column(name, pa.array(column))
+            origin = table["_row"].to_pylist()
+            reasons = json.loads(batch["reasons"][0].as_py())
+            reasons |= {str(origin[row]): reason for row, reason in failed.items()}
+            payload = pa.array([to_bytes(result)], pa.large_binary())
+            notes = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
+            return pa.table({"unit": batch["unit"], "table": payload, **notes})
+
+    def _score(self, attempt: Attempt, pairs: EncodedWindows) -> tuple[Floats, Floats, Rows, dict[int, str]]:
+        """Score, margin and best window's row of each pair; NaN and the first where there is no score, and why."""
+        score = np.full(len(pairs), np.nan, dtype=np.float32)
+        margin = score.copy()
+        best = pairs.starts[:-1].copy()
+
+        def work(rows: Rows) -> None:
+            taken = pairs.take(rows)
+            scores = self._scorer.score_encoded(taken.rows)
+            found = taken.best(scores.margin)
+            score[rows], margin[rows] = scores.score[found], scores.margin[found]
+            best[rows] = pairs.starts[rows] + found - taken.starts[:-1]
+            deadline.renew()
+
+        batches = plan_batches(pairs.lengths, self._scorer.max_tokens_per_batch)
+        limit = self._max_attempts
+        with Deadline(self._seconds_per_batch, attempt.add_last_words) as deadline:
+            self._scorer.on_batch = deadline.renew
+            failed = isolate(attempt, batches, work, max_attempts=limit, is_usable=self._is_usable)
+        return score, margin, best, failed
+
+    def _is_usable(self) -> bool:
+        try:
+            self._scorer.score_encoded(ORDINARY_PAIR)
+        except Exception:
+            return False
+        return True
