@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-# one worker more than a small machine has cores, as much of the time goes into waiting; tests/conftest.py tells who gets what
+# two workers, as much of the time goes into waiting; tests/conftest.py says which tests each of them gets
 test: setup
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 # everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
 faults: setup
