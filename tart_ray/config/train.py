@@ -6,7 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from tart_ray.config.sections import Destination, Fraction, LimitsConfig, Location, Section, StorageConfig
+from tart_ray.config.sections import (
+    Destination,
+    Fraction,
+    LimitsConfig,
+    Location,
+    Section,
+    StorageConfig,
+    check_column_names,
+)
+
+EXAMPLE_COLUMNS = (
+    "query", "document", "label", "score", "docs", "labels", "scores", "positives", "negatives",
+    "pos_scores", "neg_scores", "unfollowing", "task", "instruction",
+)  # fmt: skip
 
 
 class GeometryConfig(Section):
@@ -71,11 +84,18 @@ class TrainInputConfig(Section):
         train: File, directory or glob: JSONL or Parquet of pairs, lists or groups, see docs/training.md.
         evaluation: The like, of queries held out.
         instructions: JSON, {task: [instruction, ...]}: one of its task's is drawn for each pair.
+        columns: Our name: their name, of fields that are called otherwise.
     """
 
     train: Location
     evaluation: Location | None = None
     instructions: Location | None = None
+    columns: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> TrainInputConfig:
+        check_column_names("input.columns", self.columns, {}, EXAMPLE_COLUMNS)
+        return self
 
 
 class TrainOutputConfig(Section):

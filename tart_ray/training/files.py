@@ -99,6 +99,7 @@ def read_examples(
     url: str,
     instructions: Instructions | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
     negatives: Negatives = "own",
     needs_scores: bool = False,
     files: Sequence[FileInfo] | None = None,
@@ -108,6 +109,7 @@ def read_examples(
     Args:
         instructions: the set of each task, which takes the place of the instructions in the records. A record whose
             instruction is in a set belongs to that task, if it names none.
+        columns: our name: their name, of fields that are called otherwise.
         negatives: a query needs some of its own; or another query of its task, to draw random ones from; or none.
         needs_scores: so is a document without a teacher's score.
         files: those that `check_fields` found there; by default all that hold examples now.
@@ -125,7 +127,7 @@ def read_examples(
             read += 1
             try:
                 record = found if isinstance(found, Mapping) else text_files.parse_line("jsonl", "candidates", found)
-                records.append(parse_record(record, file.url, position))
+                records.append(parse_record(renamed(record, columns or {}), file.url, position))
             except (BadRecordError, text_files.BadLineError) as error:
                 if isinstance(found, Mapping):
                     quarantine.add(str(error), file.url, position, 0, found)
@@ -156,19 +158,51 @@ def files_of_examples(storage: Storage, url: str) -> tuple[Listing, list[FileInf
     return Listing(tuple(files), listing.skipped), others
 
 
-def check_fields(storage: Storage, url: str) -> Listing:
+def check_fields(storage: Storage, url: str, columns: Mapping[str, str] | None = None) -> Listing:
     """The files, after a look at the fields of the first record of some.
+
+    Args:
+        columns: as of `read_examples`.
 
     Raises:
         StorageError: nothing is there.
         InputError: a record of none of the three kinds.
     """
     listing, _ = files_of_examples(storage, url)
+    for names, file in _sampled_fields(storage, listing):
+        if kind_of(renamed(dict.fromkeys(names), columns or {})) is None:
+            raise InputError(f"{file.url}: {_expected(names)}; input.columns maps other names")
+    return listing
+
+
+def check_renamed(storage: Storage, listings: Iterable[Listing], columns: Mapping[str, str]) -> None:
+    """Refuse names of fields that no record has.
+
+    Raises:
+        InputError: ``columns`` holds one.
+    """
+    if not columns:
+        return
+    known = {name for listing in listings for names, _ in _sampled_fields(storage, listing) for name in names}
+    if missing := sorted({*columns.values()} - known):
+        raise InputError(f"input.columns: got {missing}, which no first record has; available: {sorted(known)}")
+
+
+def _sampled_fields(storage: Storage, listing: Listing) -> Iterator[tuple[list[str], FileInfo]]:
+    """The fields of the first record of some files."""
     for file in listing.files[:SAMPLED_FILES]:
         names = _first_fields(storage, file)
-        if names is not None and kind_of(names) is None:
-            raise InputError(f"{file.url}: {_expected(names)}")
-    return listing
+        if names is not None:
+            yield list(names), file
+
+
+def renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """The record with fields under our names, where ``columns`` (our name: their name) says what they are called."""
+    if not columns:
+        return record
+    theirs = {*columns.values()}
+    rest = {name: value for name, value in record.items() if name not in theirs}
+    return rest | {ours: record[name] for ours, name in columns.items() if name in record}
 
 
 def read_instructions(storage: Storage, url: str) -> dict[str, list[str]]:

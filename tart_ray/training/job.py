@@ -161,7 +161,14 @@ def describe(config: TrainConfig) -> Iterator[str]:
         files = plan.files[role]
         yield f"{role}: {len(files):,} files, {sum(file.size for file in files) / 1e6:,.1f} MB: {url}"
         yield from (f"  note: {note}" for note in plan.notes.get(role, ()))
-        found = read_examples(plan.work.run.storage, url, plan.work.instructions, files=files, **needs(config, role))
+        found = read_examples(
+            plan.work.run.storage,
+            url,
+            plan.work.instructions,
+            columns=config.input.columns,
+            files=files,
+            **needs(config, role),
+        )
         counts, positives = found.counts, sum(len(query.positives) for query in found.queries)
         tasks = len({query.task for query in found.queries})
         made = f"{len(found.queries):,} queries of {tasks:,} tasks, {positives:,} positives"
@@ -197,7 +204,7 @@ def make_plan(config: TrainConfig) -> Plan:
     Raises:
         InputError, StorageError, CheckpointError: the input or the start is not there, or not as configured.
     """
-    from tart_ray.training.files import check_fields, read_instructions
+    from tart_ray.training.files import check_fields, check_renamed, read_instructions
 
     config = with_absolute_paths(config)
     read = {name: getattr(config.input, name) for name in ("train", "evaluation", "instructions")}
@@ -205,7 +212,8 @@ def make_plan(config: TrainConfig) -> Plan:
     storage = Storage(config.storage)
     named = config.input.instructions
     instructions = read_instructions(storage, named) if named else None
-    listings = {role: check_fields(storage, url) for role, url in roles(config).items()}
+    listings = {role: check_fields(storage, url, config.input.columns) for role, url in roles(config).items()}
+    check_renamed(storage, listings.values(), config.input.columns)
     files = {role: [*found.files] for role, found in listings.items()}
     notes = {role: [*found.notes] for role, found in listings.items() if found.notes}
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
@@ -215,6 +223,7 @@ def make_plan(config: TrainConfig) -> Plan:
         "input": {
             "files": {role: [[f.url, f.size, f.version] for f in found] for role, found in files.items()},
             "instructions": instructions,
+            **({"columns": config.input.columns} if config.input.columns else {}),
         },
         "model": {
             "start": work.start,
@@ -279,7 +288,9 @@ def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> Read
     from tart_ray.training.files import encode_queries, read_examples
 
     url, needed = roles(work.config)[role], needs(work.config, role)
-    found = read_examples(work.run.storage, url, work.instructions, files=files[role], **needed)
+    found = read_examples(
+        work.run.storage, url, work.instructions, columns=work.config.input.columns, files=files[role], **needed
+    )
     work.run.write(encode_queries(found.queries), EXAMPLES, f"{role}.parquet")
     work.run.write_quarantine(found.quarantine, EXAMPLES, role)
     return ReadExamples(

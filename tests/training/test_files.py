@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from tart_ray.errors import InputError
 from tart_ray.mining.trainer_files import FORMATS, GROUPS, FormatOptions, lines
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
-from tart_ray.training.files import check_fields, decode_queries, encode_queries, read_examples, read_instructions
+from tart_ray.training.files import (
+    check_fields,
+    check_renamed,
+    decode_queries,
+    encode_queries,
+    read_examples,
+    read_instructions,
+)
 
 
 def document(name: str, margin: float) -> dict[str, Any]:
@@ -238,3 +246,20 @@ def test_bad_sets_of_instructions_are_refused(content: str, message: str, tmp_pa
     (tmp_path / "sets.json").write_text(content)
     with pytest.raises(InputError, match=message):
         read_instructions(Storage(), str(tmp_path / "sets.json"))
+
+
+def test_fields_that_are_called_otherwise_are_mapped(tmp_path: Path) -> None:
+    rows = [{"question": "sort", "answer": "def sort", "relevant": 1, "lang": "en"}, {"question": "sort"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    columns = {"query": "question", "document": "answer", "label": "relevant"}
+    url = str(tmp_path / "rows.jsonl")
+    with pytest.raises(InputError, match=r"rows\.jsonl: .*; input\.columns maps other names"):
+        check_fields(Storage(), url)
+    listing = check_fields(Storage(), url, columns)
+    check_renamed(Storage(), [listing], columns)
+    with pytest.raises(InputError, match=r"got \['tasks'\], which no first record has; available: \['answer'"):
+        check_renamed(Storage(), [listing], columns | {"task": "tasks"})
+    examples = read_examples(Storage(), url, columns=columns, negatives="optional")
+    assert [(query.text, query.positives) for query in examples.queries] == [("sort", ("def sort",))]
+    (bad,) = examples.quarantine.rows
+    assert json.loads(bad["raw"]) == {"question": "sort"}  # as it was
