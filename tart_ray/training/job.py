@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import sys
 import tempfile
@@ -23,10 +24,12 @@ from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to
 from tart_ray.engine.stages import run_stage
 from tart_ray.engine.training import Worker, room_for_workers, run_workers
 from tart_ray.errors import (
+    STAYS,
     CheckpointChangedError,
     CheckpointError,
     ExitCode,
     InputFailedError,
+    RunFailedError,
 )
 from tart_ray.model.checkpoint import (
     PUT_BACK,
@@ -314,7 +317,10 @@ def _train(work: Work) -> Trained:
     max_failures = work.config.limits.max_attempts_per_chunk - 1
     run_workers(_train_worker, work, cluster, run.session, max_failures)
     if run.storage.exists(failure):
-        raise InputFailedError(run.storage.read(failure).decode())
+        said = json.loads(run.storage.read(failure))
+        if said["start_was_replaced"]:
+            raise RunFailedError(said["message"], STAYS)  # the message says what to do
+        raise InputFailedError(said["message"])
     return run.records(TRAIN_MODEL, [TRAINED])[TRAINED]
 
 
@@ -328,7 +334,8 @@ def _train_worker(work: Work) -> None:
     try:
         _train_in_worker(work)
     except (CheckpointError, TrainingError) as error:
-        work.run.storage.write(work.run.url(*_failure(work)), str(error).encode())
+        said = {"message": str(error), "start_was_replaced": isinstance(error, CheckpointChangedError)}
+        work.run.storage.write(work.run.url(*_failure(work)), json.dumps(said).encode())
 
 
 def _train_in_worker(work: Work) -> None:
@@ -428,7 +435,7 @@ def _pin_start(work: Work) -> Work:
 
 def _failure(work: Work) -> tuple[str, str]:
     """Where workers of this start of the driver say why they cannot go on."""
-    return WORK, f"failure-{work.run.session}.txt"
+    return WORK, f"failure-{work.run.session}.json"
 
 
 def _examples_url(work: Work, role: str) -> str:
