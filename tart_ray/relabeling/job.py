@@ -36,9 +36,11 @@ from tart_ray.scores.replica import LoadScorer, load_scorer
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.store import StoredRun, find_run, prepare_again
 from tart_ray.storage import Storage
+from tart_ray.tables.schemas import WINDOWS
 
 log = logging.getLogger(__name__)
 
+WITHOUT_WINDOWS = f"of long documents, {', '.join(WINDOWS.names)} are not carried into scores/ and labels/"
 PREVIOUS = "previous"  # of output.switch_to
 MEND = "what is scored stays: mend the input or the configuration, and give the same output.path"
 
@@ -86,7 +88,8 @@ class Task:
     @property
     def notes(self) -> dict[str, list[str]]:
         """What is left out or changed of what is read."""
-        return notes_of({**self.plan.sources, **({"qrels": self.qrels} if self.qrels else {})})
+        notes = notes_of({**self.plan.sources, **({"qrels": self.qrels} if self.qrels else {})})
+        return notes | ({"scores": [WITHOUT_WINDOWS]} if self.plan.windows else {})
 
     @property
     def needs(self) -> Needs:
@@ -199,6 +202,8 @@ def describe(config: RelabelConfig) -> Iterator[str]:
     if task.stored is not None:
         yield f"scores: {task.stored.store.rows:,} pairs, none is scored again: {task.stored.run.path}"
         yield from (f"  note: {name}: {note}" for name, notes in task.notes.items() for note in notes)
+    elif task.plan.windows:
+        yield f"  note: {WITHOUT_WINDOWS}"
     labels = config.labels
     number = "the calibrated probability" if labels.by == "calibrated" else labels.score
     yield f"labels: 0 to {len(labels.cuts)} by {labels.by} {[*labels.cuts]} of {number}"

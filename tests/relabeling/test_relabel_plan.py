@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.job_files import write_jsonl
 
-from tart_ray.config import RelabelConfig
+from tart_ray.config import LabelsConfig, RelabelConfig
 from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.relabeling.job import describe
 
@@ -54,7 +54,18 @@ def test_lists_have_no_labels(tmp_path: Path, tiny_checkpoint: Path) -> None:
         list(describe(config(tmp_path, tiny_checkpoint, {"label_column": "clicked"})))
 
 
+def test_columns_of_windows_that_labels_do_not_carry_are_told(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    row = {"query_id": "q0", "query": "flow", "doc_id": "d0", "text": "wing", "instruction": "Find it"}
+    write_jsonl(tmp_path / "candidates.jsonl", [row])
+    whole = config(tmp_path, tiny_checkpoint, {}).model_copy(update={"labels": LabelsConfig(cuts=[0.5])})
+    in_windows = whole.model_copy(update={"model": whole.model.model_copy(update={"long_documents": "maxp"})})
+    note = "  note: of long documents, best_window, num_windows, window_start, window_end are not carried into"
+    assert [sum(line.startswith(note) for line in describe(settings)) for settings in (whole, in_windows)] == [0, 1]
+
+
 def config(folder: Path, model: Path, source: dict[str, Any]) -> RelabelConfig:
+    if not source:
+        source = {"label_column": "clicked"}
     return RelabelConfig.model_validate(
         {
             "input": {"candidates": str(folder / "candidates.jsonl")},
