@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tart_ray.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from tart_ray.api import RunResult, evaluate, mine_negatives, open_run, plan, relabel, rerank, train
     from tart_ray.model.enct5 import EncT5ForSequenceClassification
     from tart_ray.model.tokenizer import EncT5Tokenizer
     from tart_ray.scoring.scorer import Scorer, Scores
 
-__version__ = "0.1.0"
 __all__ = [
     "EncT5ForSequenceClassification",
     "EncT5Tokenizer",

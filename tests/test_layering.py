@@ -19,6 +19,7 @@ OF_JOBS = {"errors", "config", "tables", "storage", "input", "runs", "engine", "
 # part of tart_ray -> exactly the parts that it imports beside itself: what a job's room shares lies below it
 IMPORTS = {
     "errors": set(),
+    "version": set(),
     "file_versions": set(),
     "locations": {"errors"},
     "config": {"errors", "locations"},
@@ -28,7 +29,7 @@ IMPORTS = {
     "tables": set(),
     "input": {"errors", "locations", "tables", "storage"},
     "runs": {"errors", "tables", "storage", "input"},
-    "engine": {"__init__", "errors", "locations", "config", "runs"},
+    "engine": {"version", "errors", "locations", "config", "runs"},
     "scores": {"errors", "config", "tables", "storage", "model", "scoring", "input", "runs", "engine"},
     "reranking": OF_JOBS,
     "mining": OF_JOBS,
@@ -45,7 +46,7 @@ IMPORTS = {
         "__init__", "errors", "config", "engine", "demo",
         "mining", "relabeling", "reranking", "evaluation", "training",
     },
-    "__init__": {"api", "model", "scoring"},
+    "__init__": {"api", "model", "scoring", "version"},
     "__main__": {"jobs_command"},
 }  # fmt: skip
 MAY_NOT_IMPORT = {

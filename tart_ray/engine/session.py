@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import tart_ray
 from tart_ray.config import LimitsConfig
 from tart_ray.engine.cluster import Room, chunkwise_execution, connected
 from tart_ray.engine.places import Reads, prove_shared
@@ -51,6 +50,7 @@ from tart_ray.runs.directory import Directory
 from tart_ray.runs.lease import Lease
 from tart_ray.runs.report import render
 from tart_ray.runs.run import Run
+from tart_ray.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Session:
             RunConflictError: another run is there.
             RunFailedError: the run began and could not end.
         """
-        run = run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": tart_ray.__version__})
+        run = run.begin(identity, {"config": config.model_dump(mode="json"), "tart_ray": __version__})
         try:
             yield run
         except Exception as error:
@@ -214,7 +214,7 @@ class Session:
         allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
         report = {
             "job": outcome.job,
-            "tart_ray": tart_ray.__version__,
+            "tart_ray": __version__,
             "counts": dict(outcome.counts),
             **outcome.report,
             "seconds": self.seconds,
