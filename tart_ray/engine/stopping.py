@@ -66,11 +66,12 @@ class Stop:
 
     def let_go(self, message: str) -> None:
         """End this process, with its lease released so that a rerun can begin at once."""
+        log.error("%s", message)  # before all else: Ray, too, ends processes whose cluster is gone
         if self.lease is not None:
             release = threading.Thread(target=self.lease.release, daemon=True)
             release.start()
             release.join(SECONDS_TO_RELEASE)
-        _end(message)
+        _exit()
 
     def close(self) -> str | None:
         """Nothing is ended from now on; why the work was, if it was."""
@@ -145,5 +146,9 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
 
 def _end(message: str) -> None:
     log.error("%s", message)
+    _exit()
+
+
+def _exit() -> None:
     logging.shutdown()
     os._exit(ExitCode.FAILED)
