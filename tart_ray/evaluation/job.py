@@ -51,7 +51,7 @@ from tart_ray.scores.estimate import cost
 from tart_ray.scores.plan import FORMAT_VERSION, files_identity, make_plan
 from tart_ray.scores.replica import LoadScorer, load_scorer
 from tart_ray.scores.spec import ScoringSpec
-from tart_ray.scores.store import ScoreStore, read_manifest
+from tart_ray.scores.store import ScoreStore, open_finished
 from tart_ray.scores.within import score_within
 from tart_ray.storage import Storage, join_url
 
@@ -191,14 +191,12 @@ def look(config: EvaluateConfig) -> Plan:
         raise ConfigurationError(
             f"input.tasks: got names {[task.name for task in found]}, expected each once, forums included"
         )
-    runs = {task.name: [Run.at(storage, path, attempts) for path in task.scores] for task in tasks.values()}
-    manifests = {
-        name: [read_manifest(run, f"input.tasks: {name}: scores") for run in found] for name, found in runs.items()
+    opened = {
+        name: [open_finished(Run.at(storage, path, attempts), f"input.tasks: {name}: scores") for path in task.scores]
+        for name, task in tasks.items()
     }
-    stores = {
-        name: tuple(ScoreStore.open(run, said["identity"]) for run, said in zip(found, manifests[name], strict=True))
-        for name, found in runs.items()
-    }
+    manifests = {name: [manifest for manifest, _ in runs] for name, runs in opened.items()}
+    stores = {name: tuple(store for _, store in runs) for name, runs in opened.items()}
     models = {
         name: str(found[0]["config"]["model"]["path"]) if found else config.model.path
         for name, found in manifests.items()

@@ -222,8 +222,8 @@ def as_read(plan: Plan, directory: Directory) -> Plan:
     return plan.as_read([record.fields for record in records.values()])
 
 
-def read_manifest(run: Run, key: str) -> dict[str, Any]:
-    """The manifest of a finished run that has a score store.
+def open_finished(run: Run, key: str) -> tuple[dict[str, Any], ScoreStore]:
+    """The manifest of a finished run, and its score store.
 
     Args:
         key: of the configuration, that names the run.
@@ -246,14 +246,15 @@ def read_manifest(run: Run, key: str) -> dict[str, Any]:
         raise ConfigurationError(f"{place}: got a run of jobs.{job}, expected jobs.rerank")
     if not run.is_complete():
         raise ConfigurationError(f"{place}: has no _SUCCESS: finish it first")
-    expected = {url.rpartition("/")[2] for url in ScoreStore.open(run, manifest["identity"]).files}
+    store = ScoreStore.open(run, manifest["identity"])
+    expected = {url.rpartition("/")[2] for url in store.files}
     unlisted = sorted(expected - set(run.storage.names(run.url(SCORES))))  # a listing may lag
     missing = [name for name in unlisted if not run.storage.exists(run.url(SCORES, name))]
     if missing:
         raise ConfigurationError(
             f"{place}: {len(missing)} of {len(expected)} files are gone from scores/, such as {missing[0]}"
         )
-    return manifest
+    return manifest, store
 
 
 def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: int) -> StoredRun:
@@ -267,7 +268,7 @@ def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: 
         StorageError, InputError: the input is not there, or not as configured.
     """
     run = Run.at(storage, path, max_attempts)
-    manifest = read_manifest(run, "input.run")
+    manifest, store = open_finished(run, "input.run")
     identity, config = manifest["identity"], manifest["config"]
     try:
         given = InputConfig.model_validate(config["input"])
@@ -291,4 +292,4 @@ def find_run(storage: Storage, path: str, options: StorageConfig, max_attempts: 
             "together; score it again, or, where files were only copied or touched, give them back their modification "
             "times (cp -p, touch -d). Differences:\n" + "\n".join(f"  {change}" for change in changes[:20])
         )
-    return StoredRun(run, as_read(plan, run), partition_by, model.path, identity, ScoreStore.open(run, identity))
+    return StoredRun(run, as_read(plan, run), partition_by, model.path, identity, store)
