@@ -100,7 +100,7 @@ def relabel(config: RelabelConfig | Source) -> RunResult:
     from tart_ray.relabeling.job import newest_run
     from tart_ray.relabeling.job import relabel as run
 
-    loaded = load_config(RelabelConfig, "relabel", config)
+    loaded = load_config(RelabelConfig, config)
     path = loaded.output.path
     if run(loaded) != ExitCode.DONE:  # then it is not the current one
         path = newest_run(path, loaded.storage)
@@ -153,7 +153,7 @@ def plan(config: Section | Source, *, job: str | None = None) -> str:
         "evaluate": evaluate.describe,
         "train": train.describe,
     }
-    loaded = load_config(CONFIGS[job], job, config)
+    loaded = load_config(CONFIGS[job], config)
     return "\n".join(describe[job](loaded))
 
 
@@ -185,6 +185,6 @@ def open_run(path: str | Path, *, storage: StorageConfig | Mapping[str, Any] | N
 
 
 def _ended(job: str, config: Section | Source, run: Callable[[Any], ExitCode]) -> RunResult:
-    loaded: Any = load_config(CONFIGS[job], job, config)
+    loaded: Any = load_config(CONFIGS[job], config)
     run(loaded)
     return open_run(loaded.output.path, storage=loaded.storage)

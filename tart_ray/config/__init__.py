@@ -11,6 +11,7 @@ from tart_ray.config.evaluate import (
     TaskConfig,
 )
 from tart_ray.config.mine import MineConfig, MineOutputConfig, MiningConfig, PositivesConfig, TrainerConfig
+from tart_ray.config.policy import MiningPolicy
 from tart_ray.config.relabel import (
     CalibrationConfig,
     LabelsConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "MineInputConfig",
     "MineOutputConfig",
     "MiningConfig",
+    "MiningPolicy",
     "ModelConfig",
     "OutputConfig",
     "PUBLISHED_RECIPE",

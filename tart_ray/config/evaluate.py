@@ -71,16 +71,16 @@ class TaskConfig(Section):
     def _goes_together(self) -> TaskConfig:
         if self.instructions and (self.scores or self.kind == "followir"):
             whose = "scores were made with theirs" if self.scores else "kind followir has those of its queries"
-            raise ValueError(f"input.tasks: {self.name}: got instructions, expected none: {whose}")
+            raise ValueError(f"{self.name}: got instructions, expected none: {whose}")
         if self.compare_with == "bm25":
-            raise ValueError(f"input.tasks: {self.name}: compare_with: got bm25, expected a run")
+            raise ValueError(f"{self.name}: compare_with: got bm25, expected a run")
         roles = {
             "candidates": RUN_COLUMNS, "queries": QUERY_COLUMNS, "corpus": CORPUS_COLUMNS, "qrels": QRELS_COLUMNS,
         }  # fmt: skip
         of_one = ("query", "text", "title", "relevance", "score")
-        check_column_names(f"input.tasks: {self.name}: columns", self.columns, roles, of_one)
+        check_column_names(f"{self.name}: columns", self.columns, roles, of_one)
         if self.scores and self.kind in ("followir", "cqadupstack"):
-            raise ValueError(f"input.tasks: {self.name}: got scores, which kind {self.kind} does not take")
+            raise ValueError(f"{self.name}: got scores, which kind {self.kind} does not take")
         return self
 
 

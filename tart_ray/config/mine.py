@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from tart_ray.config.policy import MiningPolicy
 from tart_ray.config.sections import (
     CORPUS_COLUMNS,
     QRELS_COLUMNS,
@@ -56,12 +57,19 @@ class MiningConfig(Section):
     """Which candidates become negatives.
 
     Attributes:
-        policies: Applied in order; keys are those of tart_ray.mining.policy.MiningPolicy, see docs/mining.md.
+        policies: Applied in order; docs/mining.md describes their keys.
         twins: Keep copies of positives under other ids from being negatives.
     """
 
-    policies: list[dict[str, Any]] = [{"name": "hard"}]
+    policies: Annotated[tuple[MiningPolicy, ...], Field(min_length=1)] = (MiningPolicy(),)
     twins: bool = True
+
+    @model_validator(mode="after")
+    def _names(self) -> MiningConfig:
+        names = [policy.name for policy in self.policies]
+        if len(set(names)) < len(names):
+            raise ValueError(f"got policies named {names}, expected each name once")
+        return self
 
 
 class TrainerConfig(Section):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tart_ray.config import MineConfig
+from tart_ray.config import MineConfig, MiningPolicy
 from tart_ray.config.paths import check_output, input_paths, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
 from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
@@ -22,7 +22,6 @@ from tart_ray.input.columns import Naming, check_used
 from tart_ray.input.judgements import check_grades, check_ids
 from tart_ray.input.sources import Source, inspect_source, notes_of
 from tart_ray.mining.negatives import MINING_VERSION
-from tart_ray.mining.policy import MiningPolicy
 from tart_ray.mining.report import counts, nothing_mined, report, totals
 from tart_ray.mining.settings import Settings, check_columns, check_settings, remarks_on
 from tart_ray.mining.stages import MINE, Mined, Work, bring_texts, mine_buckets, rows_schema
@@ -95,7 +94,7 @@ class Task:
                 "min_relevance": settings.min_relevance,
             },
             "mining": {
-                "policies": [dataclasses.asdict(policy) for policy in settings.policies],
+                "policies": [policy.model_dump() for policy in settings.policies],
                 "twins": settings.twins,
             },
             "versions": {"mining": MINING_VERSION},
@@ -244,7 +243,7 @@ def describe(config: MineConfig) -> Iterator[str]:
         default = MiningPolicy(name=policy.name, contrast_low=policy.contrast_low, contrast_high=policy.contrast_high)
         changed = {
             name: value
-            for name, value in dataclasses.asdict(policy).items()
+            for name, value in policy.model_dump().items()
             if value != getattr(default, name) or (name.startswith("contrast") and value is not None)
         }
         yield f"policy {policy.name}: {policy.num_negatives} negatives a query; {changed or 'all else by default'}"

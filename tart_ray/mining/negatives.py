@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.config import MiningPolicy
 from tart_ray.mining.mined import LEFT_OUT, NO_POSITIVE, NOTHING_PASSES, POSITIVE_NOT_SCORED, SHORTFALLS, TOO_FEW, Mined
 from tart_ray.mining.pairs import Bools, Floats, Ints, Pairs, codes_of, place_in_query
-from tart_ray.mining.policy import MiningPolicy
 from tart_ray.mining.positives import require_columns, shared_keys
 from tart_ray.tables.keys import gumbel, random_keys
 

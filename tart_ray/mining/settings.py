@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
 
-from tart_ray.config import MineConfig
+from tart_ray.config import MineConfig, MiningPolicy
 from tart_ray.errors import ConfigurationError
 from tart_ray.input.sources import Source
 from tart_ray.mining.negatives import mine
-from tart_ray.mining.policy import MiningPolicy
 from tart_ray.mining.positives import judgements_from_labels
 from tart_ray.mining.trainer_files import FORMATS, FormatOptions, group
 from tart_ray.tables import texts
@@ -43,29 +40,14 @@ def check_settings(config: MineConfig) -> Settings:
     """The policies and formats.
 
     Raises:
-        ConfigurationError: an unknown key, value, policy or format, with what is available.
+        ConfigurationError: an unknown format or policy, with what is available.
     """
-    policies = []
-    for index, given in enumerate(config.mining.policies):
-        known = [field.name for field in dataclasses.fields(MiningPolicy)]
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise ConfigurationError(f"mining.policies[{index}]: got {unknown}, available: {known}")
-        try:
-            policies.append(_POLICY.validate_python(given))
-        except ValidationError as error:
-            told = [
-                ".".join(["", *map(str, item["loc"])]) + f": {item['msg'].removeprefix('Value error, ')}"
-                for item in error.errors()
-            ]
-            place = f"mining.policies[{index}]"
-            raise ConfigurationError("\n".join(place + line for line in told)) from None
     unknown = sorted(set(config.trainer.formats) - set(FORMATS))
     if unknown or len(set(config.trainer.formats)) < len(config.trainer.formats):
         raise ConfigurationError(
             f"trainer.formats: got {[*config.trainer.formats]}, available, once each: {[*FORMATS]}"
         )
-    names = {policy.name for policy in policies}
+    names = {policy.name for policy in config.mining.policies}
     if not names.issuperset(config.trainer.easy_policies):
         raise ConfigurationError(
             f"trainer.easy_policies: got {[*config.trainer.easy_policies]}, available: {sorted(names)}"
@@ -73,7 +55,7 @@ def check_settings(config: MineConfig) -> Settings:
     options = config.trainer.model_dump(exclude={"formats"})
     options["easy_policies"] = tuple(options["easy_policies"])
     settings = Settings(
-        tuple(policies),
+        config.mining.policies,
         config.mining.twins,
         tuple(config.trainer.formats),
         FormatOptions(**options),
@@ -165,6 +147,3 @@ def unmet_windows(settings: Settings) -> str:
         f"mining.policies: {windows} have a window of retrieval ranks, and the candidates have no score of a first "
         "stage (column score; input.columns maps other names): give one, or set rank_by to margin or remaining"
     )
-
-
-_POLICY = TypeAdapter(MiningPolicy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import random
@@ -15,7 +14,11 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from tart_ray.config import MiningConfig, MiningPolicy
+from tart_ray.config.keys import validate
+from tart_ray.errors import ConfigurationError
 from tart_ray.mining.mined import (
     JUDGED,
     LEFT_OUT,
@@ -28,7 +31,6 @@ from tart_ray.mining.mined import (
     Mined,
 )
 from tart_ray.mining.negatives import mine
-from tart_ray.mining.policy import MiningPolicy
 from tart_ray.mining.positives import judgements_from_labels, positives_from_qrels, without_candidates
 from tart_ray.tables.keys import TEXT_KEY, gumbel, normalise, random_keys, text_keys
 from tart_ray.tables.schemas import SCORES
@@ -516,11 +518,11 @@ def test_the_same_pair_under_two_instructions() -> None:
     topics = [None, *["t"] * 5, *["t"] * 7, None]
     for order in (range(14), reversed(range(14))):
         by_topic = table.append_column("topic", pa.array(topics)).take([*order])
-        shared = dataclasses.replace(policy, same_query="topic")
+        shared = policy.model_copy(update={"same_query": "topic"})
         assert chosen(mine(by_topic, judged(**{"q-a": "d1", "q-b": "d2 d6"}), shared), "q-b") == "d1"
     lists = table.append_column("topics", pa.array([["t"]] * 14))
     with pytest.raises(ValueError, match=r"topics of the scores is list.*, expected text or a number"):
-        mine(lists, judged(**{"q-a": "d1"}), dataclasses.replace(policy, same_query="topics"))
+        mine(lists, judged(**{"q-a": "d1"}), policy.model_copy(update={"same_query": "topics"}))
     # no instruction is an instruction of its own
     bare = table.set_column(
         table.schema.get_field_index("instruction"), "instruction", pa.array([None] * 6 + ["B"] * 8)
@@ -589,28 +591,40 @@ def test_a_null_number_is_no_negative() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"nam": "x"}, "got an unknown key 'nam' in policies[0]; did you mean 'name'?\navailable: policies[0].name, "),
         ({"name": ""}, "name: got ''"),
-        ({"name": "a: b"}, "name: got 'a: b', expected a name without colons"),
-        ({"num_negatives": 0}, "num_negatives: got 0, expected 1 or more"),
+        ({"name": "a: b"}, "name: got 'a: b': String should match pattern"),
+        ({"num_negatives": 0}, "num_negatives: got 0, expected greater than 0"),
         ({"range_min": -1}, "range_min: got -1"),
         ({"range_min": 5, "range_max": 5}, "range_max: got 5, expected more than range_min"),
-        ({"relative_margin": -0.1}, r"relative_margin: got -0\.1"),
-        ({"positive_percentage": 95.0}, r"positive_percentage: got 95\.0, expected in \(0, 1\]"),
+        ({"relative_margin": -0.1}, "relative_margin: got -0.1"),
+        ({"positive_percentage": 95.0}, "positive_percentage: got 95.0, expected less than or equal to 1"),
         ({"max_score": math.nan}, "max_score: got nan, expected a finite number"),
         ({"absolute_margin": math.inf}, "absolute_margin: got inf"),
-        ({"sampling": "best"}, "sampling: got 'best', expected one of top, random, simans"),
-        ({"score": "logit"}, "score: got 'logit', expected one of margin, score"),
+        ({"sampling": "best"}, "sampling: got 'best', expected 'top', 'random' or 'simans'"),
+        ({"score": "logit"}, "score: got 'logit', expected 'margin' or 'score'"),
         ({"simans_a": 0.0}, "simans_a"),
         ({"seed": -1}, "seed: got -1"),
-        ({"negative_below": 0.9, "positive_above": 0.1}, r"negative_below: got 0\.9, expected at most positive_above"),
+        ({"negative_below": 0.9, "positive_above": 0.1}, "negative_below: got 0.9, expected at most positive_above"),
         ({"source": "contrast"}, "contrast_low: got None, expected a number"),
         ({"source": "contrast", "contrast_low": 0.1}, "contrast_high: got None"),
         ({"contrast_low": 0.9, "contrast_high": 0.1}, "contrast_high: got 0.1, expected more than contrast_low"),
     ],
 )
 def test_parameters_are_validated(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValidationError):
         MiningPolicy(**parameters)
+    with pytest.raises(ConfigurationError) as told:
+        validate(MiningConfig, {"policies": [parameters]})
+    assert "policies[0]" in str(told.value)
+    assert message in str(told.value)
+
+
+def test_each_policy_has_a_name_of_its_own() -> None:
+    with pytest.raises(ConfigurationError, match=r"got policies named \['hard', 'hard'\], expected each name once"):
+        validate(MiningConfig, {"policies": [{}, {"num_negatives": 1}]})
+    with pytest.raises(ConfigurationError, match=r"policies: got \[\]: .* at least 1 item"):
+        validate(MiningConfig, {"policies": []})
 
 
 def test_tables_are_validated() -> None:
@@ -850,9 +864,7 @@ def test_properties(
     problem: tuple[pa.Table, pa.Table], first: MiningPolicy, second: MiningPolicy, fill: bool, shuffle: random.Random
 ) -> None:
     scores, positives = problem
-    second = MiningPolicy(
-        **{name: getattr(second, name) for name in second.__dataclass_fields__} | {"name": "second", "fill": fill}
-    )
+    second = second.model_copy(update={"name": "second", "fill": fill})
     mined = mine(scores, positives, [first, second])
     found = {(row["query_id"], row["doc_id"]): row["policy"] for row in mined.negatives.to_pylist()}
     assert len(found) == mined.negatives.num_rows  # no document twice

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tart_ray.config import MiningPolicy
 from tart_ray.mining.mined import Mined
 from tart_ray.mining.negatives import mine
-from tart_ray.mining.policy import MiningPolicy
 from tart_ray.mining.trainer_files import FORMATS, FormatOptions, group
 
 pytest.importorskip("sentence_transformers", reason="a development dependency")

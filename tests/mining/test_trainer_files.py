@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tart_ray.config import MiningPolicy
 from tart_ray.mining.mined import LEFT_OUT
 from tart_ray.mining.negatives import mine
-from tart_ray.mining.policy import MiningPolicy
 from tart_ray.mining.trainer_files import FORMATS, GROUPS, FormatOptions, Formatted, contents, group, lines
 
 # q1 has the positives p1, p2 and the negatives n1, n2; q2 one of each. q2 has no instruction, p3 no score.

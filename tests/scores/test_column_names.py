@@ -140,7 +140,7 @@ def test_names_in_the_qrels_and_the_corpus_of_positives(tmp_path: Path) -> None:
         (PositivesConfig, {"qrels": "x", "columns": {"text": "s"}}, r"positives.columns: got \['text'\], .*corpus"),
         (CalibrationConfig, {"qrels": "x", "columns": {"score": "s"}}, r"labels.calibration.columns: got \['score'\]"),
         (EvaluateInputConfig, {"tasks": [{"name": "t", "path": "x", "columns": {"doc_id": "s"}}]},
-         r"input.tasks: t: columns: got \['doc_id'\], expected .*'candidates.doc_id'.*'qrels.doc_id'"),
+         r"t: columns: got \['doc_id'\], expected .*'candidates.doc_id'.*'qrels.doc_id'"),
     ],
 )  # fmt: skip
 def test_names_that_are_none_of_ours(section: Any, given: dict[str, Any], message: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Annotated, Literal
+
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
+
+from tart_ray.config.sections import Section
+
+NonNegativeFiniteFloat = Annotated[FiniteFloat, Field(ge=0)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MiningPolicy:
+class MiningPolicy(Section):
     """Which candidates of a query may become negatives, how many, and how they are chosen.
 
     A candidate must pass every filter that is set. Below, s is its number, P the **lowest** number among the query's
@@ -60,7 +63,7 @@ class MiningPolicy:
             what a smaller one chose.
 
     Raises:
-        ValueError: a parameter out of its range, with what was got and what is expected.
+        pydantic.ValidationError: a ValueError; a parameter out of its range, with what was got and what is expected.
 
     Beside ``sentence_transformers.util.mine_hard_negatives`` (6.2): max_score, min_score, absolute_margin,
     relative_margin and "top" keep the same pairs, and it too takes the lowest of several positives. It ranks what
@@ -72,57 +75,46 @@ class MiningPolicy:
     arXiv:2010.08191.
     """
 
-    name: str = "hard"
-    num_negatives: int = 7
+    name: Annotated[str, Field(pattern="^[^:]+$")] = "hard"
+    num_negatives: PositiveInt = 7
     fill: bool = False
     score: Literal["margin", "score"] = "margin"
     source: Literal["candidates", "other_task", "contrast"] = "candidates"
     query_task: str = "query_task"
     document_task: str = "document_task"
     same_query: str = "query"
-    contrast_low: float | None = None
-    contrast_high: float | None = None
+    contrast_low: FiniteFloat | None = None
+    contrast_high: FiniteFloat | None = None
     rank_by: Literal["first_stage_rank", "margin", "remaining"] = "first_stage_rank"
-    range_min: int = 0
-    range_max: int | None = None
-    max_score: float | None = None
-    min_score: float | None = None
-    absolute_margin: float | None = None
-    relative_margin: float | None = None
-    positive_percentage: float | None = None
-    negative_below: float | None = None
-    positive_above: float | None = None
+    range_min: NonNegativeInt = 0
+    range_max: PositiveInt | None = None
+    max_score: FiniteFloat | None = None
+    min_score: FiniteFloat | None = None
+    absolute_margin: FiniteFloat | None = None
+    relative_margin: NonNegativeFiniteFloat | None = None
+    positive_percentage: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
+    negative_below: FiniteFloat | None = None
+    positive_above: FiniteFloat | None = None
     sampling: Literal["top", "random", "simans"] = "top"
-    simans_a: float = 1.0
-    simans_b: float = 0.0
-    seed: int = 0
+    simans_a: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    simans_b: FiniteFloat = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
-    def __post_init__(self) -> None:
-        for field, kind in get_type_hints(type(self)).items():
-            value, choices = getattr(self, field), get_args(kind)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field}: got {value}, expected a finite number")
-            if choices and all(isinstance(choice, str) for choice in choices) and value not in choices:
-                raise ValueError(f"{field}: got {value!r}, expected one of {', '.join(choices)}")
+    @model_validator(mode="after")
+    def _fit_together(self) -> MiningPolicy:
         low, high = self.contrast_low, self.contrast_high
         below, above = self.negative_below, self.positive_above
         needed = [
-            (bool(self.name) and ":" not in self.name, "name", "a name without colons"),
-            (self.num_negatives >= 1, "num_negatives", "1 or more"),
-            (self.range_min >= 0, "range_min", "0 or more"),
             (self.range_max is None or self.range_max > self.range_min, "range_max", "more than range_min"),
-            (self.relative_margin is None or self.relative_margin >= 0, "relative_margin", "0 or more"),
-            (self.positive_percentage is None or 0 < self.positive_percentage <= 1, "positive_percentage", "in (0, 1]"),
-            (self.simans_a > 0, "simans_a", "more than 0"),
-            (0 <= self.seed < 2**64, "seed", "in [0, 2**64)"),
             (below is None or above is None or below <= above, "negative_below", "at most positive_above"),
             (self.source != "contrast" or low is not None, "contrast_low", "a number, with source 'contrast'"),
             (self.source != "contrast" or high is not None, "contrast_high", "a number, with source 'contrast'"),
             (low is None or high is None or low < high, "contrast_high", "more than contrast_low"),
         ]
-        for holds, field, expected in needed:
+        for holds, name, expected in needed:
             if not holds:
-                raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+        return self
 
     @property
     def needs_positive_score(self) -> bool:
