@@ -1,4 +1,4 @@
-# Everything a newcomer and CI need. `make demo` and `make test` set up what they use.
+# The commands for newcomers and CI. `make demo` and `make test` first set up what they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,15 +8,15 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-# two workers, as much of the time goes into waiting; tests/conftest.py says which tests each of them gets
+# Two workers, because the tests spend much of their time waiting; tests/conftest.py assigns the tests to them.
 test: setup
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-# everything that can go wrong with a run, one after the other; `make test` runs the quick part of it
+# Everything that can go wrong with a run, one case after the other; `make test` runs the quick part.
 faults: setup
 	$(BIN)/python -m pytest tests/faults tests/ray/test_train.py tests/ray/test_schedules.py tests/ray/test_places.py -m "matrix or not matrix" -rP --show-capture=stdout
 
-# whole jobs over small inputs that once failed without a word, where their folder is beside the project
+# Whole jobs over small inputs that once failed silently; needs the folder of these cases beside the project.
 cases: setup
 	$(BIN)/python -m pytest tests/cases -m cases -rs
 
@@ -30,14 +30,16 @@ lint: setup
 
 setup: $(VENV)/.installed
 
-# constraints.txt pins the versions that CI has tested: for development and the demo; clusters choose the torch of their GPUs
+# constraints.txt pins the versions that CI has tested, for development and the demo; clusters choose the torch build for
+# their GPUs.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# side by side with TART's loop, sentence-transformers, the reference and the matrix products; three quarters of an hour on two cores
+# Compares with TART's loop, sentence-transformers, the reference and bare matrix products; takes three quarters of an hour
+# on two cores.
 bench: setup
 	$(BIN)/python -m benchmarks.scorer --geometry small
 	$(BIN)/python -m benchmarks.scorer --geometry base --pairs 100
@@ -54,7 +56,7 @@ bench-load: setup
 bench-mining: setup
 	$(BIN)/python -m benchmarks.mining
 
-# training alone takes over an hour on two cores; goes on where it stopped; needs the Python and Debian package managers
+# Training alone takes over an hour on two cores; a rerun continues where it stopped. Needs pip and Debian's package manager.
 train-demo-model: setup
 	$(BIN)/python -m recipes.demo_model all
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One scheduled run of jobs.relabel, begun again while it ends with 1 or is killed, since the same command continues:
+# One scheduled run of jobs.relabel, started again while it exits with 1 or is killed: the same command continues the run.
 #   relabel.sh CONFIG [--section.key value ...]
-# Other exit codes are final: 0 done; 2 refused, also while another run is at work; 3 too many bad rows; 4 too many
-# labels changed. TRIES and PAUSE, in seconds, say how often and how soon.
+# Other exit codes are final: 0 done; 2 refused, for example while another run is at work; 3 too many bad rows; 4 too many
+# labels changed. TRIES sets the number of tries, PAUSE the seconds between them.
 set -uo pipefail
 for ((try = 1; ; try++)); do
   python -m jobs.relabel --config "$@"
