@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.evaluation.datasets import Task
+from tart_ray.evaluation.datasets import Task, full_id
 from tart_ray.evaluation.first_stage import best
 from tart_ray.evaluation.instructions import instructed
+from tart_ray.tables.groups import first_rows
 from tart_ray.tables.keys import bucket_of
 
 CANDIDATES = pa.schema(
@@ -43,16 +44,13 @@ def without_identical(task: Task, run: pa.Table) -> pa.Table:
     """The run without documents that have their query's id, where the task leaves them out."""
     if not task.ignore_identical_ids:
         return run
-    own = pc.binary_join_element_wise(pa.scalar(f"{task.name}:"), run["query_id"], "")
-    return run.filter(pc.not_equal(own, run["doc_id"]))
+    same_id = pc.binary_join_element_wise(full_id(task.name), run["query_id"], "")
+    return run.filter(pc.not_equal(same_id, run["doc_id"]))
 
 
 def union(first_stages: Mapping[str, pa.Table]) -> pa.Table:
     """Every pair of any setup, once; the score is that of the first setup that has it."""
-    whole = pa.concat_tables(first_stages.values())
-    numbered = whole.select(["query_id", "doc_id"]).append_column("_row", pa.array(range(len(whole)), pa.int64()))
-    first = numbered.group_by(["query_id", "doc_id"], use_threads=False).aggregate([("_row", "min")])["_row_min"]
-    return whole.take(first.take(pc.sort_indices(first)))
+    return first_rows(pa.concat_tables(first_stages.values()), "query_id", "doc_id")
 
 
 def candidates_of(task: Task, pairs: pa.Table, queries: pa.Table, parts: int) -> Iterator[pa.Table]:
@@ -65,15 +63,17 @@ def candidates_of(task: Task, pairs: pa.Table, queries: pa.Table, parts: int) ->
     """
     at = pc.index_in(pairs["query_id"], value_set=queries["query_id"].combine_chunks())
     for variant in task.variants:
-        own = queries[variant.column].to_pylist() if variant.column else [variant.instruction] * len(queries)
-        texts = queries["query"].to_pylist()
-        said = [instructed(task.template, instruction, query) for instruction, query in zip(own, texts, strict=True)]
+        of_queries = queries[variant.column].to_pylist() if variant.column else [variant.instruction] * len(queries)
+        given = [
+            instructed(task.template, instruction, query)
+            for instruction, query in zip(of_queries, queries["query"].to_pylist(), strict=True)
+        ]
         ids = pc.binary_join_element_wise(pa.scalar(f"{task.name}/{variant.name}/"), pairs["query_id"], "")
         columns = {
             "query_id": ids,
-            "query": pa.array([query for _, query in said], pa.large_string()).take(at),
+            "query": pa.array([query for _, query in given], pa.large_string()).take(at),
             "doc_id": pairs["doc_id"],
-            "instruction": pa.array([instruction for instruction, _ in said], pa.large_string()).take(at),
+            "instruction": pa.array([instruction for instruction, _ in given], pa.large_string()).take(at),
             "score": pairs["score"],
             "task": pa.repeat(pa.scalar(task.name), len(pairs)),
             "part": pa.array(bucket_of(pairs["query_id"], parts), pa.int32()),

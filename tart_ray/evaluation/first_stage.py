@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from tart_ray.errors import InputError
 from tart_ray.evaluation.datasets import RUN
-from tart_ray.tables.groups import group_starts
+from tart_ray.tables.groups import group_starts, places_in_groups
+from tart_ray.tables.texts import document_texts
 
 STOPWORDS = "en"
 
@@ -24,8 +25,7 @@ def in_trec_order(run: pa.Table) -> pa.Table:
     single = run.append_column("_score", run["score"].cast(pa.float32()))
     keys = [("query_id", "ascending"), ("_score", "descending"), ("doc_id", "descending")]
     ordered = single.take(pc.sort_indices(single, sort_keys=keys)).drop_columns(["_score"])
-    starts = group_starts(ordered, "query_id")
-    ranks = np.arange(len(ordered)) - np.repeat(starts[:-1], np.diff(starts)) + 1
+    ranks = places_in_groups(group_starts(ordered, "query_id")) + 1
     return ordered.append_column("rank", pa.array(ranks, pa.int32()))
 
 
@@ -33,9 +33,6 @@ def best(run: pa.Table, top_k: int) -> pa.Table:
     """The first ``top_k`` rows of each query, in trec_eval's order."""
     ranked = in_trec_order(run)
     return ranked.filter(pc.less_equal(ranked["rank"], top_k)).drop_columns(["rank"])
-
-
-DOCUMENT = ("doc_id", "title", "text")
 
 
 class Bm25:
@@ -53,8 +50,8 @@ class Bm25:
     def __init__(self, documents: Iterable[pa.Table]) -> None:
         texts: dict[str, str] = {}  # of an id that comes twice, the first, as everywhere
         for part in documents:
-            for doc_id, title, text in zip(*(part[name].to_pylist() for name in DOCUMENT), strict=True):
-                texts.setdefault(doc_id, f"{title or ''} {text or ''}".strip())
+            for doc_id, text in zip(part["doc_id"].to_pylist(), document_texts(part)[0], strict=True):
+                texts.setdefault(doc_id, text)
         self._doc_ids = [*texts]
         tokens = bm25s.tokenize([*texts.values()], stopwords=STOPWORDS, show_progress=False) if texts else None
         if tokens is None or not any(map(len, tokens.ids)):

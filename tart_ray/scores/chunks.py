@@ -13,7 +13,7 @@ from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.readers import document_rules
 from tart_ray.input.sources import Source
 from tart_ray.tables import texts
-from tart_ray.tables.groups import group_starts, in_input_order
+from tart_ray.tables.groups import first_rows, group_starts, in_input_order
 
 CHUNK_BYTES = 256 << 20  # of the documents of all its pairs: some hundred times as much as usual
 
@@ -96,10 +96,7 @@ def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Qu
 
 def drop_duplicates(rows: pa.Table) -> pa.Table:
     """The first row of each (query_id, doc_id), sorted by query and then in input order."""
-    ordered = in_input_order(rows, "query_id")
-    keys = ordered.select(["query_id", "doc_id"]).append_column("_row", pa.array(np.arange(len(ordered))))
-    first = keys.group_by(["query_id", "doc_id"], use_threads=False).aggregate([("_row", "min")])["_row_min"]
-    return ordered.take(pa.array(np.sort(first.to_numpy())))
+    return first_rows(in_input_order(rows, "query_id"), "query_id", "doc_id")
 
 
 def cut(rows: pa.Table, pairs_per_chunk: int) -> list[pa.Table]:

@@ -92,7 +92,7 @@ def encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> tup
 def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> dict[int, str]:
     read = {"query": table["query"].to_pylist()}
     if spec.empty_documents == "quarantine":
-        read["document"] = document_texts(table)[0]
+        read["document"] = texts.document_texts(table)[0]
     return {
         position: NOTHING_LEFT.format(name)
         for name, found in reversed(read.items())  # of a row that lacks both, the query is told
@@ -102,7 +102,7 @@ def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpe
 
 def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> EncodedWindows:
     queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
-    documents, begins = document_texts(table)
+    documents, begins = texts.document_texts(table)
     limits: Any = {"max_length": spec.model.max_length, "truncation": spec.model.truncation}
     if spec.model.long_documents == "truncate":
         return EncodedWindows.of_pairs(tokenizer.encode_pairs(queries, documents, **limits))
@@ -110,23 +110,6 @@ def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> En
     windows = tokenizer.encode_windows(queries, documents, heads=titles, **limits)
     spans = windows.spans - np.repeat(np.array(begins, np.int64), np.diff(windows.starts))[:, None]
     return EncodedWindows(windows.rows, windows.starts, np.maximum(spans, 0))
-
-
-def document_texts(table: pa.Table) -> tuple[list[str], list[int]]:
-    """``(title + " " + text).strip()`` of each row, and where ``text`` begins in it: below 0 if it lost white space.
-
-    Rows of one document share the string.
-    """
-    bodies = [text or "" for text in texts.values(table["text"])]
-    titles = [""] * len(table)
-    if "title" in table.schema.names:
-        titles = [f"{title or ''} " for title in texts.values(table["title"])]
-    found = {}
-    for front, body in {*zip(titles, bodies, strict=True)}:
-        whole = front + body
-        found[front, body] = whole.strip(), len(front) - len(whole) + len(whole.lstrip())
-    documents = [found[pair] for pair in zip(titles, bodies, strict=True)]
-    return [text for text, _ in documents], [begin for _, begin in documents]
 
 
 def window_columns(windows: EncodedWindows) -> dict[str, pa.Array]:

@@ -1,4 +1,4 @@
-"""Rows in groups: in the order of the input, and where each group begins."""
+"""Rows in groups: in the order of the input, where each group begins, and the first row of each."""
 
 from __future__ import annotations
 
@@ -22,3 +22,20 @@ def group_starts(rows: pa.Table, *keys: str) -> npt.NDArray[np.int64]:
         ids = rows[key].combine_chunks()
         begins[1:] |= np.asarray(pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
     return np.append(np.flatnonzero(begins), len(rows))
+
+
+def places_in_groups(starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where each row stands within its group, from 0, int64 (rows,).
+
+    Args:
+        starts: where each group begins, and behind them the number of rows, as `group_starts` gives them.
+    """
+    places: npt.NDArray[np.int64] = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
+    return places
+
+
+def first_rows(table: pa.Table, *keys: str) -> pa.Table:
+    """The first row of each combination of values of the columns ``keys``, in the order of the table."""
+    numbered = table.select(list(keys)).append_column("_row", pa.array(np.arange(len(table))))
+    first = numbered.group_by(list(keys), use_threads=False).aggregate([("_row", "min")])["_row_min"]
+    return table.take(pa.array(np.sort(first.to_numpy())))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.tables.groups import first_rows
 from tart_ray.tables.texts import values
 
 TEXT_KEY = pa.binary(16)
@@ -98,10 +99,10 @@ def positions(rows: pa.Table, among: pa.Table, keys: Sequence[str]) -> npt.NDArr
     Args:
         rows, among: the columns ``keys``, without nulls, each of ``rows`` once.
     """
-    right = _numbered(among, keys, "_right").group_by(list(keys), use_threads=False).aggregate([("_right", "min")])
+    right = first_rows(_numbered(among, keys, "_right"), *keys)
     left = _numbered(rows, keys, "_left")
     joined = left.join(right, list(keys), join_type="left outer", use_threads=False).sort_by("_left")
-    found: npt.NDArray[np.int64] = pc.fill_null(joined["_right_min"], -1).to_numpy()
+    found: npt.NDArray[np.int64] = pc.fill_null(joined["_right"], -1).to_numpy()
     return found
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.tables.groups import group_starts
+from tart_ray.tables.groups import group_starts, places_in_groups
 
 RANKING_VERSION = 1  # of ranks: goes up when the same scores are ranked in another order
 ORDER = (
@@ -50,5 +50,4 @@ def first_stage_ranks(rows: pa.Table, *, listed: bool) -> pa.Array:
 
 def _places(rows: pa.Table) -> npt.NDArray[np.int64]:
     """Where each row stands among those of its query, from 1; rows are sorted by query."""
-    starts = group_starts(rows, "query_id")
-    return np.arange(1, len(rows) + 1) - np.repeat(starts[:-1], np.diff(starts))
+    return places_in_groups(group_starts(rows, "query_id")) + 1

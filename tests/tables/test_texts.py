@@ -8,6 +8,8 @@ import pytest
 
 from tart_ray.tables.texts import (
     SHARED_TEXT,
+    document_text_column,
+    document_texts,
     each_value,
     first_known,
     nbytes_of_each,
@@ -80,3 +82,23 @@ def test_slices_are_by_bytes_of_utf8() -> None:
     assert [len(part) for part in slices(rows, 1)] == [1] * 6
     assert [len(part) for part in slices(rows.slice(0, 0), 11)] == [0]
     assert nbytes_of_each(rows.select(["doc_id"])).tolist() == [0] * 6
+
+
+def test_a_document_is_its_title_and_text_as_one_text() -> None:
+    rows = [
+        ("T", "x", "T x", 2),
+        ("", " x ", "x", -1),
+        ("\u2003T", "y\x1c", "T y", 2),
+        ("", "", "", 0),
+        ("T", "\u00a0", "T", 2),
+    ]
+    titles, bodies, wanted, begins = (list(column) for column in zip(*rows, strict=True))
+    documents = pa.table(
+        [titles, bodies], schema=pa.schema([("title", pa.large_string()), ("text", pa.large_string())])
+    )
+    assert document_texts(documents) == (wanted, begins)
+    assert document_texts(share(documents)) == (wanted, begins)
+    assert document_text_column(documents).to_pylist() == wanted
+    untitled = documents.slice(1, 1).drop_columns(["title"])
+    assert document_texts(untitled) == (["x"], [-1])
+    assert document_texts(pa.table({"title": [None, "T"], "text": ["x", None]})) == (["x", "T"], [0, 2])
