@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from tart_ray.engine.stages import run_stage
 from tart_ray.errors import InputError
 from tart_ray.input.sources import Source
+from tart_ray.mining.groups import group
 from tart_ray.mining.mined import LEFT_OUT
 from tart_ray.mining.negatives import mine
 from tart_ray.mining.positives import judgements_from_labels, positives_from_qrels, shared_keys, without_candidates
 from tart_ray.mining.settings import JUDGED_TEXTS, JUDGEMENTS, Settings
-from tart_ray.mining.trainer_files import FORMATS, contents, group
+from tart_ray.mining.trainer_files import FORMATS, contents
 from tart_ray.runs.balance import ReconciliationError
 from tart_ray.runs.directory import WORK, Directory
 from tart_ray.runs.fragments import encode_fragment
@@ -26,7 +27,7 @@ from tart_ray.scores.plan import Plan, scores_schema
 from tart_ray.scores.prepare import fragment_path, read_chunk, read_fragments, read_shuffled, shuffle, unit_name
 from tart_ray.scores.store import ScoreStore, prepare_again
 from tart_ray.tables import texts
-from tart_ray.tables.groups import in_input_order
+from tart_ray.tables.groups import first_rows, in_input_order
 from tart_ray.tables.keys import bucket_of, positions
 from tart_ray.tables.schemas import CANDIDATE_FIELDS, CORPUS_FIELDS
 
@@ -189,9 +190,7 @@ def _mine_bucket(work: Work, unit: str) -> Mined:
     """Mine the queries of one bucket and write all that came out."""
     settings, run = work.settings, work.run
     rows, judged = _regrouped(work, unit) if work.regroup_by is not None else _scored_and_judged(work, unit)
-    ordered = judged.sort_by([("relevance", "descending")])
-    highest = _numbered(ordered, "_row").group_by(PAIR, use_threads=False).aggregate([("_row", "min")])
-    distinct = ordered.take(highest["_row_min"])
+    distinct = first_rows(judged.sort_by([("relevance", "descending")]), *PAIR)
     positives = positives_from_qrels(distinct, settings.min_relevance)
     mined = mine(rows, positives, settings.policies, twins=settings.twins)
     absent = without_candidates(positives, rows["query_id"])
@@ -282,10 +281,6 @@ def _labels(candidates: pa.Table, column: str | None) -> pa.Table:
 
 def _no_texts() -> pa.Table:
     return JUDGED_TEXTS.empty_table().drop_columns(["relevance"])
-
-
-def _numbered(table: pa.Table, name: str) -> pa.Table:
-    return table.select(PAIR).append_column(name, pa.array(np.arange(len(table))))
 
 
 def _texts_of(candidates: pa.Table) -> pa.Table:

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tart_ray.config import MiningPolicy
+from tart_ray.mining.format_options import FormatOptions
+from tart_ray.mining.groups import group
 from tart_ray.mining.mined import Mined
 from tart_ray.mining.negatives import mine
-from tart_ray.mining.trainer_files import FORMATS, FormatOptions, group
+from tart_ray.mining.trainer_files import FORMATS
 
 pytest.importorskip("sentence_transformers", reason="a development dependency")
 pytest.importorskip("datasets", reason="a development dependency")

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 
 from tart_ray.config import MiningPolicy
+from tart_ray.mining.format_options import FormatOptions
+from tart_ray.mining.groups import GROUPS, group
 from tart_ray.mining.mined import LEFT_OUT
 from tart_ray.mining.negatives import mine
-from tart_ray.mining.trainer_files import FORMATS, GROUPS, FormatOptions, Formatted, contents, group, lines
+from tart_ray.mining.trainer_files import FORMATS, contents, lines
+from tart_ray.mining.unrolled import Formatted
 
 # q1 has the positives p1, p2 and the negatives n1, n2; q2 one of each. q2 has no instruction, p3 no score.
 GROUP_ROWS: list[dict[str, Any]] = [

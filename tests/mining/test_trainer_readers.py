@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tart_ray.mining.trainer_files import FORMATS, GROUPS, FormatOptions, contents
+from tart_ray.mining.format_options import FormatOptions
+from tart_ray.mining.groups import GROUPS
+from tart_ray.mining.trainer_files import FORMATS, contents
 
 # what other libraries warn of while they are imported and used is theirs
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -12,7 +12,9 @@ import pytest
 from support.job_files import write_jsonl
 
 from tart_ray.errors import InputError
-from tart_ray.mining.trainer_files import FORMATS, GROUPS, FormatOptions, lines
+from tart_ray.mining.format_options import FormatOptions
+from tart_ray.mining.groups import GROUPS
+from tart_ray.mining.trainer_files import FORMATS, lines
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
 from tart_ray.training.files import (
