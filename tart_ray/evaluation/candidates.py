@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.evaluation.datasets import Task, full_id
 from tart_ray.evaluation.first_stage import best
 from tart_ray.evaluation.instructions import instructed
+from tart_ray.evaluation.pools import full_ids
+from tart_ray.evaluation.tasks import Task
 from tart_ray.tables.groups import first_rows
 from tart_ray.tables.keys import bucket_of
 
@@ -44,8 +45,7 @@ def without_identical(task: Task, run: pa.Table) -> pa.Table:
     """The run without documents that have their query's id, where the task leaves them out."""
     if not task.ignore_identical_ids:
         return run
-    same_id = pc.binary_join_element_wise(full_id(task.name), run["query_id"], "")
-    return run.filter(pc.not_equal(same_id, run["doc_id"]))
+    return run.filter(pc.not_equal(full_ids(run["query_id"], task.name), run["doc_id"]))
 
 
 def union(first_stages: Mapping[str, pa.Table]) -> pa.Table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.errors import InputError
-from tart_ray.evaluation.datasets import RUN
+from tart_ray.evaluation.trec_runs import RUN
 from tart_ray.tables.groups import group_starts, places_in_groups
 from tart_ray.tables.texts import document_texts
 

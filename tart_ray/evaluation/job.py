@@ -25,24 +25,16 @@ from tart_ray.engine.cluster import room_for_replicas
 from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
 from tart_ray.errors import ConfigurationError, ExitCode
 from tart_ray.evaluation import summary
-from tart_ray.evaluation.datasets import Task, find_tasks
-from tart_ray.evaluation.instructions import published
+from tart_ray.evaluation.datasets import find_tasks
 from tart_ray.evaluation.matching import check_matches
 from tart_ray.evaluation.measuring import EVALUATION_VERSION
+from tart_ray.evaluation.notes import notes_after, notes_before
 from tart_ray.evaluation.picture import draw
-from tart_ray.evaluation.protocols import TART, departures
-from tart_ray.evaluation.stages import (
-    CANDIDATES,
-    CORPUS,
-    Collected,
-    Measured,
-    Work,
-    collect,
-    files_to_score,
-    measure_parts,
-    retrieve,
-    summarise,
-)
+from tart_ray.evaluation.protocols import hold_to_protocol
+from tart_ray.evaluation.stages import Work, retrieve
+from tart_ray.evaluation.stages_collect import CANDIDATES, CORPUS, Collected, collect, files_to_score
+from tart_ray.evaluation.stages_measure import Measured, measure_parts, summarise
+from tart_ray.evaluation.tasks import Task
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.directory import MANIFEST
 from tart_ray.runs.run import Run
@@ -59,24 +51,6 @@ SCORING = "scoring"  # under output.path: the run that scores
 PAIRS_PER_PART = 200_000
 MAX_PARTS = 64  # of a task
 NOTHING_SCORED = {"read": 0, "scored": 0, "duplicates": 0, "quarantined": 0}
-TOLD = {  # what is told of a task where it is not 0, and the count that it is part of
-    "queries_without_judgements": ("queries without a judgement in this split, left out", "queries"),
-    "judged_queries_without_text": ("judged queries that the queries do not have, counted as 0", "judged_queries"),
-    "judged_queries_without_candidates": ("judged queries without any candidate, counted as 0", "judged_queries"),
-    "judged_queries_without_relevant": ("judged queries without a relevant document, counted as 0", "judged_queries"),
-    "judged_queries_without_compared": ("judged queries that compare_with lacks, counted as 0", "judged_queries"),
-    "queries_left_out_of_p_mrr": ("queries that a ranking lacks, left out of p-MRR", "judged_queries"),
-    "relevant_documents_not_judged_again": (
-        "relevant documents not judged under the changed instruction, not in p-MRR",
-        None,
-    ),
-    "judged_documents_not_in_corpus": ("judged documents that the corpus does not have", "judged_documents"),
-    "candidates_not_in_corpus": ("candidate documents that the corpus does not have, not scored", "candidates"),
-    "other_queries_in_run": ("queries of the first stage's run without judgement or text, left out", None),
-    "incomplete": ("pairs without a score under some instruction, not in the ensemble", None),
-    "quarantined": ("bad rows of queries, judgements and runs, in quarantine", "read"),
-    "quarantined_documents": ("bad rows of the corpus, in quarantine", None),
-}
 
 
 @dataclass(frozen=True)
@@ -120,7 +94,7 @@ def evaluate(config: EvaluateConfig, *, load: LoadScorer = load_scorer, ends_pro
     """
     plan = look(config)
     run = plan.run
-    tell({name: task.told for name, task in plan.work.tasks.items()})
+    tell({name: task.all_notes for name, task in plan.work.tasks.items()})
     if run.check(plan.identity) and run.is_complete():
         return nothing_to_do(run)
     with (
@@ -159,13 +133,13 @@ def describe(config: EvaluateConfig) -> Iterator[str]:
             f"{task.name}: {task.kind}, about {task.corpus.rows:,} documents, {task.queries.rows:,} queries; "
             f"{', '.join(task.setups)}; first stage {stage or BM25}; measures {', '.join(task.measures)}"
         )
-        yield from (f"  note: {note}" for note in [*task.told, *_bare(task)])
+        yield from (f"  note: {note}" for note in notes_before(task))
         if task.scores:
             yield f"  scores that are there: {', '.join(task.scores)}"
             continue
         for variant in task.variants:
-            said = variant.instruction or (variant.column and f"each query's {variant.column}") or "no instruction"
-            yield f"  {variant.name}: {said}"
+            of_query = variant.column and f"each query's {variant.column}"
+            yield f"  {variant.name}: {variant.instruction or of_query or 'no instruction'}"
     if plan.spec is None:
         return
     pairs = sum(task.pairs for task in work.scored_here)
@@ -185,11 +159,11 @@ def look(config: EvaluateConfig) -> Plan:
     check_output(config.output.path, _runs_that_are_read(config))
     storage = Storage(config.storage)
     attempts = config.limits.max_attempts_per_chunk
-    found = find_tasks(storage, config.input)
-    tasks = {task.name: task for task in found}
-    if len(tasks) < len(found):
+    all_tasks = find_tasks(storage, config.input)
+    tasks = {task.name: task for task in all_tasks}
+    if len(tasks) < len(all_tasks):
         raise ConfigurationError(
-            f"input.tasks: got names {[task.name for task in found]}, expected each once, forums included"
+            f"input.tasks: got names {[task.name for task in all_tasks]}, expected each once, forums included"
         )
     opened = {
         name: [open_finished(Run.at(storage, path, attempts), f"input.tasks: {name}: scores") for path in task.scores]
@@ -198,28 +172,28 @@ def look(config: EvaluateConfig) -> Plan:
     manifests = {name: [manifest for manifest, _ in runs] for name, runs in opened.items()}
     stores = {name: tuple(store for _, store in runs) for name, runs in opened.items()}
     models = {
-        name: str(found[0]["config"]["model"]["path"]) if found else config.model.path
-        for name, found in manifests.items()
+        name: str(of_task[0]["config"]["model"]["path"]) if of_task else config.model.path
+        for name, of_task in manifests.items()
     }
-    pairs = {name: _stored(found) if found else tasks[name].pairs for name, found in stores.items()}
+    pairs = {name: _stored(of_task) if of_task else tasks[name].pairs for name, of_task in stores.items()}
     parts = {name: min(max(math.ceil(number / PAIRS_PER_PART), 1), MAX_PARTS) for name, number in pairs.items()}
     run = Run.at(storage, config.output.path, attempts)
     work = Work(run, tasks, parts, stores, models, config.metrics)
-    for task in found:
-        tasks[task.name] = _held_to_protocol(config, task)
-        named = {store.directory.path: store.tables(["query_id", "doc_id"]) for store in stores[task.name]}
-        check_matches(storage, task, work.of_pool(task.pool), named)
+    for task in all_tasks:
+        tasks[task.name] = hold_to_protocol(config, task)
+        scored = {store.directory.path: store.tables(["query_id", "doc_id"]) for store in stores[task.name]}
+        check_matches(storage, task, work.of_pool(task.pool), scored)
     spec = None
     if work.scored_here:
-        given = _to_score(config, run)
-        spec = ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, given)
+        to_score = _to_score(config, run)
+        spec = ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, to_score)
         config = config.model_copy(update={"model": spec.model})
     identity = {
         "job": "evaluate",
         "format_version": FORMAT_VERSION,
         "versions": {"evaluation": EVALUATION_VERSION},
         "tasks": [_task_identity(task, parts[task.name]) for task in tasks.values()],
-        "scores": {name: [manifest["identity"] for manifest in found] for name, found in manifests.items() if found},
+        "scores": {name: [run["identity"] for run in of_task] for name, of_task in manifests.items() if of_task},
         "metrics": config.metrics.model_dump(),
         "model": spec.identity if spec else None,
         "empty_documents": config.input.empty_documents,
@@ -227,34 +201,20 @@ def look(config: EvaluateConfig) -> Plan:
     return Plan(config, run, work, spec, identity)
 
 
-def _held_to_protocol(config: EvaluateConfig, task: Task) -> Task:
-    """The task, with what keeps its figures from being compared with the TART paper's.
-
-    Raises:
-        ConfigurationError: its settings are not those of the protocol that it names.
-    """
-    if task.protocol and (wrong := departures(task.protocol, config, task)):
-        raise ConfigurationError(f"input.tasks: {task.name}: protocol {task.protocol}: {'; '.join(wrong)}")
-    found = tuple(departures(TART, config, task))
-    has_figure = any(published(config.model.path, variant.preset) for variant in task.variants)
-    told = (f"the published figure is not shown: {'; '.join(found)}",) if found and has_figure else ()
-    return dataclasses.replace(task, departures=found, notes=(*task.notes, *told))
-
-
 def _runs_that_are_read(config: EvaluateConfig) -> dict[str, str | None]:
     """By the keys of the configuration. Of a collection only files with fixed names are read."""
-    found: dict[str, str | None] = {}
+    runs: dict[str, str | None] = {}
     for task in config.input.tasks:
-        named = {name: getattr(task, name) for name in ("first_stage", "pooled_first_stage", "compare_with")}
-        named |= {f"scores[{index}]": path for index, path in enumerate(task.scores)}
-        found |= {f"input.tasks: {task.name}: {name}": path for name, path in named.items() if path != BM25}
-    return found
+        paths = {name: getattr(task, name) for name in ("first_stage", "pooled_first_stage", "compare_with")}
+        paths |= {f"scores[{index}]": path for index, path in enumerate(task.scores)}
+        runs |= {f"input.tasks: {task.name}: {name}": path for name, path in paths.items() if path != BM25}
+    return runs
 
 
 def _task_identity(task: Task, parts: int) -> dict[str, Any]:
-    told = ("name", "kind", "group", "template", "pool", "scores", "top_k", "measures", "ignore_identical_ids")
+    settings = ("name", "kind", "group", "template", "pool", "scores", "top_k", "measures", "ignore_identical_ids")
     return {
-        **{name: getattr(task, name) for name in told},
+        **{name: getattr(task, name) for name in settings},
         "variants": [dataclasses.asdict(variant) for variant in task.variants],
         "files": {name: files_identity(source) for name, source in task.sources.items()},
         "columns": {name: dict(source.columns) for name, source in task.sources.items()},
@@ -312,7 +272,7 @@ def _execute(session: Session, plan: Plan, run: Run, load: LoadScorer) -> ExitCo
     ):
         run.write(content.encode(), name, confirm=session.lease.confirm)
     print(text)  # noqa: T201
-    notes = {name: [*task.told, *_bare(task), *_notes(counts_of[name])] for name, task in work.tasks.items()}
+    notes = {name: notes_after(task, counts_of[name]) for name, task in work.tasks.items()}
     return session.finish(run, Outcome("evaluate", config, counts, balances, notes=notes, table=cells, picture=picture))
 
 
@@ -360,14 +320,3 @@ def _counts(work: Work, name: str, collected: Collected, measured: Mapping[str, 
         **collected.model_dump(exclude={"files"}, exclude_none=True),
         **{key: total(records, key) for key in ("incomplete", "queries_left_out_of_p_mrr")},
     }
-
-
-def _bare(task: Task) -> list[str]:
-    """What to say of a task whose queries are scored without an instruction."""
-    is_bare = any(not variant.instruction and not variant.column for variant in task.variants)
-    return ["no instruction: queries are scored bare"] if is_bare and not task.scores else []
-
-
-def _notes(counts: Mapping[str, int]) -> list[str]:
-    found = [(counts[name], text, of) for name, (text, of) in TOLD.items() if counts.get(name)]
-    return [f"{count:,}{f' of {counts[of]:,}' if of else ''} {text}" for count, text, of in found]

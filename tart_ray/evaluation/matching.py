@@ -13,17 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.errors import InputError
-from tart_ray.evaluation.datasets import (
-    ALL,
-    RUN,
-    Read,
-    Task,
-    of_known_queries,
-    read_documents,
-    read_judgements,
-    read_queries,
-    with_full_ids,
-)
+from tart_ray.evaluation.datasets import read_documents, read_judgements, read_queries
+from tart_ray.evaluation.pools import own_ids, with_full_ids
+from tart_ray.evaluation.reading import Read
+from tart_ray.evaluation.tasks import ALL, Task
+from tart_ray.evaluation.trec_runs import RUN, of_known_queries
 from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.input.readers import read_split
 from tart_ray.input.sources import Source
@@ -46,8 +40,8 @@ def check_matches(storage: Storage, task: Task, pool: Sequence[Task], stores: Ma
     """
     judgements = read_judgements(storage, task, Quarantine(READ))
     queries = read_queries(storage, task, Quarantine(READ)).table["query_id"].combine_chunks()
-    asked = check_judgements(task, judgements, queries)
-    documents: dict[str, pa.Array | None] = {"judgements": _documents(judgements)}
+    judged = check_judgements(task, judgements, queries)
+    documents: dict[str, pa.Array | None] = {"judgements": judged_documents(judgements)}
     runs = {
         "first_stage": (task.first_stage, task.name),
         "pooled_first_stage": (task.pooled_first_stage, None),
@@ -56,11 +50,12 @@ def check_matches(storage: Storage, task: Task, pool: Sequence[Task], stores: Ma
     pooled: dict[str, pa.Array | None] = {}
     for key, (source, prefix) in runs.items():
         if source is not None:
-            found = _check_run(task, f"{key} {source.url}", _pairs(storage, task, source, queries, prefix), asked)
-            (documents if prefix else pooled)[f"{key} {source.url}"] = found
+            what = f"{key} {source.url}"
+            of_run = _check_run(task, what, _pairs(storage, task, source, queries, prefix), judged)
+            (documents if prefix else pooled)[what] = of_run
     for path, tables in stores.items():
         of_task = (with_full_ids(table, task.name) for table in tables)
-        documents[f"scores {path}"] = _check_run(task, f"scores {path}", of_task, asked)
+        documents[f"scores {path}"] = _check_run(task, f"scores {path}", of_task, judged)
     _check_documents(storage, task, [task], documents)
     if pooled:
         _check_documents(storage, task, pool, pooled)
@@ -87,7 +82,21 @@ def check_judgements(task: Task, judgements: Mapping[str, Read], queries: pa.Chu
                 f"{task.name}: {what}: no document is relevant to any query: got relevances from {grades['min']} to "
                 f"{grades['max']}, expected some above 0"
             )
-    return pa.concat_arrays([c for read in judgements.values() for c in read.table["query_id"].chunks]).unique()
+    return judged_queries(judgements)
+
+
+def judged_queries(judgements: Mapping[str, Read]) -> pa.Array:
+    """Distinct ids of the queries that any set of judgements has."""
+    return _ids_of(judgements, "query_id").unique()
+
+
+def judged_documents(judgements: Mapping[str, Read]) -> pa.Array:
+    """Distinct full ids of the documents that any set of judgements has."""
+    return _ids_of(judgements, "doc_id").drop_null().unique()
+
+
+def _ids_of(judgements: Mapping[str, Read], name: str) -> pa.Array:
+    return pa.concat_arrays([chunk for read in judgements.values() for chunk in read.table[name].chunks])
 
 
 def refuse_strangers(what: str, ids: pa.ChunkedArray, where: str, known: pa.ChunkedArray) -> None:
@@ -113,18 +122,14 @@ def refuse_unknown_documents(
     """
     where = "the corpus" if len(corpora) == 1 else "the corpora of its pool"
     if len(corpora) == 1:  # as they are in the files
-        ids, known = (pc.utf8_slice_codeunits(some, len(task.name) + 1) for some in (ids, known))
+        ids, known = own_ids(ids, task.name), own_ids(known, task.name)
     refuse_strangers(f"{task.name}: {what}: document ids", ids, where, known)
 
 
 def _examples(ids: pa.ChunkedArray) -> str:
     distinct = ids.unique()
-    shown = ", ".join(repr(found) for found in distinct[:SHOWN].to_pylist())
+    shown = ", ".join(map(repr, distinct[:SHOWN].to_pylist()))
     return f"{shown}{', …' if len(distinct) > SHOWN else ''}" if len(distinct) else "none"
-
-
-def _documents(judgements: Mapping[str, Read]) -> pa.Array:
-    return pa.concat_arrays([c for read in judgements.values() for c in read.table["doc_id"].chunks]).drop_null()
 
 
 def _pairs(storage: Storage, task: Task, source: Source, queries: pa.Array, prefix: str | None) -> Iterator[pa.Table]:
@@ -134,8 +139,11 @@ def _pairs(storage: Storage, task: Task, source: Source, queries: pa.Array, pref
             yield with_full_ids(pairs, prefix) if prefix else pairs
 
 
-def _check_run(task: Task, what: str, tables: Iterable[pa.Table], asked: pa.Array) -> pa.Array | None:
+def _check_run(task: Task, what: str, tables: Iterable[pa.Table], judged: pa.Array) -> pa.Array | None:
     """The documents of a run's judged queries; None where the run is too large to be read for that.
+
+    Args:
+        judged: ids of the judged queries.
 
     Raises:
         InputError: no pair is of a judged query.
@@ -146,8 +154,8 @@ def _check_run(task: Task, what: str, tables: Iterable[pa.Table], asked: pa.Arra
         if sum(some.nbytes for some in held) > RUN_BYTES:
             return None
     whole = pa.concat_tables(held)
-    refuse_strangers(f"{task.name}: {what}: query ids", whole["query_id"], "the judged queries", asked)
-    return whole.filter(pc.is_in(whole["query_id"], asked))["doc_id"].combine_chunks()
+    refuse_strangers(f"{task.name}: {what}: query ids", whole["query_id"], "the judged queries", judged)
+    return whole.filter(pc.is_in(whole["query_id"], judged))["doc_id"].combine_chunks()
 
 
 def _check_documents(

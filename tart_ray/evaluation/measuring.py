@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.evaluation.datasets import ALL, CHANGED, CLOSED, ORIGINAL, RUN, Task
 from tart_ray.evaluation.first_stage import in_trec_order
 from tart_ray.evaluation.metrics import P_MRR, p_mrr, per_query
+from tart_ray.evaluation.tasks import ALL, CHANGED, CLOSED, ORIGINAL, Task
+from tart_ray.evaluation.trec_runs import RUN
 
 FIRST_STAGE, COMPARE_WITH, ENSEMBLE = "first_stage", "compare_with", "ensemble"
 # of an evaluation: goes up when the same collection gives other candidates, runs or values of measures
@@ -67,21 +68,21 @@ def make_rankings(
         scored: `SCORED`.
         ranked: False where the first stage tells which pairs are candidates, and not how they rank.
     """
-    found = []
+    rankings = []
     for setup, first_stage in first_stages.items():
         if ranked:
-            found.append(Ranking(setup, FIRST_STAGE, task.judged_by, in_trec_order(first_stage)))
+            rankings.append(Ranking(setup, FIRST_STAGE, task.judged_by, in_trec_order(first_stage)))
         if compared is not None and setup == CLOSED:
-            found.append(Ranking(setup, COMPARE_WITH, task.judged_by, in_trec_order(compared)))
+            rankings.append(Ranking(setup, COMPARE_WITH, task.judged_by, in_trec_order(compared)))
         pairs = scored.join(first_stage.select(["query_id", "doc_id"]), ["query_id", "doc_id"], join_type="left semi")
         for variant in task.variants:
-            own = pairs.filter(pc.equal(pairs["variant"], variant.name))
-            found.append(Ranking(setup, variant.name, (variant.judged_by,), in_trec_order(_as_run(own, "margin"))))
+            run = _as_run(pairs.filter(pc.equal(pairs["variant"], variant.name)), "margin")
+            rankings.append(Ranking(setup, variant.name, (variant.judged_by,), in_trec_order(run)))
         if len(task.variants) > 1 and task.judged_by == (ALL,):
             grouped = pairs.group_by(["query_id", "doc_id"]).aggregate([("margin", "mean"), ("margin", "count")])
             whole = grouped.filter(pc.equal(grouped["margin_count"], len(task.variants)))
-            found.append(Ranking(setup, ENSEMBLE, (ALL,), in_trec_order(_as_run(whole, "margin_mean"))))
-    return found
+            rankings.append(Ranking(setup, ENSEMBLE, (ALL,), in_trec_order(_as_run(whole, "margin_mean"))))
+    return rankings
 
 
 def measure(task: Task, judgements: Mapping[str, pa.Table], rankings: list[Ranking]) -> pa.Table:
@@ -112,18 +113,6 @@ def incomplete(task: Task, scored: pa.Table) -> int:
     return int(pc.sum(pc.less(of_pair, len(task.variants))).as_py() or 0)
 
 
-def trec_lines(ranking: Ranking, tag: str, separator: str = " ") -> Iterator[str]:
-    """The lines of a TREC run: ``query_id Q0 doc_id rank score tag``; scores keep all their digits.
-
-    Args:
-        separator: a tab where ids have blanks in them.
-    """
-    for batch in ranking.table.to_batches(max_chunksize=65_536):
-        columns = [batch[name].to_pylist() for name in ("query_id", "doc_id", "rank", "score")]
-        for query_id, doc_id, rank, score in zip(*columns, strict=True):
-            yield separator.join((query_id, "Q0", doc_id, str(rank), repr(score), tag)) + "\n"
-
-
 def _as_run(pairs: pa.Table, score: str) -> pa.Table:
     columns = [pairs["query_id"], pairs["doc_id"], pairs[score].cast(pa.float64())]
     return pa.table(columns, schema=RUN)
@@ -134,8 +123,8 @@ def _values(task: Task, ranking: Ranking, judged_by: str, judgements: pa.Table) 
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         some = queries[start : start + QUERIES_AT_ONCE]
         qrels = _by_query(_of(judgements, some), "relevance")
-        found = per_query(task.measures, qrels, _by_query(_of(ranking.table, some), "score"))
-        for name, values in found.items():
+        by_measure = per_query(task.measures, qrels, _by_query(_of(ranking.table, some), "score"))
+        for name, values in by_measure.items():
             yield _table(task, ranking.setup, ranking.name, judged_by, name, values)
 
 
@@ -174,10 +163,10 @@ def _of(table: pa.Table, queries: pa.Array) -> pa.Table:
 
 def _by_query(table: pa.Table, value: str) -> dict[str, dict[str, Any]]:
     """Query → document → value; a row without a document is a query without any."""
-    found: dict[str, dict[str, Any]] = {}
+    by_query: dict[str, dict[str, Any]] = {}
     columns = (table[name].to_pylist() for name in ("query_id", "doc_id", value))
     for query_id, doc_id, number in zip(*columns, strict=True):
-        of_query = found.setdefault(query_id, {})
+        of_query = by_query.setdefault(query_id, {})
         if doc_id is not None:
             of_query[doc_id] = number
-    return found
+    return by_query

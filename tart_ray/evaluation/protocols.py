@@ -7,11 +7,14 @@ alone.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from tart_ray.config import EvaluateConfig
-from tart_ray.evaluation.datasets import Task
+from tart_ray.errors import ConfigurationError
+from tart_ray.evaluation.instructions import published
+from tart_ray.evaluation.tasks import Task
 
 TART = "tart"
 A_RUN = "a run"
@@ -52,3 +55,18 @@ def departures(protocol: str, config: EvaluateConfig, task: Task) -> list[str]:
         for key, expected in PROTOCOLS[protocol].items()
         if settings[key] != expected
     ]
+
+
+def hold_to_protocol(config: EvaluateConfig, task: Task) -> Task:
+    """The task, with what keeps its figures from being compared with the TART paper's.
+
+    Raises:
+        ConfigurationError: its settings are not those of the protocol that it names.
+    """
+    if task.protocol and (wrong := departures(task.protocol, config, task)):
+        raise ConfigurationError(f"input.tasks: {task.name}: protocol {task.protocol}: {'; '.join(wrong)}")
+    from_paper = tuple(departures(TART, config, task))
+    has_figure = any(published(config.model.path, variant.preset) for variant in task.variants)
+    hidden = from_paper and has_figure
+    notes = (f"the published figure is not shown: {'; '.join(from_paper)}",) if hidden else ()
+    return dataclasses.replace(task, departures=from_paper, notes=(*task.notes, *notes))

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from tart_ray.config import MetricsConfig
-from tart_ray.evaluation.datasets import ALL, CHANGED, CLOSED, POOLED, Task
 from tart_ray.evaluation.instructions import BEIR, BEIR_AVERAGE, published
 from tart_ray.evaluation.measuring import COMPARE_WITH, ENSEMBLE, FIRST_STAGE
 from tart_ray.evaluation.metrics import P_MRR, Floats, compare, interval, robustness
+from tart_ray.evaluation.tasks import ALL, CHANGED, CLOSED, POOLED, Task
 
 RERANKED = "reranked"  # in summaries: the mean over instructions, query by query
 COLUMNS = ("first_stage", "compare_with", "reranked", "worst", "best", "ensemble", "published")
@@ -30,7 +30,7 @@ def summarise(task: Task, table: pa.Table, metrics: MetricsConfig, model: str) -
     """
     values = _arrays(table)
     setups = {setup: _setup(task, setup, values, metrics) for setup in task.setups}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "kind": task.kind,
         "group": task.group,
         "pool": task.pool,
@@ -42,24 +42,24 @@ def summarise(task: Task, table: pa.Table, metrics: MetricsConfig, model: str) -
         "setups": setups,
     }
     if POOLED in setups:
-        found["pooled_minus_closed"] = {
+        result["pooled_minus_closed"] = {
             measure: compare(_reranked(task, POOLED, values, measure), _reranked(task, CLOSED, values, measure))
             for measure in task.measures
         }
-    beside = {variant.preset: published(model, variant.preset) for variant in task.variants if variant.preset}
-    found["departures"] = list(task.departures)
-    found["published"] = {preset: list(figure) for preset, figure in beside.items() if figure and not task.departures}
-    return found
+    figures = {variant.preset: published(model, variant.preset) for variant in task.variants if variant.preset}
+    result["departures"] = list(task.departures)
+    result["published"] = {preset: list(figure) for preset, figure in figures.items() if figure and not task.departures}
+    return result
 
 
 def rows_of(name: str, summary: Mapping[str, Any]) -> list[Row]:
     """The rows of the table for one task: one per setup, of its first measure; of FollowIR also p-MRR."""
     rows = []
-    for setup, found in summary["setups"].items():
-        for measure, reranked in found[RERANKED].items():
+    for setup, of_setup in summary["setups"].items():
+        for measure, reranked in of_setup[RERANKED].items():
             if measure not in (summary["measures"][0], P_MRR):
                 continue
-            runs = found["runs"]
+            runs = of_setup["runs"]
             row: Row = {"task": name, "group": summary["group"], "setup": setup, "measure": measure, **reranked}
             row["reranked"] = row.pop("mean")
             for column in (FIRST_STAGE, COMPARE_WITH, ENSEMBLE):
@@ -136,29 +136,29 @@ def _mean(name: str, members: Sequence[Row]) -> Row:
     mean: Row = {"task": name, "group": None, "setup": members[0]["setup"], "measure": members[0]["measure"]}
     mean |= {"queries": sum(row["queries"] for row in members), "rows": len(members), "preset": None}
     for column in COLUMNS:
-        found = [row[column] for row in members]
-        mean[column] = None if None in found or column == "published" else float(np.mean(found))
+        figures = [row[column] for row in members]
+        mean[column] = None if None in figures or column == "published" else float(np.mean(figures))
     return mean
 
 
 def _setup(task: Task, setup: str, values: Values, metrics: MetricsConfig) -> dict[str, Any]:
     runs: dict[str, Any] = {}
     against: dict[str, Any] = {FIRST_STAGE: {}, COMPARE_WITH: {}}
-    for (of, run, judged_by, measure), found in values.items():
-        if of != setup:
+    for (of_setup, run, judged_by, measure), by_query in values.items():
+        if of_setup != setup:
             continue
         name = run if run not in (FIRST_STAGE, COMPARE_WITH) or judged_by != CHANGED else f"{run} ({judged_by})"
-        runs.setdefault(name, {})[measure] = _sure(found, metrics)
+        runs.setdefault(name, {})[measure] = _mean_and_interval(by_query, metrics)
         for baseline, tests in against.items():
             other = values.get((setup, baseline, judged_by, measure))
             if other is not None and run != baseline:
-                tests.setdefault(name, {})[measure] = compare(found, other)
+                tests.setdefault(name, {})[measure] = compare(by_query, other)
     result: dict[str, Any] = {"runs": runs, **{f"against_{name}": tests for name, tests in against.items() if tests}}
     result[RERANKED] = {}
     for measure in (*task.measures, *([P_MRR] if _has(values, setup, P_MRR) else [])):
         reranked = _reranked(task, setup, values, measure)
         judged_by = CHANGED if measure == P_MRR else task.judged_by[0]
-        of_measure: dict[str, Any] = _sure(reranked, metrics)
+        of_measure: dict[str, Any] = _mean_and_interval(reranked, metrics)
         for baseline in against:
             other = values.get((setup, baseline, judged_by, measure))
             if other is not None:
@@ -178,12 +178,12 @@ def _reranked(task: Task, setup: str, values: Values, measure: str) -> Floats:
     if measure == P_MRR:
         return values[setup, CHANGED, CHANGED, P_MRR]
     judged_by = task.judged_by[0]
-    found = [values[setup, v.name, judged_by, measure] for v in task.variants if v.judged_by == judged_by]
-    mean: Floats = np.mean(found, axis=0)
+    by_variant = [values[setup, v.name, judged_by, measure] for v in task.variants if v.judged_by == judged_by]
+    mean: Floats = np.mean(by_variant, axis=0)
     return mean
 
 
-def _sure(values: Floats, metrics: MetricsConfig) -> dict[str, Any]:
+def _mean_and_interval(values: Floats, metrics: MetricsConfig) -> dict[str, Any]:
     low, high = interval(values, metrics.confidence, metrics.resamples, metrics.seed)
     return {"mean": float(values.mean()), "low": low, "high": high, "queries": len(values)}
 

@@ -28,23 +28,14 @@ from support.job_files import write_jsonl
 from tart_ray.config import EvaluateInputConfig, MetricsConfig
 from tart_ray.errors import InputError
 from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
-from tart_ray.evaluation.datasets import (
-    DOCUMENTS,
-    QUERIES,
-    RUN,
-    Task,
-    check_ids,
-    find_tasks,
-    have_blanks,
-    read_documents,
-    read_judgements,
-    read_queries,
-    read_run,
-    with_full_ids,
-)
+from tart_ray.evaluation.datasets import find_tasks, read_documents, read_judgements, read_queries
 from tart_ray.evaluation.first_stage import Bm25, best, in_trec_order
-from tart_ray.evaluation.measuring import SCORED, left_out_of_p_mrr, make_rankings, measure, trec_lines
+from tart_ray.evaluation.measuring import SCORED, left_out_of_p_mrr, make_rankings, measure
+from tart_ray.evaluation.pools import with_full_ids
+from tart_ray.evaluation.reading import DOCUMENTS, QUERIES
 from tart_ray.evaluation.summary import summarise
+from tart_ray.evaluation.tasks import Task
+from tart_ray.evaluation.trec_runs import RUN, check_ids, have_blanks, read_run, trec_lines
 from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.input.sources import inspect_source
 from tart_ray.storage import Storage
@@ -94,7 +85,7 @@ def test_cranfield_is_measured_as_trec_eval_does(shared_data: Path, tmp_path: Pa
     qrels = read_qrels(folder / "qrels" / "test.tsv")
     for ranking in rankings:
         path = tmp_path / f"{ranking.name}.trec"
-        path.write_text("".join(trec_lines(ranking, "x")).replace("cranfield:", ""))
+        path.write_text("".join(trec_lines(ranking.table, "x")).replace("cranfield:", ""))
         run = read_trec(path)
         assert any(query in docs for query, docs in run.items()) != ignore
         measures = [ir_measures.parse_measure(name) for name in task.measures]
@@ -476,7 +467,7 @@ def test_a_compressed_collection_whose_ids_have_blanks(tmp_path: Path) -> None:
     assert have_blanks([whole])
     assert not have_blanks([pa.table({"query_id": ["q1"], "doc_id": ["t:sort"]})])
     again = tmp_path / "again.trec"
-    again.write_text("".join(trec_lines(next(r for r in rankings if r.name == "reranked"), "x", "\t")))
+    again.write_text("".join(trec_lines(whole, "x", "\t")))
     read = read_run(STORAGE, inspect_source(STORAGE, str(again), "candidates"), bad, None, ["t"])
     assert sorted(read.table.to_pylist(), key=str) == sorted(whole.select(RUN.names).to_pylist(), key=str)
     for odd in ("a\tb", "a\nb", " a", "a "):

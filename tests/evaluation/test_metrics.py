@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tart_ray.errors import InputError
-from tart_ray.evaluation.datasets import MAX_RELEVANCE
+from tart_ray.evaluation.beir import MAX_RELEVANCE
 from tart_ray.evaluation.metrics import check_measures, compare, interval, p_mrr, per_query, robustness
 
 

@@ -21,7 +21,8 @@ from tart_ray.config import (
     RerankConfig,
 )
 from tart_ray.errors import ConfigurationError, InputError
-from tart_ray.evaluation.datasets import find_tasks, read_documents, read_judgements, read_queries, read_run
+from tart_ray.evaluation.datasets import find_tasks, read_documents, read_judgements, read_queries
+from tart_ray.evaluation.trec_runs import read_run
 from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.mining.job import _inspect_positives
 from tart_ray.relabeling.job import look
