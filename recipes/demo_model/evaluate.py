@@ -1,4 +1,4 @@
-"""What the model is measured by, on packages that it never saw: against BM25, with confidence intervals."""
+"""Measures the model against BM25 on packages that it was not trained on, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from recipes.demo_model.entries import Entry
 from recipes.demo_model.examples import collect, joined
 from recipes.demo_model.tasks import TASKS, Task
 from tart_ray.demo.corpus import Collection, Document, first_stage
+from tart_ray.evaluation.metrics import interval
 from tart_ray.scoring.scorer import Scorer
 
-RERANKED = 50  # of BM25's documents
+RERANKED = 50  # documents of BM25 that the model reorders
+CONFIDENCE = 0.95
 RESAMPLES = 2_000
 Floats = npt.NDArray[np.float64]
 Run = dict[str, dict[str, float]]
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval over ``count`` queries."""
+    """The mean of a figure over ``count`` queries, and its 95 % bootstrap interval from ``low`` to ``high``."""
 
     mean: float
     low: float
@@ -35,11 +37,9 @@ class Interval:
 
     @classmethod
     def of(cls, values: Floats, *, seed: int = 0) -> Interval:
-        """Percentile bootstrap, resampling queries."""
-        draw = np.random.default_rng(seed)
-        means = np.array([values[draw.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)])
-        low, high = np.percentile(means, [2.5, 97.5])
-        return cls(float(values.mean()), float(low), float(high), len(values))
+        """The interval of ``values``, float64 (n,), one per query; ``seed`` fixes how queries are resampled."""
+        low, high = interval(values, CONFIDENCE, RESAMPLES, seed)
+        return cls(float(values.mean()), low, high, len(values))
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], {self.count:,} queries"
@@ -51,9 +51,9 @@ def evaluate(
     """All figures of the model card.
 
     Args:
-        entries: of one split.
-        queries_per_task: in the pooled corpus and in the pairs, at most.
-        code_queries: docstring to code, at most.
+        entries: the entries of one split.
+        queries_per_task: the most queries of a task, in the pooled corpus and in the pairs of answers.
+        code_queries: the most queries for which code is searched by docstring.
     """
     measured = {f"code: {name}": value for name, value in code_search(scorer, entries, code_queries, seed).items()}
     measured |= {
@@ -68,7 +68,7 @@ def evaluate(
 
 
 def code_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0) -> dict[str, Interval]:
-    """Docstring to code, among all functions: nDCG@10 of BM25's best 50, and of the model's order of them."""
+    """Search all functions by docstring: nDCG@10 of BM25's first 50, and of the same 50 in the model's order."""
     entries = [
         Entry(e.family, e.package, e.name, e.title, e.query, {"code": e.answers["code"]})
         for e in entries
@@ -78,16 +78,16 @@ def code_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int =
     chosen = random.Random(seed).sample(sorted(collection.queries), min(size, len(entries)))  # noqa: S311
     task = TASKS["python-code"]
     qrels = {query_id: {f"{query_id}/python/code": 1} for query_id in chosen}
-    found = first_stage(collection, {i: collection.queries[i] for i in chosen}, k=RERANKED)
-    reranked = rerank(scorer, collection, found, dict.fromkeys(chosen, task.instructions[0]))
-    return compare(found, reranked, qrels)
+    bm25 = first_stage(collection, {i: collection.queries[i] for i in chosen}, k=RERANKED)
+    reranked = rerank(scorer, collection, bm25, dict.fromkeys(chosen, task.instructions[0]))
+    return compare(bm25, reranked, qrels)
 
 
 def pooled_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0) -> dict[str, Interval]:
-    """Each task's queries in one corpus of all answers of all kinds, as TART's X²-Retrieval pools its tasks.
+    """Search one corpus, of all answers of all kinds, with the queries of every task, as X²-Retrieval does.
 
-    BM25 is run with the query, and with the instruction before it; the model reorders the former's best 50. The mean
-    over tasks is that of equally many queries of each.
+    BM25 is run with the query, and with the instruction before it; the model reorders the first 50 of the former.
+    Every task has the same number of queries, so the mean over queries is also the mean over tasks.
 
     Raises:
         ValueError: a task has no query in these entries.
@@ -95,7 +95,7 @@ def pooled_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int
     collection = collect(entries)
     draw = random.Random(seed)  # noqa: S311
     per_task = {name: [i for i, e in enumerate(entries) if _has(e, task)] for name, task in TASKS.items()}
-    if empty := [name for name, able in per_task.items() if not able]:
+    if empty := [name for name, numbers in per_task.items() if not numbers]:
         raise ValueError(f"got no entry for the tasks {empty}, expected some for each of {list(TASKS)}")
     size = min(size, *map(len, per_task.values()))
     figures: dict[str, list[Floats]] = {}
@@ -103,11 +103,11 @@ def pooled_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int
         chosen = [f"{i}" for i in draw.sample(per_task[name], size)]
         qrels = {query_id: {f"{query_id}/{task.family}/{task.kind}": 1} for query_id in chosen}
         queries = {query_id: collection.queries[query_id] for query_id in chosen}
-        found = first_stage(collection, queries, k=RERANKED)
+        bm25 = first_stage(collection, queries, k=RERANKED)
         instruction = task.instructions[0]
         instructed = first_stage(collection, {i: f"{instruction} {query}" for i, query in queries.items()}, k=RERANKED)
-        reranked = rerank(scorer, collection, found, dict.fromkeys(chosen, instruction))
-        for run_name, run in (("BM25", found), ("BM25 with the instruction", instructed), ("model", reranked)):
+        reranked = rerank(scorer, collection, bm25, dict.fromkeys(chosen, instruction))
+        for run_name, run in (("BM25", bm25), ("BM25 with the instruction", instructed), ("model", reranked)):
             values = ndcg_at_10(run, qrels)
             figures.setdefault(run_name, []).append(values)
             log.info("pooled, %s, %s: %.3f", name, run_name, values.mean())
@@ -122,17 +122,19 @@ def pooled_search(scorer: Scorer, entries: Sequence[Entry], size: int, seed: int
 def instruction_following(
     scorer: Scorer, entries: Sequence[Entry], size: int, seed: int = 0, wording: str = "instructions"
 ) -> dict[str, Interval]:
-    """Of two answers of different kinds to one query, how often the one that the instruction asks for comes first.
+    """How often the model prefers, of two answers of different kinds to a query, the kind the instruction asks for.
 
-    ``wording``: ``instructions`` that were trained with, or ``unseen`` ones.
+    Args:
+        size: the most queries of a task.
+        wording: ``instructions`` for the wordings used in training, or ``unseen`` for others.
     """
     draw = random.Random(seed)  # noqa: S311
     figures = {}
     for name, task in TASKS.items():
-        able = [entry for entry in entries if _has(entry, task) and len(entry.answers) > 1]
-        if not able:
+        with_choice = [entry for entry in entries if _has(entry, task) and len(entry.answers) > 1]
+        if not with_choice:
             continue
-        chosen = draw.sample(able, min(size, len(able)))
+        chosen = draw.sample(with_choice, min(size, len(with_choice)))
         queries, documents, instructions = [], [], []
         for entry in chosen:
             other = draw.choice([kind for kind in entry.answers if kind != task.kind])
@@ -147,7 +149,7 @@ def instruction_following(
 
 
 def rerank(scorer: Scorer, collection: Collection, run: Run, instructions: Mapping[str, str]) -> Run:
-    """The same documents of each query, by the model's margin."""
+    """The same documents of each query, scored by the model's margin."""
     pairs = [(query_id, doc_id) for query_id, hits in run.items() for doc_id in hits]
     margins = scorer.score(
         [collection.queries[query_id] for query_id, _ in pairs],
@@ -161,14 +163,14 @@ def rerank(scorer: Scorer, collection: Collection, run: Run, instructions: Mappi
 
 
 def compare(first: Run, second: Run, qrels: dict[str, dict[str, int]]) -> dict[str, Interval]:
-    """nDCG@10 of BM25 and of the model on the same queries, and of their difference."""
+    """nDCG@10 of BM25 and of the model on the same queries, and their difference."""
     bm25, model = ndcg_at_10(first, qrels), ndcg_at_10(second, qrels)
-    found = np.array([float(doc_id in first[query_id]) for query_id in qrels for doc_id in qrels[query_id]])
+    recall = np.array([float(doc_id in first[query_id]) for query_id in qrels for doc_id in qrels[query_id]])
     return {
         "BM25": Interval.of(bm25),
         "model": Interval.of(model),
         "model above BM25": Interval.of(model - bm25),
-        f"BM25's recall@{RERANKED}, no order can be better": Interval.of(found),
+        f"BM25's recall@{RERANKED}, no order can be better": Interval.of(recall),
     }
 
 

@@ -109,6 +109,12 @@ def test_instruction_following_counts_pairs_in_the_order_that_is_asked_for() -> 
 
 def test_intervals_and_differences_are_of_queries() -> None:
     assert Interval.of(np.ones(5)) == Interval(1.0, 1.0, 1.0, 5)
+    values = np.arange(20) % 7 / 7
+    draw = np.random.default_rng(0)  # the resamples that the figures of the published card come from
+    means = [values[draw.integers(20, size=20)].mean() for _ in range(2_000)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    interval = Interval.of(values)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
     qrels = {"a": {"d1": 1}, "b": {"d2": 1}, "c": {"d9": 1}}
     bm25 = {"a": {"d1": 2.0, "d2": 1.0}, "b": {"d1": 2.0, "d2": 1.0}, "c": {"d1": 1.0}}
     model = {"a": {"d1": 2.0, "d2": 1.0}, "b": {"d1": 1.0, "d2": 2.0}, "c": {"d1": 1.0}}
