@@ -288,7 +288,8 @@ def _execute(plan: Plan, session: Session) -> Outcome:
 
 def _prepare(work: Work, files: Mapping[str, list[FileInfo]], role: str) -> ReadExamples:
     """Read one role's examples; what is usable of them is kept beside the checkpoint, the rest in quarantine."""
-    from tart_ray.training.files import encode_queries, read_examples
+    from tart_ray.training.files import read_examples
+    from tart_ray.training.query_files import encode_queries
 
     url, needed = roles(work.config)[role], needs(work.config, role)
     found = read_examples(
@@ -342,7 +343,7 @@ def _train_in_worker(work: Work) -> None:
     import torch
 
     from tart_ray.training import loop, start
-    from tart_ray.training.files import decode_queries
+    from tart_ray.training.query_files import decode_queries
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     run, config, worker = work.run, work.config, Worker.this()

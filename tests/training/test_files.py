@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,8 @@ from tart_ray.mining.groups import GROUPS
 from tart_ray.mining.trainer_files import FORMATS, lines
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
-from tart_ray.training.files import (
-    check_fields,
-    check_renamed,
-    decode_queries,
-    encode_queries,
-    read_examples,
-    read_instructions,
-)
+from tart_ray.training.files import check_fields, check_renamed, read_examples, read_instructions
+from tart_ray.training.query_files import decode_queries, encode_queries
 
 
 def document(name: str, margin: float) -> dict[str, Any]:
@@ -265,3 +260,30 @@ def test_fields_that_are_called_otherwise_are_mapped(tmp_path: Path) -> None:
     assert [(query.text, query.positives) for query in examples.queries] == [("sort", ("def sort",))]
     (bad,) = examples.quarantine.rows
     assert json.loads(bad["raw"]) == {"question": "sort"}  # as it was
+
+
+def test_parquet_is_read_as_other_jobs_read_it(tmp_path: Path) -> None:
+    rows = [{"query": f"q{i}", "positives": ["p"], "negatives": ["n"], "day": date(2020, 1, i + 1)} for i in range(6)]
+    rows[3]["positives"] = [""]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "no suffix", row_group_size=2)
+    check_fields(Storage(), str(tmp_path))
+    found = read_examples(Storage(), str(tmp_path))
+    assert [query.text for query in found.queries] == ["q0", "q1", "q2", "q4", "q5"]
+    (bad,) = found.quarantine.rows
+    assert (bad["position"], bad["reason"]) == (3, "document is empty")
+    assert json.loads(bad["row"])["day"] == "2020-01-04"
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    rows = [{"query": f"q{i}", "positives": ["p"], "negatives": ["n"]} for i in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), path, write_page_checksum=True, row_group_size=50)
+    content = bytearray(path.read_bytes())
+    offset = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    content[offset + 30 : offset + 40] = b"\xff" * 10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"part\.parquet: row group 1 cannot be read"):
+        read_examples(Storage(), str(tmp_path))
+    path.write_bytes(content[:-8])
+    with pytest.raises(InputError, match=r"part\.parquet: not a complete Parquet file"):
+        check_fields(Storage(), str(tmp_path))
