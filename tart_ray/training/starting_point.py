@@ -1,0 +1,86 @@
+"""What training starts from: a checkpoint, or a vocabulary and a size. The driver pins it, and every worker loads it.
+
+What is loaded must be what was pinned, so that all workers, and all starts of a run, begin with the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tart_ray.config import StartConfig, StorageConfig
+from tart_ray.errors import CheckpointChangedError
+from tart_ray.model.checkpoint import (
+    PUT_BACK,
+    VOCAB_FILE,
+    fingerprint_checkpoint,
+    resolve_checkpoint,
+    resolve_revision,
+)
+from tart_ray.model.fitness import check_checkpoint
+
+if TYPE_CHECKING:
+    from tart_ray.training.start import Start  # loads torch, which drivers do without
+
+
+def pin_start(model: StartConfig, storage: StorageConfig) -> tuple[StartConfig, str]:
+    """The configuration with the commit that a hub id now stands for, and the fingerprint of what is there now.
+
+    Returns:
+        The configuration; the fingerprint of the checkpoint, or the SHA-256 of the vocabulary of a new model.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be used.
+    """
+    from tart_ray.model.tokenizer import EncT5Tokenizer
+
+    if model.path is None:
+        vocabulary = _fetch_vocabulary(model, storage)
+        tokenizer = EncT5Tokenizer(vocabulary / VOCAB_FILE if vocabulary.is_dir() else vocabulary)
+        return model, hashlib.sha256(tokenizer.vocabulary).hexdigest()
+    revision = resolve_revision(model.path, revision=model.revision)
+    where: dict[str, Any] = {"revision": revision, "storage_options": storage.fsspec_options(model.path)}
+    fingerprint = fingerprint_checkpoint(model.path, **where)
+    check_checkpoint(model.path, fingerprint=fingerprint, with_head=False, **where)
+    return model.model_copy(update={"revision": revision}), fingerprint
+
+
+def load_start(model: StartConfig, storage: StorageConfig, fingerprint: str, *, seed: int, as_published: bool) -> Start:
+    """The model that training starts from, float32 on the CPU, and its tokenizer.
+
+    Args:
+        model, fingerprint: as `pin_start` returned them.
+        seed: of the weights that are new.
+        as_published: as in `start_from_checkpoint`.
+
+    Raises:
+        CheckpointChangedError: what is there is no longer what was pinned.
+        CheckpointError: nothing is there, or it cannot be used.
+    """
+    from tart_ray.training.start import start_fresh, start_from_checkpoint
+
+    if model.path is not None:
+        return start_from_checkpoint(
+            model.path,
+            seed=seed,
+            revision=model.revision,
+            storage_options=storage.fsspec_options(model.path),
+            fingerprint=fingerprint,
+            as_published=as_published,
+        )
+    vocabulary = _fetch_vocabulary(model, storage)
+    mimetic = model.initialisation == "mimetic"
+    fresh, tokenizer = start_fresh(vocabulary, model.geometry, mimetic=mimetic, seed=seed)
+    if hashlib.sha256(tokenizer.vocabulary).hexdigest() != fingerprint:
+        raise CheckpointChangedError(f"{model.vocabulary}: is another vocabulary than the manifest's: {PUT_BACK}")
+    return fresh, tokenizer
+
+
+def _fetch_vocabulary(model: StartConfig, storage: StorageConfig) -> Path:
+    """The local file of a new model's vocabulary, or the local directory that holds ``spiece.model``."""
+    assert model.vocabulary is not None
+    if Path(model.vocabulary).is_file():
+        return Path(model.vocabulary)
+    options = storage.fsspec_options(model.vocabulary)
+    return resolve_checkpoint(model.vocabulary, revision=model.revision, storage_options=options, weights=False)
