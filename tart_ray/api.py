@@ -7,7 +7,7 @@ this machine where `ray.init` was not called before and no cluster is named, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from tart_ray.config import (
 )
 from tart_ray.config.command_line import load_config
 from tart_ray.errors import ConfigurationError, ExitCode
+from tart_ray.job_table import JOBS
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
     from tart_ray.runs.run import Run
 
 Source = Mapping[str, Any] | str | Path
-
-CONFIGS: dict[str, type[Section]] = {
-    "rerank": RerankConfig,
-    "relabel": RelabelConfig,
-    "mine_negatives": MineConfig,
-    "evaluate": EvaluateConfig,
-    "train": TrainConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -90,42 +83,33 @@ def rerank(config: RerankConfig | Source) -> RunResult:
     Raises:
         TartRayError: see `tart_ray.errors`; a `RunFailedError` of a run that has begun, which the same call continues.
     """
-    from tart_ray.reranking.job import rerank as run
-
-    return _ended("rerank", config, run)
+    return _ended("rerank", config)
 
 
 def relabel(config: RelabelConfig | Source) -> RunResult:
     """Give a corpus labels by its scores: ``jobs.relabel``. Raises as `rerank` does."""
-    from tart_ray.relabeling.job import newest_run
-    from tart_ray.relabeling.job import relabel as run
-
-    loaded = load_config(RelabelConfig, config)
+    loaded = _loaded("relabel", config)
     path = loaded.output.path
-    if run(loaded) != ExitCode.DONE:  # then it is not the current one
+    if JOBS["relabel"].run(loaded, ends_process=False) != ExitCode.DONE:  # then it is not the current one
+        from tart_ray.relabeling.job import newest_run
+
         path = newest_run(path, loaded.storage)
     return open_run(path, storage=loaded.storage)
 
 
 def mine_negatives(config: MineConfig | Source) -> RunResult:
     """Find hard negatives: ``jobs.mine_negatives``. Raises as `rerank` does."""
-    from tart_ray.mining.job import mine_negatives as run
-
-    return _ended("mine_negatives", config, run)
+    return _ended("mine_negatives", config)
 
 
 def evaluate(config: EvaluateConfig | Source) -> RunResult:
     """Measure a model on collections: ``jobs.evaluate``. Raises as `rerank` does."""
-    from tart_ray.evaluation.job import evaluate as run
-
-    return _ended("evaluate", config, run)
+    return _ended("evaluate", config)
 
 
 def train(config: TrainConfig | Source) -> RunResult:
     """Train an EncT5: ``jobs.train``. Raises as `rerank` does."""
-    from tart_ray.training.job import train as run
-
-    return _ended("train", config, run)
+    return _ended("train", config)
 
 
 def plan(config: Section | Source, *, job: str | None = None) -> str:
@@ -137,24 +121,10 @@ def plan(config: Section | Source, *, job: str | None = None) -> str:
     Raises:
         the errors of the job, for the same reasons.
     """
-    job = job or next((name for name, kind in CONFIGS.items() if type(config) is kind), None)
-    if job not in CONFIGS:
-        raise ConfigurationError(f"job: got {job!r}, expected one of {[*CONFIGS]}")
-    from tart_ray.evaluation import job as evaluate
-    from tart_ray.mining import job as mine
-    from tart_ray.relabeling import job as relabel
-    from tart_ray.reranking import job as rerank
-    from tart_ray.training import job as train
-
-    describe: dict[str, Callable[[Any], Any]] = {
-        "rerank": rerank.describe,
-        "relabel": relabel.describe,
-        "mine_negatives": mine.describe,
-        "evaluate": evaluate.describe,
-        "train": train.describe,
-    }
-    loaded = load_config(CONFIGS[job], config)
-    return "\n".join(describe[job](loaded))
+    job = job or next((name for name, known in JOBS.items() if type(config) is known.config), None)
+    if job not in JOBS:
+        raise ConfigurationError(f"job: got {job!r}, expected one of {[*JOBS]}")
+    return "\n".join(JOBS[job].describe(_loaded(job, config)))
 
 
 def open_run(path: str | Path, *, storage: StorageConfig | Mapping[str, Any] | None = None) -> RunResult:
@@ -184,7 +154,15 @@ def open_run(path: str | Path, *, storage: StorageConfig | Mapping[str, Any] | N
     return RunResult(report["job"], run.path, run.is_complete(), report, run)
 
 
-def _ended(job: str, config: Section | Source, run: Callable[[Any], ExitCode]) -> RunResult:
-    loaded: Any = load_config(CONFIGS[job], config)
-    run(loaded)
+def _ended(job: str, config: Section | Source) -> RunResult:
+    loaded = _loaded(job, config)
+    JOBS[job].run(loaded, ends_process=False)
     return open_run(loaded.output.path, storage=loaded.storage)
+
+
+def _loaded(job: str, config: Section | Source) -> Any:
+    """The configuration of a job, for which everything is installed."""
+    loaded = load_config(JOBS[job].config, config)
+    if missing := JOBS[job].missing(loaded):
+        raise ConfigurationError(missing)
+    return loaded

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from support.job_files import write_jsonl
 
 from tart_ray.demo.checkpoint import MODEL
-from tart_ray.jobs_command import EXTRAS, SUMMARIES
+from tart_ray.job_table import EXTRAS, JOBS, Job
+from tart_ray.jobs_command import SUMMARIES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,6 +63,12 @@ def test_every_job_is_a_module_of_jobs_too() -> None:
     assert modules == set(SUMMARIES)
     for name in modules:
         assert f'run_job("{name}")' in (ROOT / "jobs" / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_the_module_of_a_job_has_its_function_and_its_plan(job: Job[Any]) -> None:
+    module = importlib.import_module(job.module)
+    assert [callable(getattr(module, name)) for name in (job.name, "describe")] == [True, True]
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
@@ -142,40 +150,68 @@ def test_reranking_needs_no_extra(tmp_path: Path) -> None:
     assert "about 3 rows" in done.stdout
 
 
+SAID_WITHOUT = {  # its extra, by each job
+    "evaluate": "jobs.evaluate needs bm25s, ir-measures, scipy, which are not installed: "
+    "pip install 'tart-ray[evaluate]', on every node",
+    "relabel": "jobs.relabel with labels.by: calibrated needs scikit-learn, which is not installed: "
+    "pip install 'tart-ray[relabel]', on every node",
+    "train": "jobs.train with input.evaluation needs ir-measures, which is not installed: "
+    "pip install 'tart-ray[train]', on every node",
+    "demo": "jobs.demo needs bm25s, ir-measures, which are not installed: pip install 'tart-ray[demo]'",
+}
+
+
+def run_api_without_extras(expression: str) -> subprocess.CompletedProcess[str]:
+    """An expression that raises a ConfigurationError, where nothing that only extras bring can be imported."""
+    code = (
+        "import sys, tart_ray\n"
+        f"sys.modules.update(dict.fromkeys({MODULES}))\n"
+        f"try: {expression}\n"
+        "except tart_ray.errors.ConfigurationError as error: print(error)"
+    )
+    return run("-c", code)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("evaluate", {"input": {"tasks": [{"name": "t", "path": "t"}]}}),
+        (
+            "relabel",
+            {
+                "input": {"candidates": "a.jsonl"},
+                "labels": {"by": "calibrated", "cuts": [0.5], "calibration": {"qrels": "qrels.tsv"}},
+            },
+        ),
+        ("train", {"input": {"train": "a.jsonl", "evaluation": "b.jsonl"}, "model": {"path": "m"}}),
+    ],
+)
+def test_a_function_without_its_extra_raises_the_same_sentence(name: str, config: dict[str, Any]) -> None:
+    config = config | {"output": {"path": "run"}}
+    for call in (f"tart_ray.{name}({config})", f"tart_ray.plan({config}, job={name!r})"):
+        done = run_api_without_extras(call)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{SAID_WITHOUT[name]}\n"
+
+
 CALIBRATED = "{by: calibrated, cuts: [0.5], calibration: {qrels: qrels.tsv}}"
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options"),
     [
-        (
-            "evaluate",
-            ["--input.tasks", "[{name: t, path: t}]", "--output.path", "run"],
-            "jobs.evaluate needs bm25s, ir-measures, scipy, which are not installed: "
-            "pip install 'tart-ray[evaluate]', on every node",
-        ),
-        (
-            "relabel",
-            ["--input.candidates", "a.jsonl", "--output.path", "run", "--labels", CALIBRATED],
-            "jobs.relabel with labels.by: calibrated needs scikit-learn, which is not installed: "
-            "pip install 'tart-ray[relabel]', on every node",
-        ),
+        ("evaluate", ["--input.tasks", "[{name: t, path: t}]", "--output.path", "run"]),
+        ("relabel", ["--input.candidates", "a.jsonl", "--output.path", "run", "--labels", CALIBRATED]),
         (
             "train",
             ["--input.train", "a.jsonl", "--input.evaluation", "b.jsonl", "--output.path", "run", "--model.path", "m"],
-            "jobs.train with input.evaluation needs ir-measures, which is not installed: "
-            "pip install 'tart-ray[train]', on every node",
         ),
-        (
-            "demo",
-            ["--output", "demo"],
-            "jobs.demo needs bm25s, ir-measures, which are not installed: pip install 'tart-ray[demo]'",
-        ),
+        ("demo", ["--output", "demo"]),
     ],
 )
-def test_a_missing_extra_ends_with_2_and_its_name(name: str, options: list[str], said: str) -> None:
+def test_a_missing_extra_ends_with_2_and_its_name(name: str, options: list[str]) -> None:
     done = run_without_extras(f"jobs.{name}", *options)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{SAID_WITHOUT[name]}\n")
 
 
 @pytest.mark.parametrize(

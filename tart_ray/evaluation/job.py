@@ -112,13 +112,6 @@ def _files_of(task: Task) -> list[str]:
     return [*(file.url for file in files), *(join_url(path, MANIFEST) for path in task.scores)]
 
 
-def show(config: EvaluateConfig) -> ExitCode:
-    """Print what the job would do, line by line as it is known; starts nothing."""
-    for line in describe(config):
-        print(line)  # noqa: T201
-    return ExitCode.DONE
-
-
 def describe(config: EvaluateConfig) -> Iterator[str]:
     """Lines that say what the job would do.
 

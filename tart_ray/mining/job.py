@@ -210,13 +210,6 @@ def _mine(session: Session, task: Task, run: Run, plan: Plan, store: ScoreStore)
     return session.finish(run, outcome)
 
 
-def show(config: MineConfig) -> ExitCode:
-    """Print what the job would do, line by line as it is known; starts nothing."""
-    for line in describe(config):
-        print(line)  # noqa: T201
-    return ExitCode.DONE
-
-
 def describe(config: MineConfig) -> Iterator[str]:
     """Lines that say what the job would do.
 

@@ -172,13 +172,6 @@ def newest_run(path: str, storage: StorageConfig) -> str:
     return versions.run(versions.ids()[-1]).path
 
 
-def show(config: RelabelConfig) -> ExitCode:
-    """Print what the job would do, line by line as it is known; starts nothing."""
-    for line in describe(config):
-        print(line)  # noqa: T201
-    return ExitCode.DONE
-
-
 def describe(config: RelabelConfig) -> Iterator[str]:
     """Lines that say what the job would do.
 

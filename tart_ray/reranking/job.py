@@ -99,13 +99,6 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, ends_process
         return session.finish(run, make_outcome(config, prepared, scored, ranked))
 
 
-def show(config: RerankConfig) -> ExitCode:
-    """Print what the job would do, line by line as it is known; starts nothing."""
-    for line in describe(config):
-        print(line)  # noqa: T201
-    return ExitCode.DONE
-
-
 def describe(config: RerankConfig) -> Iterator[str]:
     """Lines that say what the job would do; starts nothing.
 

@@ -74,13 +74,6 @@ def train(config: TrainConfig, *, ends_process: bool = False) -> ExitCode:
         return session.finish(run, _execute(plan, session))
 
 
-def show(config: TrainConfig) -> ExitCode:
-    """Print what the job would do; starts nothing."""
-    for line in describe(config):
-        print(line)  # noqa: T201
-    return ExitCode.DONE
-
-
 def describe(config: TrainConfig) -> Iterator[str]:
     """Lines that say what the job would do; starts nothing.
 

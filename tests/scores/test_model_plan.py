@@ -55,8 +55,10 @@ JOBS: dict[str, Start] = {
     "rerank": lambda base, inputs: rerank.rerank(
         RerankConfig.model_validate(base | {"input": {"candidates": str(inputs / "pairs.jsonl")} | INSTRUCTED})
     ),
-    "rerank --dry-run": lambda base, inputs: rerank.show(
-        RerankConfig.model_validate(base | {"input": {"candidates": str(inputs / "pairs.jsonl")} | INSTRUCTED})
+    "rerank --dry-run": lambda base, inputs: list(
+        rerank.describe(
+            RerankConfig.model_validate(base | {"input": {"candidates": str(inputs / "pairs.jsonl")} | INSTRUCTED})
+        )
     ),
     "mine_negatives": lambda base, inputs: mine.mine_negatives(
         MineConfig.model_validate(
@@ -77,9 +79,11 @@ JOBS: dict[str, Start] = {
             base | {"input": {"tasks": [{"name": "t", "path": str(inputs / "beir"), "instructions": ["Find it"]}]}}
         )
     ),
-    "evaluate --dry-run": lambda base, inputs: evaluate.show(
-        EvaluateConfig.model_validate(
-            base | {"input": {"tasks": [{"name": "t", "path": str(inputs / "beir"), "instructions": ["Find it"]}]}}
+    "evaluate --dry-run": lambda base, inputs: list(
+        evaluate.describe(
+            EvaluateConfig.model_validate(
+                base | {"input": {"tasks": [{"name": "t", "path": str(inputs / "beir"), "instructions": ["Find it"]}]}}
+            )
         )
     ),
     "train": lambda base, inputs: train.train(
