@@ -31,7 +31,7 @@ from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.reranking.job import rerank
-from tart_ray.scoring.scorer import Scores
+from tart_ray.scoring.scores import Scores
 
 CANDIDATES_PER_QUERY = 100
 

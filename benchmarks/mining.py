@@ -39,7 +39,7 @@ from tart_ray.config import (
 from tart_ray.mining.job import mine_negatives
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.reranking.job import rerank
-from tart_ray.scoring.scorer import Scores
+from tart_ray.scoring.scores import Scores
 
 CLUSTER = ClusterConfig(address="local", gpus_per_replica=0, cpus_per_replica=0.1, replicas=ReplicasConfig(max=1))
 POLICIES: tuple[dict[str, Any], ...] = (

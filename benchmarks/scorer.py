@@ -49,16 +49,18 @@ from transformers import T5Config
 
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection, first_stage
-from tart_ray.model.checkpoint import VOCAB_FILE
+from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.texts import join_instruction
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.scoring.batching import default_max_tokens
 from tart_ray.scoring.cuda import CompiledEncoder, PackedAttention, PaddedAttention
+from tart_ray.scoring.dtypes import DTYPES
 from tart_ray.scoring.memory import keep_freed_memory
 from tart_ray.scoring.projections import TorchProjection, make_projection
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
-from tart_ray.scoring.scorer import DTYPES, Scorer, Scores
+from tart_ray.scoring.scorer import Scorer
+from tart_ray.scoring.scores import Scores
 
 GEOMETRIES = {
     "tiny": {"num_layers": 2, "d_model": 64, "num_heads": 4, "d_kv": 16, "d_ff": 128},

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from tart_ray.api import RunResult, evaluate, mine_negatives, open_run, plan, relabel, rerank, train
     from tart_ray.model.enct5 import EncT5ForSequenceClassification
     from tart_ray.model.tokenizer import EncT5Tokenizer
-    from tart_ray.scoring.scorer import Scorer, Scores
+    from tart_ray.scoring.scorer import Scorer
+    from tart_ray.scoring.scores import Scores
 
 __all__ = [
     "EncT5ForSequenceClassification",
@@ -32,7 +33,7 @@ _HOMES = {
     "EncT5ForSequenceClassification": "tart_ray.model.enct5",
     "EncT5Tokenizer": "tart_ray.model.tokenizer",
     "Scorer": "tart_ray.scoring.scorer",
-    "Scores": "tart_ray.scoring.scorer",
+    "Scores": "tart_ray.scoring.scores",
     **dict.fromkeys(
         ("RunResult", "evaluate", "mine_negatives", "open_run", "plan", "relabel", "rerank", "train"), "tart_ray.api"
     ),

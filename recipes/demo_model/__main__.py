@@ -54,6 +54,7 @@ def _run(step: str, arguments: argparse.Namespace) -> None:
         logging.info("%s: %d bytes", publish.PLACE, size)
     else:
         scorer = Scorer.from_pretrained(folder / arguments.run / "model", max_length=MAX_LENGTH)
+        assert isinstance(scorer, Scorer)
         measured = evaluate.evaluate(scorer, read_entries(folder / f"{arguments.split}.parquet"))
         path = folder / arguments.run / f"{arguments.split}.json"
         path.write_text(json.dumps({name: dataclasses.asdict(value) for name, value in measured.items()}, indent=2))

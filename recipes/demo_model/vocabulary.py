@@ -18,7 +18,7 @@ from sentencepiece import SentencePieceTrainer
 
 from recipes.demo_model.entries import Entry
 from recipes.demo_model.tasks import TASKS
-from tart_ray.model.checkpoint import VOCAB_FILE
+from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.tokenizer import EncT5Tokenizer
 
 PIECES = 8_000

@@ -33,6 +33,7 @@ from tart_ray.config.sections import (
     ReplicasConfig,
     Section,
     StorageConfig,
+    TemplateConfig,
 )
 from tart_ray.config.train import (
     PUBLISHED_RECIPE,
@@ -77,6 +78,7 @@ __all__ = [
     "StartConfig",
     "StorageConfig",
     "TaskConfig",
+    "TemplateConfig",
     "TrainConfig",
     "TrainInputConfig",
     "TrainOutputConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -28,6 +29,12 @@ ROLES = ("candidates", "queries", "corpus", "qrels")
 CANDIDATE_COLUMNS = ("query_id", "query", "doc_id", "text", "title", "instruction", "score", "candidates")
 QUERY_COLUMNS, CORPUS_COLUMNS = ("query_id", "query"), ("doc_id", "text", "title")
 QRELS_COLUMNS, RUN_COLUMNS = ("query_id", "doc_id", "relevance"), ("query_id", "doc_id", "score", "candidates")
+
+TEMPLATE_FIELDS = {  # what each part can be made of
+    "query": ("instruction", "query"),
+    "document": ("title", "text"),
+    "prompt": ("instruction",),
+}
 
 
 def check_column_names(
@@ -57,11 +64,53 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class TemplateConfig(Section):
+    """How a pair is written for a cross-encoder other than EncT5; see docs/models.md.
+
+    Attributes:
+        query: The first text, of {instruction} and {query}; null is "{query}".
+        document: The second text, of {title} and {text}; null is "{title} {text}".
+        prompt: What the model is told beside the two, of {instruction}; null gives a model that reads chats the
+            instruction, and every other one what its checkpoint says, if anything.
+    """
+
+    query: str | None = None
+    document: str | None = None
+    prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> TemplateConfig:
+        for part, fields in TEMPLATE_FIELDS.items():
+            if (template := getattr(self, part)) is not None:
+                check_template(part, template, fields)
+        return self
+
+
+def check_template(part: str, template: str, fields: Sequence[str]) -> None:
+    """Refuse a format string of other names than ``fields``.
+
+    Raises:
+        ValueError: there are others, or its braces do not match.
+    """
+    try:
+        parsed = [*string.Formatter().parse(template)]
+    except ValueError as error:
+        raise ValueError(f"{part}: got {template!r}: {error}; double the braces that are text") from None
+    odd = {name for _, name, form, conversion in parsed if name is not None and (form or conversion)}
+    unknown = sorted({name for _, name, _, _ in parsed if name is not None} - {*fields} | odd)
+    if unknown:
+        known = " and ".join(f"{{{name}}}" for name in fields)
+        raise ValueError(f"{part}: got {unknown} in {template!r}, expected {known} alone")
+
+
 class ModelConfig(Section):
     """The checkpoint and how it reads a pair.
 
     Attributes:
         path: Hub id, local directory, or s3://bucket/prefix/.
+        family: enct5, as TART is; cross-encoder, any that sentence-transformers loads; auto reads the checkpoint's
+            config.json.
+        template: How a pair is written for a cross-encoder.
         revision: Hub branch, tag or commit.
         fingerprint: Of the checkpoint that must be there, as a run's manifest.json names it; null takes what is there.
         dtype: bfloat16 on GPUs and float32 on CPUs where it is auto; float32 is the reference.
@@ -74,6 +123,8 @@ class ModelConfig(Section):
     """
 
     path: Location = "facebook/tart-full-flan-t5-xl"
+    family: Literal["auto", "enct5", "cross-encoder"] = "auto"
+    template: TemplateConfig = TemplateConfig()
     revision: str | None = None
     fingerprint: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -11,7 +11,7 @@ import torch
 from sentencepiece import SentencePieceTrainer
 from transformers import T5Config
 
-from tart_ray.model.checkpoint import VOCAB_FILE
+from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ class EncodedPairs:
     """Token ids of n pairs, unpadded: pair ``i`` is ``input_ids[offsets[i]:offsets[i + 1]]``.
 
     ``input_ids``: int32, one flat array. ``offsets``: int64, (n + 1,). ``truncated``: bool, (n,).
+    ``token_types``: int8, flat as the ids are, for models that tell a pair's texts apart by them.
     """
 
     input_ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]
+    token_types: npt.NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -35,10 +38,13 @@ class EncodedPairs:
     def take(self, rows: npt.NDArray[np.int64]) -> EncodedPairs:
         """The pairs at these positions, in this order."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
-        ids = [self.row(i) for i in rows.tolist()]
-        return EncodedPairs(
-            np.concatenate([np.empty(0, np.int32), *ids], dtype=np.int32), offsets, self.truncated[rows]
-        )
+
+        def taken(flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            parts = [flat[start:end] for start, end in zip(self.offsets[rows], self.offsets[rows + 1], strict=True)]
+            return np.concatenate([flat[:0], *parts])
+
+        types = None if self.token_types is None else taken(self.token_types)
+        return EncodedPairs(taken(self.input_ids), offsets, self.truncated[rows], types)
 
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedPairs]) -> EncodedPairs:
@@ -46,7 +52,8 @@ class EncodedPairs:
         offsets = np.concatenate([[0], *(part.lengths for part in parts)]).cumsum()
         ids = [np.empty(0, np.int32), *(part.input_ids for part in parts)]
         truncated = [np.empty(0, np.bool_), *(part.truncated for part in parts)]
-        return cls(np.concatenate(ids), offsets, np.concatenate(truncated))
+        types = [part.token_types for part in parts if part.token_types is not None]  # all have them, or none
+        return cls(np.concatenate(ids), offsets, np.concatenate(truncated), np.concatenate(types) if types else None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def join_instruction(instruction: str | None, query: str) -> str:
@@ -39,6 +39,30 @@ def check_texts(name: str, texts: object, *, optional: bool = False) -> None:
                 f"{name}[{i}]: got {half!r} at character {error.start}, half of a surrogate pair, expected Unicode; "
                 "text.encode(errors='replace').decode() replaces it"
             ) from None
+
+
+def check_pairs(
+    queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None
+) -> Sequence[str | None]:
+    """The instruction of each pair, given one for all of them or one for each.
+
+    Raises:
+        TypeError: something else than a text in a list (None and NaN are none), or a text in place of a list.
+        ValueError: lists of unequal length, or a text that is no Unicode. Both name argument and position.
+    """
+    check_texts("queries", queries)
+    check_texts("documents", documents)
+    if instructions is None or isinstance(instructions, str):
+        check_texts("instructions", [instructions or ""])
+        instructions = [instructions] * len(queries)
+    else:
+        check_texts("instructions", instructions, optional=True)
+    if not len(queries) == len(documents) == len(instructions):
+        raise ValueError(
+            f"got {len(queries)} queries, {len(documents)} documents and {len(instructions)} instructions; "
+            "expected as many of each"
+        )
+    return instructions
 
 
 def _shown(value: object) -> str:

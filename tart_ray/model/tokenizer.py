@@ -16,8 +16,10 @@ import numpy.typing as npt
 from transformers import BatchEncoding
 
 from tart_ray.errors import CheckpointError
-from tart_ray.model.checkpoint import VOCAB_FILE, check_tokenizer, read_tokenizer_files, resolve_checkpoint
+from tart_ray.model.checkpoint import resolve_checkpoint
+from tart_ray.model.checkpoint_files import ENCT5_FILES, VOCAB_FILE
 from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.model.fetching import check_tokenizer
 from tart_ray.model.text_tokenizer import TextTokenizer, distinct_texts
 from tart_ray.model.texts import check_texts
 from tart_ray.model.tokenizer_files import TokenizerSettings, read_settings, write_files
@@ -88,7 +90,7 @@ class EncT5Tokenizer(TextTokenizer):
         """
         where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
         folder = resolve_checkpoint(path, weights=False, **where)
-        files = read_tokenizer_files(folder)  # once: what is hashed is what is used
+        files = ENCT5_FILES.read_tokenizer(folder)  # once: what is hashed is what is used
         if fingerprint is not None:
             check_tokenizer(path, fingerprint, files)
         if VOCAB_FILE not in files:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tart_ray.errors import CheckpointError
-from tart_ray.model.checkpoint import ADDED_TOKENS, TOKENIZER_CONFIG, VOCAB_FILE
+from tart_ray.model.checkpoint_files import ADDED_TOKENS, TOKENIZER_CONFIG, VOCAB_FILE
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH
 
 

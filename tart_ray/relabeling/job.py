@@ -283,7 +283,7 @@ def _execute(
     config, stored = task.config, task.stored
     with session.timed("prepare"):
         if stored is None:
-            prepared = prepare(run, task.plan, task.partition_by)
+            prepared = prepare(run, task.plan, task.partition_by, task.spec)
         else:
             prepared = prepare_again(run, task.plan, stored.partition_by, stored.store)
         check_columns_as_read(prepared.plan.candidates, config.labels)

@@ -91,7 +91,7 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, ends_process
         if run.is_complete():  # by another driver, meanwhile
             return nothing_to_do(run)
         with session.timed("prepare"):
-            prepared = prepare(run, plan, config.output.partition_by)
+            prepared = prepare(run, plan, config.output.partition_by, task.spec)
         with session.timed("score"):
             store, scored = ScoreStore.build(run, prepared, task.spec, load)
         with session.timed("rank"):

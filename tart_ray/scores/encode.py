@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from tart_ray.engine.deaths import begin_attempt
+from tart_ray.model.cross_encoder import CrossEncoderTokenizer
 from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.model.template import Template
 from tart_ray.model.texts import join_instruction
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.model.truncation import QueryTooLongError
@@ -28,6 +30,9 @@ ENCODE_MEMORY = 1 << 30  # of a task that reads and tokenises a chunk
 NOTHING_LEFT = "the {} encodes to no token: it holds nothing but characters that the model's vocabulary leaves out"
 NO_ROOM = "instruction and query leave too little room for a document in model.max_length"
 WINDOW_COLUMNS = ("input_ids", "window_tokens", "window_spans")
+TYPES_OF_TOKENS = "token_types"  # beside them, of models that have some
+
+PairTokenizer = EncT5Tokenizer | CrossEncoderTokenizer
 
 
 def encode_chunk(run: Directory, spec: ScoringSpec, releases: Mapping[str, str], chunk: str) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def _encode_rows(attempt: Attempt, table: pa.Table, spec: ScoringSpec) -> tuple[
     return pairs.take(np.argsort(rows)), np.sort(rows), left_out | raised
 
 
-def encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> tuple[EncodedWindows, dict[int, str]]:
+def encode(tokenizer: PairTokenizer, table: pa.Table, spec: ScoringSpec) -> tuple[EncodedWindows, dict[int, str]]:
     """Token ids of a chunk's rows, and for each row that is left out why, by position.
 
     Left out are rows whose query has no token, or whose document has none unless empty documents are scored; and those
@@ -89,7 +94,7 @@ def encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> tup
         return _encode(tokenizer, table.take(pa.array(np.delete(kept, error.rows))), spec), left_out
 
 
-def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> dict[int, str]:
+def _without_tokens(tokenizer: PairTokenizer, table: pa.Table, spec: ScoringSpec) -> dict[int, str]:
     read = {"query": table["query"].to_pylist()}
     if spec.empty_documents == "quarantine":
         read["document"] = texts.document_texts(table)[0]
@@ -100,7 +105,9 @@ def _without_tokens(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpe
     }
 
 
-def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> EncodedWindows:
+def _encode(tokenizer: PairTokenizer, table: pa.Table, spec: ScoringSpec) -> EncodedWindows:
+    if isinstance(tokenizer, CrossEncoderTokenizer):
+        return EncodedWindows.of_pairs(_encode_by_template(tokenizer, table))
     queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
     documents, begins = texts.document_texts(table)
     limits: Any = {"max_length": spec.model.max_length, "truncation": spec.model.truncation}
@@ -112,15 +119,27 @@ def _encode(tokenizer: EncT5Tokenizer, table: pa.Table, spec: ScoringSpec) -> En
     return EncodedWindows(windows.rows, windows.starts, np.maximum(spans, 0))
 
 
+def _encode_by_template(tokenizer: CrossEncoderTokenizer, table: pa.Table) -> EncodedPairs:
+    instructions = table["instruction"].to_pylist()
+    titles = texts.values(table["title"]) if "title" in table.schema.names else [None] * len(table)
+    return tokenizer.encode_pairs(
+        tokenizer.template.queries(table["query"].to_pylist(), instructions),
+        tokenizer.template.documents(texts.values(table["text"]), titles),
+        tokenizer.template.prompts(instructions),
+    )
+
+
 def window_columns(windows: EncodedWindows) -> dict[str, pa.Array]:
     """Columns of a chunk, one row per pair: the ids of all its windows, the tokens of each, what each covers."""
     starts = pa.array(windows.starts, pa.int32())
     ids = pa.array(windows.rows.offsets[windows.starts], pa.int32())
     spans = pa.FixedSizeListArray.from_arrays(pa.array(windows.spans.ravel()), 2)
+    types = windows.rows.token_types
     return {
         "input_ids": pa.ListArray.from_arrays(ids, pa.array(windows.rows.input_ids)),
         "window_tokens": pa.ListArray.from_arrays(starts, pa.array(windows.rows.lengths, pa.int32())),
         "window_spans": pa.ListArray.from_arrays(starts, spans),
+        **({TYPES_OF_TOKENS: pa.ListArray.from_arrays(ids, pa.array(types))} if types is not None else {}),
     }
 
 
@@ -128,38 +147,51 @@ def windows_of(chunk: pa.Table) -> EncodedWindows:
     """What `window_columns` was made from, but for what it says of truncation."""
     ids, tokens, spans = (chunk[name].combine_chunks() for name in WINDOW_COLUMNS)
     offsets = np.concatenate([[0], np.cumsum(tokens.values.to_numpy(), dtype=np.int64)])
-    rows = EncodedPairs(ids.values.to_numpy(), offsets, np.zeros(len(offsets) - 1, dtype=bool))
+    types = chunk[TYPES_OF_TOKENS].combine_chunks().values.to_numpy() if TYPES_OF_TOKENS in chunk.schema.names else None
+    rows = EncodedPairs(ids.values.to_numpy(), offsets, np.zeros(len(offsets) - 1, dtype=bool), types)
     starts = tokens.offsets.to_numpy().astype(np.int64)
     return EncodedWindows(rows, starts, spans.values.flatten().to_numpy().reshape(-1, 2))
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tokenizer is. Credentials do not tell one from another."""
+    """Where a tokenizer is, and how it is set. Credentials do not tell one from another."""
 
     path: str
     revision: str | None
     fingerprint: str | None
     split_special_tokens: bool
+    template: Template | None
+    max_length: int
     storage_options: dict[str, Any] = field(compare=False, repr=False)
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer_at(place: _Place) -> EncT5Tokenizer:
-    return EncT5Tokenizer.from_pretrained(
-        place.path,
-        revision=place.revision,
-        fingerprint=place.fingerprint,
-        split_special_tokens=place.split_special_tokens,
-        storage_options=place.storage_options,
-    )
+def _tokenizer_at(place: _Place) -> PairTokenizer:
+    where: dict[str, Any] = {
+        "revision": place.revision,
+        "fingerprint": place.fingerprint,
+        "storage_options": place.storage_options,
+    }
+    if place.template is not None:
+        options: dict[str, Any] = {"template": place.template, "max_length": place.max_length}
+        return CrossEncoderTokenizer.from_pretrained(place.path, **options, **where)
+    return EncT5Tokenizer.from_pretrained(place.path, split_special_tokens=place.split_special_tokens, **where)
 
 
-def load_tokenizer(spec: ScoringSpec) -> EncT5Tokenizer:
+def load_tokenizer(spec: ScoringSpec) -> PairTokenizer:
     """One tokenizer per process: that of the manifest, or an error."""
     model = spec.model
     return _tokenizer_at(
-        _Place(model.path, model.revision, model.fingerprint, model.split_special_tokens, spec.storage_options)
+        _Place(
+            model.path,
+            model.revision,
+            model.fingerprint,
+            model.split_special_tokens,
+            spec.template,
+            model.max_length,
+            spec.storage_options,
+        )
     )
 
 

@@ -15,7 +15,8 @@ from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.input.readers import read_split, table_schema
 from tart_ray.input.sources import Source
 from tart_ray.scores.encode import encode, load_tokenizer
-from tart_ray.scores.plan import BARE, Plan, missing_instruction
+from tart_ray.scores.instructions import remarks_after, remarks_before
+from tart_ray.scores.plan import Plan
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scoring.batching import default_max_tokens, padded_tokens
 from tart_ray.storage import Storage
@@ -37,9 +38,8 @@ def describe(storage: Storage, plan: Plan, spec: ScoringSpec, prices: PlanConfig
             shown = (name if name == theirs else f"{name} ← {theirs}" for name, theirs in source.carried.items())
             yield f"  carried through: {', '.join(shown)}"
         yield from (f"  note: {note}" for note in source.notes)
-    instruction = plan.input.instruction
-    if none := missing_instruction(plan.candidates, instruction):
-        yield f"warning: {none}"
+    remarks = [*remarks_before(plan, spec)]
+    yield from (f"warning: {remark}" for remark in remarks)
     pairs = plan.candidates.rows
     yield f"pairs: about {pairs:,} in about {-(-pairs // plan.pairs_per_chunk):,} chunks of whole queries"
 
@@ -56,8 +56,9 @@ def describe(storage: Storage, plan: Plan, spec: ScoringSpec, prices: PlanConfig
         yield "no good row in the sample: nothing to reckon with"
         return
     bare = pc.sum(pc.equal(pc.fill_null(sample["instruction"], ""), "")).as_py()
-    if bare and "instruction" in plan.candidates.columns and instruction != "":
-        yield f"warning: {bare:,} of {len(sample):,} pairs of the sample have no instruction, or an empty one. {BARE}"
+    if not remarks:
+        in_sample = remarks_after(plan, spec, pairs=len(sample), bare=bare)
+        yield from (f"warning: in the sample, {remark}" for remark in in_sample)
     encoded, left_out = encode(load_tokenizer(spec), sample, spec)
     for reason, rows in Counter(left_out.values()).items():
         yield f"  bad rows in the sample: {rows:,}: {reason}"

@@ -23,7 +23,6 @@ MAX_BUCKETS = 2_048
 # of preparing: goes up when the same input gives other rows, chunks or quarantine, or when fragments, chunks or commits
 # of an older version cannot be read
 FORMAT_VERSION = 4
-BARE = 'TART was trained to follow one; input.instruction: "" says that none is meant'
 PAIRS_PER_CHUNK = (512, 8_192)  # at least and at most
 CHUNKS_OF_A_SMALL_RUN = 16  # so that several replicas share it, and progress is seen
 
@@ -133,17 +132,6 @@ def make_plan(storage: Storage, given: InputConfig, *, windows: bool, files: Fil
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)
     document_buckets = bucket_count(by_documents) if corpus else 0
     return replace(plan, query_buckets=bucket_count(by_queries), document_buckets=document_buckets)
-
-
-def missing_instruction(candidates: Source, instruction: str | None) -> str | None:
-    """What to say where no pair has an instruction and nobody said that none is meant; else None.
-
-    Args:
-        instruction: input.instruction; an empty one says it.
-    """
-    if instruction is not None or "instruction" in candidates.columns:
-        return None
-    return f"no instruction: the candidates have no column instruction, and input.instruction is not set. {BARE}"
 
 
 def check_partitions(plan: Plan, wanted: Sequence[str]) -> None:

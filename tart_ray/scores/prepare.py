@@ -9,7 +9,7 @@ queries ────────────────────by query_id�
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ from tart_ray.runs.directory import WORK, Directory
 from tart_ray.runs.fragments import decode_rows, encode_fragment, encode_fragments, encode_rows, read_bucket
 from tart_ray.runs.stage import Record, Stage, total
 from tart_ray.scores import chunks
-from tart_ray.scores.plan import BARE, Plan, check_partitions, missing_instruction
+from tart_ray.scores.instructions import remarks_after, remarks_before
+from tart_ray.scores.plan import Plan, check_partitions
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.tables import texts
 from tart_ray.tables.groups import in_input_order
 from tart_ray.tables.hive import partition_rules
@@ -106,10 +108,11 @@ class Prepared:
         return [chunk for found in self.buckets.values() for chunk in found]
 
 
-def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = ()) -> Prepared:
+def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = (), spec: ScoringSpec | None = None) -> Prepared:
     """Bring the input into chunks; what an earlier run has done is not done again.
 
     Args:
+        spec: how they will be scored, for remarks on their instructions; None where they have been.
         partition_by: columns of the output's directories; rows that no directory can be named for are quarantined.
 
     Raises:
@@ -117,7 +120,6 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = ()) -> Pre
     """
     reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
     sampled, plan = plan, plan.as_read([record.fields for record in reads["candidates"].values()])
-    instruction = plan.input.instruction
     columns = json_lines.told(sampled.candidates.extras, plan.candidates.extras)
     for line in columns:
         log.warning("%s: column %s", plan.candidates.url, line)
@@ -130,11 +132,12 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = ()) -> Pre
         units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
         joins = run_stage(run, JOIN_TEXTS, units, lambda unit: _join_bucket(run, plan, unit))
     units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
-    if none := missing_instruction(plan.candidates, instruction):
-        log.warning("%s", none)
+    for remark in remarks_before(plan, spec) if spec else ():
+        log.warning("%s", remark)
     joined = {unit: record.fragments for unit, record in joins.items()}
     cuts = run_stage(run, CUT_CHUNKS, units, lambda unit: _cut_bucket(run, plan, joined, partition_by, unit))
-    warnings = tuple(_warnings(cuts.values(), instruction))
+    pairs, bare = total(cuts.values(), "rows"), total(cuts.values(), "without_instruction")
+    warnings = tuple(remarks_after(plan, spec, pairs=pairs, bare=bare)) if spec else ()
     for warning in warnings:
         log.warning("%s", warning)
     candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
@@ -152,13 +155,6 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = ()) -> Pre
         warnings=warnings,
         overruled=total((record for found in reads.values() for record in found.values()), "overruled"),
     )
-
-
-def _warnings(cuts: Iterable[Cut], instruction: str | None) -> Iterator[str]:
-    cuts = list(cuts)
-    bare, pairs = total(cuts, "without_instruction"), total(cuts, "rows")
-    if bare and instruction != "":
-        yield f"{bare:,} of {pairs:,} pairs have no instruction, or an empty one. {BARE}"
 
 
 def read_chunk(run: Directory, chunk: str) -> pa.Table:

@@ -11,24 +11,38 @@ import importlib.metadata
 import socket
 from collections.abc import Mapping
 
-from tart_ray.errors import OtherReleaseError
+from tart_ray.errors import ConfigurationError, OtherReleaseError
+from tart_ray.model.cross_encoder import CROSS_ENCODER_VERSION, missing_library
+from tart_ray.model.family import Family
 from tart_ray.model.tokenizer import TOKENISING_VERSION
 from tart_ray.scoring import SCORING_VERSION
 
-NUMBERS = {"torch": 2, "transformers": 2, "sentencepiece": 3}  # of a release that count: patches give the same scores
+# numbers of a release that count: patches give the same scores
+LIBRARIES = {
+    "enct5": {"torch": 2, "transformers": 2, "sentencepiece": 3},
+    "cross-encoder": {"torch": 2, "transformers": 2, "sentence-transformers": 2, "tokenizers": 2},
+}
 
 
-def versions_of_scores() -> dict[str, int | str]:
+def versions_of_scores(family: Family = "enct5") -> dict[str, int | str]:
     """What the score of a pair depends on beside the checkpoint and the pair."""
-    return {"tokenising": TOKENISING_VERSION, "scoring": SCORING_VERSION, **library_releases()}
+    tokenising = {"tokenising": TOKENISING_VERSION} if family == "enct5" else {"cross_encoder": CROSS_ENCODER_VERSION}
+    return {**tokenising, "scoring": SCORING_VERSION, **library_releases(family)}
 
 
-def library_releases() -> dict[str, str]:
-    """The releases of libraries on this node, as far as scores depend on them."""
-    return {
-        name: ".".join(importlib.metadata.version(name).partition("+")[0].split(".")[:numbers])
-        for name, numbers in NUMBERS.items()
-    }
+def library_releases(family: Family = "enct5") -> dict[str, str]:
+    """The releases of libraries on this node, as far as scores of a family depend on them.
+
+    Raises:
+        ConfigurationError: one of them is not installed.
+    """
+    try:
+        return {
+            name: ".".join(importlib.metadata.version(name).partition("+")[0].split(".")[:numbers])
+            for name, numbers in LIBRARIES[family].items()
+        }
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigurationError(missing_library(str(error.name))) from None
 
 
 def check_releases(expected: Mapping[str, str]) -> None:
@@ -37,7 +51,8 @@ def check_releases(expected: Mapping[str, str]) -> None:
     Raises:
         OtherReleaseError: a library has another one.
     """
-    found = library_releases()
+    family: Family = "cross-encoder" if "sentence-transformers" in expected else "enct5"
+    found = library_releases(family)
     other = [
         f"{name} {found[name]}, expected {release}" for name, release in expected.items() if found[name] != release
     ]

@@ -19,7 +19,7 @@ from tart_ray.model.encoded import EncodedPairs, EncodedWindows
 from tart_ray.runs.attempts import Attempt
 from tart_ray.runs.directory import Directory
 from tart_ray.scores.deadline import Deadline
-from tart_ray.scores.encode import WINDOW_COLUMNS, to_bytes, windows_of
+from tart_ray.scores.encode import TYPES_OF_TOKENS, WINDOW_COLUMNS, to_bytes, windows_of
 from tart_ray.scores.isolate import Rows, isolate
 from tart_ray.scores.releases import check_releases
 from tart_ray.scores.spec import ScoringSpec
@@ -50,6 +50,8 @@ def load_scorer(spec: ScoringSpec) -> PairScorer:
     budget = spec.model.max_tokens_per_batch
     return Scorer.from_pretrained(
         spec.model.path,
+        family=spec.family,
+        template=spec.template,
         revision=spec.model.revision,
         fingerprint=spec.model.fingerprint,
         storage_options=spec.storage_options,
@@ -110,7 +112,9 @@ class Replica:
             }
             told = pairs.describe(best)
             added = (score, margin, told.index, told.count, told.start, told.end)
-            result = table.drop_columns([*WINDOW_COLUMNS])
+            result = table.drop_columns(
+                [name for name in (*WINDOW_COLUMNS, TYPES_OF_TOKENS) if name in table.schema.names]
+            )
             for name, column in zip(("score", "margin", *WINDOWS.names), added, strict=True):
                 result = result.append_column(name, pa.array(column))
             origin = table["_row"].to_pylist()

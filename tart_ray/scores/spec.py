@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tart_ray.config import CandidatesConfig, ClusterConfig, LimitsConfig, ModelConfig, StorageConfig
-from tart_ray.errors import CheckpointChangedError
-from tart_ray.model.checkpoint import PUT_BACK, fingerprint_checkpoint, resolve_revision
+from tart_ray.config import CandidatesConfig, ClusterConfig, LimitsConfig, ModelConfig, StorageConfig, TemplateConfig
+from tart_ray.errors import CheckpointChangedError, ConfigurationError
+from tart_ray.model.checkpoint import fingerprint_checkpoint, resolve_revision
+from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES, ENCT5_FILES
+from tart_ray.model.cross_encoder import CrossEncoderTokenizer
+from tart_ray.model.family import Family, family_of
+from tart_ray.model.fetching import PUT_BACK
 from tart_ray.model.fitness import check_checkpoint
+from tart_ray.model.template import Template
 from tart_ray.scores.releases import versions_of_scores
 
 
@@ -47,13 +53,32 @@ class ScoringSpec:
         """
         options = storage.fsspec_options(model.path)
         revision = resolve_revision(model.path, revision=model.revision)
-        found = fingerprint_checkpoint(model.path, revision=revision, storage_options=options)
+        where: dict[str, Any] = {"revision": revision, "storage_options": options}
+        family = family_of(model.path, **where) if model.family == "auto" else model.family
+        files = ENCT5_FILES if family == "enct5" else CROSS_ENCODER_FILES
+        found = fingerprint_checkpoint(model.path, files=files, **where)
         if model.fingerprint not in (None, found):
             raise CheckpointChangedError(
                 f"{model.path}: got a checkpoint of fingerprint {found}, expected {model.fingerprint}: {PUT_BACK}"
             )
-        check_checkpoint(model.path, fingerprint=found, revision=revision, storage_options=options)
-        settled = {"revision": revision, "fingerprint": found, "dtype": dtype_of(model, cluster)}
+        settled: dict[str, Any] = {
+            "revision": revision,
+            "family": family,
+            "fingerprint": found,
+            "dtype": dtype_of(model, cluster),
+        }
+        check_settings(model, family)
+        if family == "enct5":
+            check_checkpoint(model.path, fingerprint=found, **where)
+        else:
+            tokenizer = CrossEncoderTokenizer.from_pretrained(
+                model.path,
+                template=template_of(model.template),
+                max_length=model.max_length,
+                fingerprint=found,
+                **where,
+            )
+            settled["template"] = TemplateConfig(**dataclasses.asdict(tokenizer.template))
         return cls(model.model_copy(update=settled), cluster, limits, storage, candidates.empty_documents)
 
     @property
@@ -67,11 +92,28 @@ class ScoringSpec:
         return self.storage.fsspec_options(self.model.path)
 
     @property
+    def family(self) -> Family:
+        """Of the model."""
+        return "enct5" if self.model.family == "auto" else self.model.family
+
+    @property
+    def template(self) -> Template | None:
+        """How a pair is written for a cross-encoder; None for an EncT5, which has one way."""
+        return None if self.family == "enct5" else template_of(self.model.template)
+
+    @property
+    def reads_instructions(self) -> bool:
+        """Whether an instruction can change a score."""
+        return self.template is None or self.template.reads_instructions
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must be equal for scores to be equal: the model, and how it reads a pair."""
         assert self.model.fingerprint is not None
         read = {"fingerprint", "max_length", "long_documents", "truncation", "split_special_tokens", "dtype"}
-        return {**self.model.model_dump(include=read), "versions": versions_of_scores()}
+        if self.family != "enct5":  # whose runs of older releases know no family
+            read |= {"family", "template"}
+        return {**self.model.model_dump(include=read), "versions": versions_of_scores(self.family)}
 
 
 def dtype_of(model: ModelConfig, cluster: ClusterConfig) -> Literal["float32", "bfloat16"]:
@@ -79,3 +121,30 @@ def dtype_of(model: ModelConfig, cluster: ClusterConfig) -> Literal["float32", "
     if model.dtype != "auto":
         return model.dtype
     return "bfloat16" if cluster.gpus_per_replica else "float32"
+
+
+def check_settings(model: ModelConfig, family: Family) -> None:
+    """Refuse settings that a family does not have.
+
+    Raises:
+        ConfigurationError: there are some.
+    """
+    if family == "enct5":
+        if model.template != TemplateConfig():
+            raise ConfigurationError(
+                "model.template: got a template for an EncT5, expected none: it reads "
+                '"{instruction} [SEP] {query}" and "{title} {text}", as it was trained'
+            )
+        return
+    for name in ("long_documents", "truncation", "split_special_tokens"):
+        default = type(model).model_fields[name].default
+        if getattr(model, name) != default:
+            raise ConfigurationError(
+                f"model.{name}: got {getattr(model, name)!r}, expected {default!r}: {model.path} is not an EncT5, and "
+                "its library knows no other way"
+            )
+
+
+def template_of(given: TemplateConfig) -> Template:
+    """The template of a configuration."""
+    return Template(**{name: value for name, value in given.model_dump().items() if value is not None})

@@ -146,7 +146,7 @@ def score(
     them a chunk travels as one row: its id and one Arrow table, serialised, which is read on the other side without a
     copy.
     """
-    releases = library_releases()
+    releases = library_releases(spec.family)
     replicas = spec.cluster.replicas
     pool = Pool(
         read=functools.partial(encode_chunk, directory, spec, releases),

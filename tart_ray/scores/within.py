@@ -76,7 +76,7 @@ def score_within(
     with session.begun(run, identity, config) as begun:
         if begun.is_complete():
             return ExitCode.DONE, ScoreStore.open(begun, identity)
-        prepared = prepare(begun, plan)
+        prepared = prepare(begun, plan, spec=spec)
         store, scored = ScoreStore.build(begun, prepared, spec, load)
         outcome = Outcome(
             "score",

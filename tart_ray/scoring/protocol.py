@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from tart_ray.model.encoded import EncodedPairs
 
 if TYPE_CHECKING:
-    from tart_ray.scoring.scorer import Scores
+    from tart_ray.scoring.scores import Scores
 
 
 class PairScorer(Protocol):

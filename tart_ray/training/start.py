@@ -12,7 +12,7 @@ from transformers import T5Config
 
 from tart_ray.config import GeometryConfig
 from tart_ray.errors import CheckpointError
-from tart_ray.model.checkpoint import VOCAB_FILE
+from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.training.published import start_as_published

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tart_ray.config import StartConfig, StorageConfig
 from tart_ray.errors import CheckpointChangedError
-from tart_ray.model.checkpoint import (
-    PUT_BACK,
-    VOCAB_FILE,
-    fingerprint_checkpoint,
-    resolve_checkpoint,
-    resolve_revision,
-)
+from tart_ray.model.checkpoint import fingerprint_checkpoint, resolve_checkpoint, resolve_revision
+from tart_ray.model.checkpoint_files import VOCAB_FILE
+from tart_ray.model.fetching import PUT_BACK
 from tart_ray.model.fitness import check_checkpoint
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def test_later_values_win(parse: Any, tmp_path: Path) -> None:
     assert parse(file, *later, "--model.max_length", "256")[0].model.max_length == 256
 
 
-MODEL = "available: model.path, model.revision, model.fingerprint, model.dtype, model.max_length, model.long_documents,"
+MODEL = "available: model.path, model.family, model.template.query, model.template.document, model.template.prompt, "
 
 
 @pytest.mark.parametrize(

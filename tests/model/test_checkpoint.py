@@ -22,12 +22,7 @@ from tart_ray.errors import (
     CheckpointChangedError,
     CheckpointError,
 )
-from tart_ray.model.checkpoint import (
-    fingerprint_checkpoint,
-    open_checkpoint,
-    resolve_checkpoint,
-    resolve_revision,
-)
+from tart_ray.model.checkpoint import fingerprint_checkpoint, open_checkpoint, resolve_checkpoint, resolve_revision
 
 
 @pytest.fixture

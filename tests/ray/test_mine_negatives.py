@@ -35,7 +35,7 @@ class LengthScorer:
     max_tokens_per_batch = 1 << 20
 
     def score_encoded(self, pairs: Any) -> Any:
-        from tart_ray.scoring.scorer import Scores
+        from tart_ray.scoring.scores import Scores
 
         margin = pairs.lengths.astype(np.float32)
         return Scores(np.stack([np.zeros_like(margin), margin], axis=1))

@@ -18,7 +18,8 @@ from recipes.demo_model.tasks import TASKS
 from recipes.demo_model.train import balanced, read_queries, write_queries
 from recipes.demo_model.vocabulary import train_vocabulary
 from tart_ray.model.tokenizer import EncT5Tokenizer
-from tart_ray.scoring.scorer import Scorer, Scores
+from tart_ray.scoring.scorer import Scorer
+from tart_ray.scoring.scores import Scores
 from tart_ray.training.examples import Query
 
 MODULES = ("argparse", "configparser", "datetime", "difflib", "inspect", "ipaddress", "statistics", "turtle")

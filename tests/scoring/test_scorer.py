@@ -16,7 +16,9 @@ from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.errors import CheckpointError
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.truncation import QueryTooLongError
-from tart_ray.scoring.scorer import Scores, _start_fetching, resolve_dtype
+from tart_ray.scoring.batched import _start_fetching
+from tart_ray.scoring.dtypes import resolve_dtype
+from tart_ray.scoring.scores import Scores
 
 PAIRS = 24
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}

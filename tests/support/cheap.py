@@ -15,7 +15,7 @@ class CheapScorer:
 
     def score_encoded(self, pairs: Any) -> Any:
         """Scores of encoded pairs."""
-        from tart_ray.scoring.scorer import Scores
+        from tart_ray.scoring.scores import Scores
 
         hashes = np.array([zlib.crc32(pairs.row(i)) for i in range(len(pairs))], dtype=np.float64)
         margin = hashes / 2**28 - 8
