@@ -21,8 +21,9 @@ from tart_ray.config import TrainingConfig
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
-from tart_ray.training.loop import StateFile, train
+from tart_ray.training.loop import train
 from tart_ray.training.start import save_checkpoint, start_from_checkpoint
+from tart_ray.training.state import StateFile
 
 BLOCK = 8_000  # entries that negatives are looked for in together
 SAMPLED = 60_000  # entries that the vocabulary and the first embeddings are learned from

@@ -1,24 +1,21 @@
-"""The loop: steps of the optimizer over groups of pairs, on one device or several; resumable, without Ray.
+"""The loop: steps of the optimizer over groups of pairs, on one device or several. Resumable; knows torch, not Ray.
 
-A step depends on its number, the weights and the optimizer's state alone (see `Sampler`; dropout is seeded by step),
-so a run that goes on from its last state ends, on one device, in the weights of a run that was never stopped.
+A step depends on its number, the weights and the optimizer's state only (see `Sampler`; dropout is seeded by the step).
+So a run that goes on from its last state ends, on one device, with the weights of a run that was never stopped.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed
 from torch import nn
 
 from tart_ray.config import TrainingConfig
@@ -28,11 +25,14 @@ from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH
 from tart_ray.scoring.reference import ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
-from tart_ray.storage import Storage
+from tart_ray.training.batches import Microbatch, in_advance, make_batches
 from tart_ray.training.examples import Query, fingerprint_queries
 from tart_ray.training.losses import LOSSES, count_terms
+from tart_ray.training.optimizer import learning_rate, make_optimizer
 from tart_ray.training.published import PairSampler
-from tart_ray.training.sampling import Group, Sampler, plan_microbatches
+from tart_ray.training.sampling import Group, Sampler
+from tart_ray.training.state import StateFile
+from tart_ray.training.workers import ALONE, Workers, without_exchange
 
 if TYPE_CHECKING:
     from tart_ray.training.evaluate import Evaluation
@@ -40,58 +40,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
-AHEAD = 2  # steps whose batches are made while one is computed
-LOG_SECONDS = 10.0  # at most, between lines of the log; a step that takes longer is told of at its end
-ANY_VALUE = {"log_every", "checkpoint_every"}  # of the configuration: a run may go on with others
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Which of the processes that share each step this one is. With several, torch.distributed is set up already."""
-
-    rank: int = 0
-    count: int = 1
-
-
-@dataclass(frozen=True)
-class StateFile:
-    """Where the state of a run is kept, to go on from: a local path or a URL. Written as a whole or not at all.
-
-    ``confirm`` is called before each write, and raises where another process has gone on with the run.
-    """
-
-    storage: Storage
-    url: str
-    confirm: Callable[[], None] = lambda: None
-
-    def load(self) -> dict[str, Any] | None:
-        """The last state; None where there is none."""
-        if not self.storage.exists(self.url):
-            return None
-        found: dict[str, Any] = torch.load(io.BytesIO(self.storage.read(self.url)), map_location="cpu")
-        return found
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the state."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.confirm()
-        self.storage.write(self.url, buffer.getbuffer())
+LOG_SECONDS = 10.0  # the longest time between lines of the log, unless a step takes longer
+ANY_VALUE = {"log_every", "checkpoint_every"}  # settings that a run may go on with other values of
 
 
 @dataclass
 class Trained:
     """What training did.
 
-    The model of rank 0 holds the weights of ``best_step``; without evaluation, and in other ranks, of the last step.
+    In rank 0 the model then has the weights of ``best_step``; without evaluation, and in other ranks, those of the last
+    step.
 
     Attributes:
-        steps: that were made, in all starts of the run.
-        pairs: that were seen, by all workers.
-        seconds: that they took, without those that a kill made undone.
-        best_ndcg_at_10: of the best weights, on the held-out queries; None without evaluation.
-        best_accuracy: the like: how many pairs have the label that the model gives them.
-        history: what was reported at each evaluation.
+        steps: steps of the optimizer, in all starts of the run.
+        pairs: pairs in these steps, of all workers.
+        seconds: how long these steps took. Steps that were lost, and done again, do not count twice.
+        best_ndcg_at_10: nDCG@10 of the best weights on the held-out queries; None without evaluation.
+        best_accuracy: the share of held-out pairs whose label the best weights predict; None without evaluation.
+        history: the step and the two figures of each evaluation.
     """
 
     steps: int
@@ -103,14 +69,23 @@ class Trained:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Microbatch:
-    """Pairs that go through the model at once: ids and mask int64 (n, length), first bool (n,), scores float (n,)."""
+@dataclass
+class _Window:
+    """What happened since the last line of the log; ``loss`` is the sum over its steps, of shape (), on the device."""
 
-    ids: torch.Tensor
-    mask: torch.Tensor
-    first: torch.Tensor
-    scores: torch.Tensor
+    loss: torch.Tensor
+    started: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    pairs: int = 0
+
+    def add(self, loss: torch.Tensor, pairs: int) -> None:
+        self.loss = self.loss + loss
+        self.steps += 1
+        self.pairs += pairs
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
 
 def train(
@@ -122,21 +97,21 @@ def train(
     evaluation: Sequence[Query] = (),
     state: StateFile | None = None,
     report: Report | None = None,
-    workers: Workers = Workers(),
+    workers: Workers = ALONE,
     max_length: int = DEFAULT_MAX_LENGTH,
 ) -> Trained:
-    """Train the model, in float32 on its device, in place.
+    """Train the model in place, on its device; its weights are float32.
 
     Args:
-        evaluation: held-out queries; the best weights on them are kept. Without any, the last are.
-        state: goes on from it where there is one, and keeps it up to date.
-        report: called with step, loss, learning_rate and pairs_per_second as they are logged, and with the figures of
-            each evaluation.
-        max_length: tokens of a pair; longer ones are cut.
+        evaluation: held-out queries; the weights that are best on them are kept. Without any, the last weights are.
+        state: where the state of the run is kept; if there is a state already, training goes on from it.
+        report: called with the step and what is logged: loss, learning_rate, pairs_per_second and seconds_left, or the
+            figures of an evaluation.
+        max_length: of a pair in tokens; longer pairs are cut.
 
     Raises:
         ValueError: the examples cannot be trained on as configured.
-        TrainingError: the state is another run's, or the loss is not finite any more.
+        TrainingError: the state is of another run, workers are at different steps, or the loss is no longer finite.
     """
     return _Loop(model, tokenizer, queries, config, evaluation, state, report, workers, max_length).run()
 
@@ -171,56 +146,53 @@ class _Loop:
             set_dropout(model, config.dropout)
         if config.gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})  # the second name is that of older versions of transformers
+            enable({"use_reentrant": False})  # older versions of transformers have the second name
         self.parameters = list(model.parameters())
+        self.module: nn.Module = model  # what training calls: with several workers, it is wrapped in `run`
         self.optimizer = make_optimizer(model, config)
         scorer = Scorer(
             model,
             tokenizer,
             max_length=max_length,
             max_tokens_per_batch=config.max_tokens_per_batch,
-            encoder=ReferenceEncoder(model),  # the others have the weights of when they were made
+            encoder=ReferenceEncoder(model),  # the fast ones copy the weights when they are made
         )
         self.evaluation: Evaluation | None = None
         if evaluation:
-            from tart_ray.training.evaluate import Evaluation  # ir-measures: an extra, which only this needs
+            from tart_ray.training.evaluate import Evaluation  # needs ir-measures, which is an extra
 
-            self.evaluation = Evaluation(evaluation[workers.rank :: workers.count], scorer)
+            self.evaluation = Evaluation(workers.share(evaluation), scorer)
         self.step = 0
         self.stale = 0  # evaluations since the best one
         self.best: dict[str, Any] | None = None
         self.history: list[dict[str, float]] = []
-        self.pairs, self.seconds = 0, 0.0  # up to the state that this start went on from
+        self.pairs, self.seconds = 0, 0.0  # in all starts of the run
 
     def run(self) -> Trained:
         self._resume()
-        self._agree()
+        self.workers.check_same_step(self.step, self.model.device)
+        self.module = self.workers.connect(self.model)
         started, before = time.monotonic(), self.seconds
-        window, made, seen, losses = started, 0, 0, torch.zeros((), device=self.model.device)
+        zero = torch.zeros((), device=self.model.device)
+        window = _Window(zero)
         self.model.train()
-        for groups, batches in self._batches():
+        for groups, batches in in_advance(self._make, range(self.step, self.sampler.steps)):
             loss = self._train_step(groups, batches)
             self.step += 1
-            count = sum(map(len, groups))
-            losses, made, seen = losses + loss, made + 1, seen + count
-            self.pairs, self.seconds = self.pairs + count, before + time.monotonic() - started
+            pairs = sum(map(len, groups))
+            window.add(loss, pairs)
+            self.pairs, self.seconds = self.pairs + pairs, before + time.monotonic() - started
             last = self.step == self.sampler.steps
             due = {name: last or self.step % getattr(self.config, name) == 0 for name in
                    ("log_every", "evaluate_every", "checkpoint_every")}  # fmt: skip
-            if any(due.values()) and not math.isfinite(float(losses)):
+            if any(due.values()) and not math.isfinite(float(window.loss)):
                 raise TrainingError(
                     f"step {self.step}: the loss or its gradient is not finite; lower training.learning_rate, "
                     "or use dtype float32"
                 )
-            now = time.monotonic()
-            if due["log_every"] or now - window > LOG_SECONDS:
-                self._log(
-                    loss=float(losses) / made,
-                    learning_rate=self.optimizer.param_groups[0]["lr"],
-                    pairs_per_second=seen / (now - window),
-                    seconds_left=(self.sampler.steps - self.step) * (now - window) / made,
-                )
-                window, made, seen, losses = now, 0, 0, torch.zeros_like(losses)
+            if due["log_every"] or window.seconds > LOG_SECONDS:
+                self._log_window(window)
+                window = _Window(zero)
             stop = due["evaluate_every"] and self._evaluate()
             if due["checkpoint_every"] or stop:
                 self._save(finished=last or stop)
@@ -239,91 +211,62 @@ class _Loop:
             history=self.history,
         )
 
-    def _batches(self) -> Iterator[tuple[list[Group], list[Microbatch]]]:
-        """Groups of all workers and batches of this one, of each step that is left; the next is made meanwhile."""
-        with ThreadPoolExecutor(1) as executor:
-            waiting: deque[Future[tuple[list[Group], list[Microbatch]]]] = deque()
-            for step in range(self.step, self.sampler.steps):
-                waiting.append(executor.submit(self._make, step))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-
     def _make(self, step: int) -> tuple[list[Group], list[Microbatch]]:
+        """The groups of all workers in a step, and the batches of this worker.
+
+        With fewer groups than workers, some workers have no share. They compute the first group too, since all workers
+        must take part in the exchange of gradients, and `_train_step` gives it no weight.
+        """
         groups = self.sampler.groups(step)
-        own = groups[self.workers.rank :: self.workers.count]
-        if not own:
-            return groups, []
-        pairs = self.tokenizer.encode_pairs(
-            [text for group in own for text in group.queries],
-            [text for group in own for text in group.documents],
-            max_length=self.max_length,
-        )
-        sizes = np.array([len(group) for group in own])
-        first = np.zeros(len(pairs), bool)
-        first[np.cumsum(sizes) - sizes] = [group.has_positive for group in own]
-        scores = np.zeros(len(pairs), np.float32)
-        if self.config.loss == "margin_mse":
-            scores[:] = [score for group in own for score in group.scores]
-        units = np.ones(len(pairs), np.int64) if self.config.loss == "cross_entropy" else sizes
-        batches = []
-        for rows in plan_microbatches(pairs.lengths, units, self.config.max_tokens_per_batch):
-            lengths = pairs.lengths[rows]
-            ids = np.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id, np.int64)
-            for target, row in zip(ids, rows.tolist(), strict=True):
-                found = pairs.row(row)
-                target[: len(found)] = found
-            mask = np.arange(ids.shape[1]) < lengths[:, None]
-            arrays = (ids, mask.astype(np.int64), first[rows], scores[rows])
-            batches.append(Microbatch(*map(torch.from_numpy, arrays)))
-        return groups, batches
+        share = self.workers.share(groups) or groups[:1]
+        return groups, make_batches(share, self.tokenizer, self.config, self.max_length)
 
     def _train_step(self, groups: list[Group], batches: list[Microbatch]) -> torch.Tensor:
-        """One step of the optimizer; this worker's part of the mean loss."""
+        """Make one step of the optimizer.
+
+        Returns:
+            The mean loss over the pairs, or groups, of all workers, of shape (); not finite if the gradient is not.
+        """
         device = self.model.device
         torch.manual_seed(derived_seed(self.config.seed, self.step, self.workers.rank))
         terms = max(count_terms(self.config.loss, [len(group) for group in groups]), 1)
+        weight = 1.0 if self.workers.share(groups) else 0.0
         total = torch.zeros((), device=device)
-        for batch in batches:
-            with self._autocast():
-                logits = self.model(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device)).logits
-            first, scores = batch.first.to(device), batch.scores.to(device)
-            loss = LOSSES[self.config.loss](logits.float(), first, scores) / terms
-            loss.backward()  # type: ignore[no-untyped-call]
+        for number, batch in enumerate(batches, 1):
+            is_last = number == len(batches)
+            with nullcontext() if is_last else without_exchange(self.module):  # the last batch exchanges all
+                with self._autocast():
+                    logits = self.module(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device)).logits
+                first, scores = batch.first.to(device), batch.scores.to(device)
+                loss = LOSSES[self.config.loss](logits.float(), first, scores) / terms * weight
+                scaled = loss * self.workers.count  # the exchange makes the mean of the gradients, not their sum
+                scaled.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        if self.workers.count > 1:
-            for parameter in self.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                torch.distributed.all_reduce(parameter.grad)
-            torch.distributed.all_reduce(total)
+        total = self.workers.sum(total)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate(self.config, self.step, self.sampler.steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total + 0 * norm  # not finite where the gradient is not
+        return total + 0 * norm
 
     def _evaluate(self) -> bool:
-        """Evaluate, keep the best weights; whether training should stop."""
+        """Evaluate the weights, and keep them if they are the best; returns whether training should stop."""
         if self.evaluation is None:
             return False
         self.model.eval()
         with self._autocast():
-            own = self.evaluation.figures()
+            share = self.evaluation.figures()
         self.model.train()
-        parts = [own.ndcg_at_10 * own.queries, own.queries, own.right, own.pairs]
-        summed = torch.tensor(parts, dtype=torch.float64, device=self.model.device)
-        if self.workers.count > 1:
-            torch.distributed.all_reduce(summed)
-        figures = {"ndcg_at_10": float(summed[0] / summed[1]), "accuracy": float(summed[2] / summed[3])}
+        parts = [share.ndcg_at_10 * share.queries, share.queries, share.right, share.pairs]
+        sums = self.workers.sum(torch.tensor(parts, dtype=torch.float64, device=self.model.device))
+        figures = {"ndcg_at_10": float(sums[0] / sums[1]), "accuracy": float(sums[2] / sums[3])}
         self._log(**figures)
         self.history.append({"step": self.step, **figures})
-        chosen = self.config.select_by
-        if self.best is None or figures[chosen] > self.best[chosen]:
+        figure = self.config.select_by
+        if self.best is None or figures[figure] > self.best[figure]:
             self.best, self.stale = {"step": self.step, **figures}, 0
-            if self.workers.rank == 0:  # which alone saves them
+            if self.workers.rank == 0:  # the only one that saves them
                 weights = self.model.state_dict().items()
                 self.best["model"] = {name: weight.detach().cpu().clone() for name, weight in weights}
         else:
@@ -349,36 +292,34 @@ class _Loop:
         )
 
     def _resume(self) -> None:
-        if self.state_file is None or (found := self.state_file.load()) is None:
+        if self.state_file is None or (state := self.state_file.load()) is None:
             return
-        if found["identity"] != self.identity:
+        if state["identity"] != self.identity:
             raise TrainingError(
                 f"{self.state_file.url}: is the state of a run with other examples or "
                 "another configuration; go on with that one, or keep this one's state elsewhere"
             )
-        self.model.load_state_dict(found["model"])
-        if self.workers.rank and found["best"]:
-            del found["best"]["model"]
-        self.optimizer.load_state_dict(found["optimizer"])
+        self.model.load_state_dict(state["model"])
+        if self.workers.rank and state["best"]:
+            del state["best"]["model"]
+        self.optimizer.load_state_dict(state["optimizer"])
         for name in ("step", "stale", "best", "history", "pairs", "seconds"):
-            setattr(self, name, found[name])
+            setattr(self, name, state[name])
         log.info("going on from step %d", self.step)
-        if found["finished"]:
+        if state["finished"]:
             self.sampler.steps = self.step
-
-    def _agree(self) -> None:
-        """All workers begin at one step, with the weights of rank 0."""
-        if self.workers.count == 1:
-            return
-        steps = torch.tensor([self.step, -self.step], device=self.model.device)
-        torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MAX)
-        if int(steps[0]) != -int(steps[1]):
-            raise TrainingError(f"workers read states of the steps {-int(steps[1])} and {int(steps[0])}; start again")
-        for parameter in self.parameters:
-            torch.distributed.broadcast(parameter.data, 0)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def _log_window(self, window: _Window) -> None:
+        seconds = window.seconds
+        self._log(
+            loss=float(window.loss) / window.steps,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            pairs_per_second=window.pairs / seconds,
+            seconds_left=(self.sampler.steps - self.step) * seconds / window.steps,
+        )
 
     def _log(self, **figures: float) -> None:
         if self.workers.rank:
@@ -388,40 +329,16 @@ class _Loop:
         self.report({"step": self.step, **figures})
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or Adafactor; weights of linear layers alone decay."""
-    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    decaying = [parameter for parameter in model.parameters() if id(parameter) in linear]
-    others = [parameter for parameter in model.parameters() if id(parameter) not in linear]
-    groups = [
-        {"params": decaying, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(groups, lr=config.learning_rate)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Of a step, counted from 0: it rises to its peak in the warm-up, and then falls to 0 at the end of training."""
-    warmup = round(config.warmup_fraction * steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(steps - warmup, 1)
-    shape = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
-    return config.learning_rate * shape[config.schedule]
-
-
 def set_dropout(model: EncT5ForSequenceClassification, rate: float) -> None:
-    """Give every layer this dropout."""
+    """Set the dropout rate of every layer."""
     model.config.dropout_rate = rate
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
-        elif isinstance(getattr(module, "dropout", None), float):  # of attention
+        elif isinstance(getattr(module, "dropout", None), float):  # attention layers
             module.dropout = rate
 
 
 def derived_seed(*parts: int) -> int:
-    """One seed of several numbers."""
+    """A seed made of several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

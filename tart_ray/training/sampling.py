@@ -1,6 +1,6 @@
-"""Which pairs each step sees: a function of the examples, the configuration and the step's number, of nothing else.
+"""Which pairs each step sees: a function of the examples, the configuration and the step's number, and nothing else.
 
-So a run that was killed goes on with the pairs that it would have seen, and any number of workers sees the same ones.
+So a run that was killed continues with the same pairs, and any number of workers sees the same pairs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from tart_ray.model.texts import join_instruction
 from tart_ray.training.examples import Query
 
 Ints = npt.NDArray[np.int64]
-TRIES = 20  # to find a random document that is not one of the query's own
+TRIES = 20  # draws of a random document that is not one of the query's own documents
 
 
 @dataclass(frozen=True)
 class Group:
-    """A positive and negatives of one query: n pairs, the positive first.
+    """n pairs of one query: a positive, and then its negatives.
 
-    ``queries``: with the instruction in front. ``scores``: a teacher's margins, or none. ``has_positive``: False where
-    all are negatives, which only the loss of single pairs can take.
+    Attributes:
+        queries: of each pair, with the instruction in front.
+        documents: of each pair.
+        scores: a teacher's margin of each pair, or none at all.
+        has_positive: False if all pairs are negatives, which only the loss of single pairs (cross_entropy) can use.
     """
 
     queries: list[str]
@@ -38,9 +41,9 @@ class Group:
 
 
 class Sampler:
-    """Groups of every step.
+    """Draws the groups of every step.
 
-    An epoch is every positive of every query once, in an order of its own; negatives and instructions are drawn afresh.
+    An epoch has every positive of every query once, in its own order; negatives and instructions are drawn anew.
 
     Raises:
         ValueError: the examples cannot be trained on as configured.
@@ -66,42 +69,45 @@ class Sampler:
         items = order[start : start + self._config.queries_per_step]
         return [self._draw(int(item), int(unfollowing[item]), epoch, step) for item in items]
 
-    @lru_cache(maxsize=2)  # noqa: B019  # of a sampler that lives as long as the process
+    @lru_cache(maxsize=2)  # noqa: B019  # samplers live as long as the process
     def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
-        """The order of the items, and how many instruction-unfollowing negatives each gets."""
+        """The order of the items (positives), and each one's number of instruction-unfollowing negatives, (items,)."""
         draw = np.random.default_rng((self._config.seed, epoch))
         order = draw.permutation(len(self._of_item))
         given = np.zeros(len(order), np.int64)
         if self._config.loss != "margin_mse" and self._config.max_unfollowing and self._config.max_unfollowing_fraction:
-            left = 0.0  # parts of a pair that earlier tasks could not use
+            left = 0.0  # the part of a pair that earlier tasks could not use
             for task in draw.permutation(len(self._items_of_tasks)):
                 chosen, left = self._spread(self._items_of_tasks[task], left, draw)
                 np.add.at(given, chosen, 1)
         return order, given
 
     def _spread(self, items: Ints, left: float, draw: np.random.Generator) -> tuple[Ints, float]:
-        """The items of a task that get an instruction-unfollowing negative; one that gets k of them, k times.
+        """Choose the items of a task that get an instruction-unfollowing negative.
 
-        No item gets a second one before all that can have got their first. An item that has no other negative gets one
-        in any case. Also returned: what part of a pair more would have been allowed.
+        No item gets a second one before all items that can have one have their first. An item without another negative
+        gets one in any case.
+
+        Returns:
+            The chosen items, an item with k such negatives k times; the part of a pair that was left over.
         """
         config = self._config
         of_items = [self._queries[q] for q in self._of_item[items]]
-        there = np.array([len(query.unfollowing) for query in of_items])
+        available = np.array([len(query.unfollowing) for query in of_items])
         others = np.array([len(query.negatives) for query in of_items])
         if config.num_negatives is not None:
-            there = np.minimum(there, config.num_negatives)
+            available = np.minimum(available, config.num_negatives)
             others = np.minimum(others, config.num_negatives)
             if max(config.random_negatives):
                 others[:] = config.num_negatives  # random ones fill up
-        rounds = [draw.permutation(np.flatnonzero(there > k)) for k in range(int(there.max(initial=0)))]
+        rounds = [draw.permutation(np.flatnonzero(available > k)) for k in range(int(available.max(initial=0)))]
         if not rounds:
             return np.empty(0, np.int64), left
         rounds[0] = rounds[0][np.argsort(others[rounds[0]] > 0, kind="stable")]
         chosen = np.concatenate(rounds)
-        number = np.repeat(np.arange(1, len(rounds) + 1), [len(found) for found in rounds])
-        grows = others[chosen] + number <= (config.num_negatives or np.inf)  # else it takes another one's place
-        pairs = len(items) + others.sum() + np.concatenate([[0], np.cumsum(grows)])  # by how many are chosen
+        number = np.repeat(np.arange(1, len(rounds) + 1), [len(items_of_round) for items_of_round in rounds])
+        grows = others[chosen] + number <= (config.num_negatives or np.inf)  # else it replaces another negative
+        pairs = len(items) + others.sum() + np.concatenate([[0], np.cumsum(grows)])  # after each number of choices
         spare = config.max_unfollowing_fraction * pairs + left - np.arange(len(pairs))
         count = int((spare[1:] > -1e-9).sum())
         left = min(max(float(spare[count]), 0.0), 1.0)
@@ -138,10 +144,10 @@ class Sampler:
             random = max(int(draw.binomial(room, share)), room - len(query.negatives))
         order = draw.permutation(len(query.negatives))
         strangers = self._random_documents(item, query, random, draw)
-        own = order[: room - len(strangers)]
-        documents += [query.negatives[i] for i in own]
+        chosen = order[: room - len(strangers)]
+        documents += [query.negatives[i] for i in chosen]
         if query.has_scores:
-            scores += [query.negative_scores[i] for i in own]
+            scores += [query.negative_scores[i] for i in chosen]
         documents += strangers
 
         if not query.instructions:
@@ -152,45 +158,16 @@ class Sampler:
         return Group(joined if count == len(documents) else joined * len(documents), documents, scores)
 
     def _random_documents(self, item: int, query: Query, count: int, draw: np.random.Generator) -> list[str]:
-        """Positives of other queries of the task, fewer where it has few."""
+        """Positives of other queries of the task; fewer than ``count`` if the task has few."""
         items = self._items_of_tasks[self._task_of_item[item]]
-        own = {*query.positives, *query.unfollowing, *query.negatives}
-        found: list[str] = []
+        excluded = {*query.positives, *query.unfollowing, *query.negatives}
+        strangers: list[str] = []
         for _ in range(count * TRIES):
-            if len(found) == count:
+            if len(strangers) == count:
                 break
             other = int(items[draw.integers(len(items))])
             document = self._queries[self._of_item[other]].positives[self._positive[other]]
-            if document not in own:
-                own.add(document)
-                found.append(document)
-        return found
-
-
-def plan_microbatches(lengths: Ints, sizes: Ints, max_tokens: int) -> list[Ints]:
-    """Cut a step's pairs into batches of like length under a token budget, without parting what belongs together.
-
-    Args:
-        lengths: tokens of each pair, (n,).
-        sizes: pairs of each unit that must stay whole, (units,); the pairs of a unit follow each other.
-        max_tokens: padded tokens of a batch. A unit that has more makes a batch of its own.
-
-    Returns:
-        Positions of the pairs of each batch; every pair is in exactly one. The longest come first.
-    """
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    longest = np.maximum.reduceat(lengths, starts)
-    batches: list[Ints] = []
-    units: list[Ints] = []
-    width = rows = 0
-    for unit in np.argsort(-longest, kind="stable"):
-        if units and (rows + int(sizes[unit])) * width > max_tokens:
-            batches.append(np.concatenate(units))
-            units, rows = [], 0
-        if not units:
-            width = int(longest[unit])
-        units.append(np.arange(starts[unit], ends[unit]))
-        rows += int(sizes[unit])
-    batches.append(np.concatenate(units))
-    return batches
+            if document not in excluded:
+                excluded.add(document)
+                strangers.append(document)
+        return strangers

@@ -184,7 +184,10 @@ def _train_in_worker(work: Work) -> None:
     """Train together with the other workers; that of rank 0 writes the checkpoint and commits it."""
     import torch
 
-    from tart_ray.training import loop, start
+    from tart_ray.training.loop import train
+    from tart_ray.training.start import save_checkpoint
+    from tart_ray.training.state import StateFile
+    from tart_ray.training.workers import Workers
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     run, config, worker = work.run, work.config, Worker.this()
@@ -196,21 +199,21 @@ def _train_in_worker(work: Work) -> None:
     )
     tokenizer.num_threads = config.cluster.cpus_per_worker
     model.to(worker.device)
-    trained = loop.train(
+    trained = train(
         model,
         tokenizer,
         queries[TRAIN],
         config.training,
         evaluation=queries.get(EVALUATION, ()),
-        state=loop.StateFile(run.storage, run.url(WORK, STATE), functools.partial(confirm_driver, run)),
-        workers=loop.Workers(worker.rank, worker.size),
+        state=StateFile(run.storage, run.url(WORK, STATE), functools.partial(confirm_driver, run)),
+        workers=Workers(worker.rank, worker.size),
         max_length=config.model.max_length,
     )
     if worker.rank != 0:
         return
     confirm_driver(run)
     with tempfile.TemporaryDirectory() as folder:
-        start.save_checkpoint(model, tokenizer, folder, dtype=getattr(torch, config.output.dtype))
+        save_checkpoint(model, tokenizer, folder, dtype=getattr(torch, config.output.dtype))
         for file in sorted(Path(folder).iterdir()):
             run.write(file.read_bytes(), CHECKPOINT, file.name)
     record = Trained(

@@ -20,8 +20,11 @@ from tart_ray.config import TrainingConfig
 from tart_ray.errors import TrainingError
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
-from tart_ray.training.loop import StateFile, Trained, learning_rate, train
+from tart_ray.training.loop import Report, Trained, train
+from tart_ray.training.optimizer import learning_rate
 from tart_ray.training.start import start_from_checkpoint
+from tart_ray.training.state import StateFile
+from tart_ray.training.workers import ALONE, Workers
 
 SMALL = {"queries_per_step": 4, "max_steps": 8, "learning_rate": 3e-3, "dtype": "float32"}
 
@@ -38,17 +41,25 @@ def make_queries(count: int, seed: int = 0) -> list[Query]:
 
 
 def run(
-    checkpoint: Path, state: Path | None = None, evaluation: int = 0, **changes: Any
+    checkpoint: Path,
+    state: Path | None = None,
+    evaluation: int = 0,
+    queries: int = 40,
+    workers: Workers = ALONE,
+    report: Report | None = None,
+    **changes: Any,
 ) -> tuple[Trained, dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
     model, tokenizer = start_from_checkpoint(checkpoint)
     trained = train(
         model,
         tokenizer,
-        make_queries(40),
+        make_queries(queries),
         TrainingConfig.model_validate(SMALL | changes),
         evaluation=make_queries(evaluation, seed=1),
         state=StateFile(Storage(), str(state)) if state else None,
+        report=report,
+        workers=workers,
         max_length=48,
     )
     return trained, model.state_dict()
@@ -63,18 +74,18 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from training import test_loop
-from tart_ray.training import loop
+from tart_ray.training import state
 
 saved = 0
-save = loop.StateFile.save
-def save_and_die(self, state):
+save = state.StateFile.save
+def save_and_die(self, content):
     global saved
     saved += 1
     if saved == 3:
         sys.stdout.write("killed\\n"); sys.stdout.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    save(self, state)
-loop.StateFile.save = save_and_die
+    save(self, content)
+state.StateFile.save = save_and_die
 test_loop.run(Path({checkpoint!r}), Path({state!r}), checkpoint_every=2, evaluation=6, evaluate_every=2)
 """
 
@@ -110,6 +121,67 @@ def test_weights_do_not_depend_on_how_a_step_is_cut_or_what_is_kept(loss: str, t
     assert largest_difference(whole, start) > 1e-3
     assert largest_difference(whole, cut) < 1e-4
     assert largest_difference(whole, again) < 1e-4
+
+
+# of steps with 3, 3 and 1 of 7 queries; with small batches, workers have different numbers of them
+SHARED: dict[str, Any] = {
+    "queries": 7, "queries_per_step": 3, "max_steps": 5, "dropout": 0.0, "optimizer": "adafactor", "log_every": 1,
+    "max_tokens_per_batch": 40, "evaluation": 5, "evaluate_every": 2, "checkpoint_every": 4,
+}  # fmt: skip
+CASES = {
+    "cross_entropy": {},
+    "listwise": {"loss": "listwise", "gradient_checkpointing": True},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+
+
+def run_shared(checkpoint: Path, folder: Path, case: str, workers: Workers = ALONE) -> Any:
+    reports: list[dict[str, Any]] = []
+    settings = SHARED | CASES[case]
+    trained, weights = run(checkpoint, folder / f"{case}.pt", workers=workers, report=reports.append, **settings)
+    return [entry["loss"] for entry in reports if "loss" in entry], trained.history, weights
+
+
+def be_a_worker(checkpoint: Path, folder: Path, rank: int, count: int) -> None:
+    """Train all cases together with the other workers; each is a process."""
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
+    for case in CASES:
+        torch.save(run_shared(checkpoint, folder, case, Workers(rank, count)), folder / f"{case}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+WORKER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from training import test_loop
+test_loop.be_a_worker(Path({checkpoint!r}), Path({folder!r}), int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("count", [2, 3])  # of three workers, two have no query in every third step
+def test_several_workers_have_the_losses_and_weights_of_one(count: int, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    code = WORKER.format(tests=str(Path(__file__).parents[1]), checkpoint=str(tiny_checkpoint), folder=str(tmp_path))
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    processes = [subprocess.Popen([*command, str(rank), str(count)], env=environment) for rank in range(count)]
+    assert [process.wait(300) for process in processes] == [0] * count
+    (tmp_path / "alone").mkdir()
+    for case in CASES:
+        losses, history, weights = run_shared(tiny_checkpoint, tmp_path / "alone", case)
+        shared_losses, shared_history, shared_weights = torch.load(tmp_path / f"{case}-0.pt")
+        tolerance = 0.1 if case == "bfloat16" else 1e-4  # in bfloat16 one process differs as much where batches do
+        assert len(losses) == 5
+        assert shared_losses == pytest.approx(losses, rel=tolerance)
+        assert largest_difference(shared_weights, weights) < tolerance
+        for entry, expected in zip(shared_history, history, strict=True):
+            assert entry == pytest.approx(expected, abs=0.2 if case == "bfloat16" else 1e-6)
+        for rank in range(1, count):
+            assert torch.load(tmp_path / f"{case}-{rank}.pt")[1] == shared_history
+        state, alone = torch.load(tmp_path / f"{case}.pt"), torch.load(tmp_path / "alone" / f"{case}.pt")
+        assert [*state["model"]] == [*alone["model"]], "another number of workers can go on from it"
+        assert state["identity"] == alone["identity"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tart_ray.config import TrainingConfig
+from tart_ray.training.batches import plan_microbatches
 from tart_ray.training.examples import Query
-from tart_ray.training.sampling import Group, Sampler, plan_microbatches
+from tart_ray.training.sampling import Group, Sampler
 
 
 def make_queries(count: int = 30, negatives: int = 6, unfollowing: int = 2, task: str = "t") -> list[Query]:
