@@ -11,14 +11,17 @@ from tart_ray.model.texts import join_instruction
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.examples import Query
 
-POSITIVE, NEGATIVE = "a", "b"  # begin ids: trec_eval puts the later one first where scores are equal
+POSITIVE, NEGATIVE = "a", "b"  # ids begin with these: of equal scores, trec_eval puts the later id first
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of held-out queries: their mean nDCG@10, as trec_eval computes it, and how many pairs have the right label.
+    """Figures of held-out queries.
 
-    A pair's label is right where its margin is above 0 just if its document answers the query as the instruction asks.
+    Attributes:
+        ndcg_at_10: the mean over queries, as trec_eval computes it.
+        right: how many of the pairs have the right label: the margin is above 0 if, and only if, the document answers
+            the query as the instruction asks.
     """
 
     queries: int
@@ -30,8 +33,8 @@ class Figures:
 class Evaluation:
     """Held-out queries, encoded once.
 
-    A query is ranked under the first instruction of its task; its documents are its positives, negatives and
-    instruction-unfollowing ones.
+    A query is scored with the first instruction of its task. Its documents are its positives, its negatives and its
+    instruction-unfollowing documents.
     """
 
     def __init__(self, queries: Sequence[Query], scorer: Scorer) -> None:
@@ -40,12 +43,12 @@ class Evaluation:
         self._pairs: list[tuple[str, str]] = []
         texts, documents = [], []
         for number, query in enumerate(queries):
-            of_query = [*query.negatives, *query.unfollowing]
+            others = [*query.negatives, *query.unfollowing]
             ids = [f"{POSITIVE}{i}" for i in range(len(query.positives))]
             self.qrels[f"{number}"] = dict.fromkeys(ids, 1)
-            ids += [f"{NEGATIVE}{i}" for i in range(len(of_query))]
+            ids += [f"{NEGATIVE}{i}" for i in range(len(others))]
             self._pairs += [(f"{number}", doc_id) for doc_id in ids]
-            documents += [*query.positives, *of_query]
+            documents += [*query.positives, *others]
             instruction = query.instructions[0] if query.instructions else None
             texts += [join_instruction(instruction, query.text)] * len(ids)
         self._encoded = scorer.tokenizer.encode_pairs(
@@ -53,7 +56,7 @@ class Evaluation:
         )
 
     def figures(self) -> Figures:
-        """Of the model as it is now."""
+        """The figures of the model as it is now."""
         if not self.qrels:
             return Figures(0, 0.0, 0, 0)
         margins = self._scorer.score_encoded(self._encoded).margin.tolist()

@@ -1,4 +1,4 @@
-"""What is trained on: a query of a task, with the documents that answer it and those that do not."""
+"""An example of training: a query of a task, with documents that answer it and documents that do not."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query and its documents, as texts (title in front).
+    """A query and the texts of its documents, with their titles in front.
 
     Attributes:
         text: the query, without an instruction.
-        task: random negatives are drawn, and instruction-unfollowing ones counted, within it.
-        instructions: the task's; one of them is drawn for each pair. None: the bare query is trained on.
+        task: random negatives are drawn from the same task, and instruction-unfollowing ones are counted by task.
+        instructions: those of the task, of which one is drawn for each pair; if empty, the query is used alone.
         positives: documents that answer the query as the instructions ask.
-        negatives: documents that do not, hard ones as a rule.
+        negatives: documents that do not answer it, usually hard ones.
         unfollowing: documents that answer the query, but not as the instructions ask.
-        positive_scores: a teacher's margins, one for each positive, or none at all.
-        negative_scores: a teacher's margins, one for each negative, or none at all.
+        positive_scores: a teacher's margin of each positive, or empty.
+        negative_scores: a teacher's margin of each negative, or empty.
     """
 
     text: str

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tart_ray.errors import InputError
 from tart_ray.input import text_files
 from tart_ray.input.listing import Listing, list_files
@@ -196,8 +198,8 @@ def _parquet_rows(storage: Storage, file: FileInfo) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, dates and times as text.
 
     Raises:
-        InputError: the file is damaged. Its rows do not go to quarantine, as in other jobs: a model that was trained
-            without them cannot be completed later.
+        InputError: the file is damaged, or its text is not UTF-8. The rows do not go to quarantine, as they would in
+            other jobs: a model that was trained without them cannot be completed later.
     """
     footer = read_footer(storage, file)
     names = footer.schema.to_arrow_schema().names
@@ -205,6 +207,10 @@ def _parquet_rows(storage: Storage, file: FileInfo) -> Iterator[dict[str, Any]]:
         table = row_group_or_reason(storage, file, footer, group, names)
         if isinstance(table, str):
             raise InputError(f"{file.url}: {table}")
+        try:
+            table.validate(full=True)  # the Parquet reader does not check that text is UTF-8
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{file.url}: row group {group} is not valid: {error}; write the file again") from error
         for batch in printable(table).to_batches(max_chunksize=ROWS_PER_BATCH):
             yield from batch.to_pylist()
 

@@ -21,8 +21,8 @@ from tart_ray.storage import FileInfo, Storage
 from tart_ray.training import TRAINING_VERSION
 from tart_ray.training.examples import Query
 from tart_ray.training.files import check_fields, check_renamed, read_instructions
+from tart_ray.training.pinned_start import pin_start
 from tart_ray.training.stages import TRAIN, Work, read_roles, train_model, urls_of_roles
-from tart_ray.training.starting_point import pin_start
 
 COUNTED = ("used", "duplicates", "quarantined", "blank_instructions")
 FREE = {"log_every", "checkpoint_every"}  # settings that a rerun may change

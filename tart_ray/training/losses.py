@@ -1,4 +1,4 @@
-"""Losses of the logits of groups, each as a sum: a step's loss does not depend on how it is cut into batches."""
+"""Losses of groups of pairs. Each is a sum, so that a step's loss does not depend on how it is cut into batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cross_entropy(logits: torch.Tensor, first: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """Two-label cross-entropy, the published recipe, summed over pairs.
+    """Two-label cross-entropy, as in the published recipe, summed over pairs.
 
     Args:
         logits: float (n, 2).
@@ -25,7 +25,7 @@ def listwise(logits: torch.Tensor, first: torch.Tensor, _: torch.Tensor) -> torc
 
     Args:
         logits: float (n, 2).
-        first: bool (n,), where a group begins: with its positive.
+        first: bool (n,), the positives, each of which begins a group.
     """
     return -functional.log_softmax(_by_group(margins(logits), first, float("-inf")), dim=1)[:, 0].sum()
 
@@ -37,7 +37,7 @@ def margin_mse(logits: torch.Tensor, first: torch.Tensor, scores: torch.Tensor) 
 
     Args:
         logits: float (n, 2).
-        first: bool (n,), where a group begins: with its positive.
+        first: bool (n,), the positives, each of which begins a group.
         scores: float (n,), the teacher's margins.
     """
     of_group = first.cumsum(0) - 1
@@ -51,12 +51,12 @@ def margins(logits: torch.Tensor) -> torch.Tensor:
 
 
 def count_terms(name: str, sizes: list[int]) -> int:
-    """Over how many terms a step's loss is averaged, given the pairs of each of its groups."""
+    """The number of terms that a step's loss is the mean of, given the number of pairs in each of its groups."""
     return {"cross_entropy": sum(sizes), "listwise": len(sizes), "margin_mse": sum(sizes) - len(sizes)}[name]
 
 
 def _by_group(values: torch.Tensor, first: torch.Tensor, filler: float) -> torch.Tensor:
-    """(groups, longest): the values of each group, filled up on the right."""
+    """The values of each group, padded on the right with ``filler``, (groups, pairs of the largest group)."""
     row = first.cumsum(0) - 1
     starts = first.nonzero()[:, 0]
     column = torch.arange(len(values), device=values.device) - starts[row]

@@ -1,4 +1,4 @@
-"""Records of the same query and task become one `Query`; those that add nothing or cannot be used are told apart."""
+"""Records of the same query and task become one `Query`; unusable records go to quarantine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""TART-full's published recipe, where it is more than a setting: how pairs are drawn, and how a T5 starts.
+"""The parts of TART-full's published recipe that are not settings: how pairs are drawn, and how a T5 starts.
 
-From the authors' code (facebookresearch/tart: ``BERRI/create_tart_full_train_data.py``,
+They follow the authors' code (facebookresearch/tart: ``BERRI/create_tart_full_train_data.py``,
 ``TART/finetuning_tart_full.py``, ``TART/src/modeling_enc_t5.py``) and the defaults of transformers' ``Trainer``, which
 runs it.
 """
@@ -22,19 +22,19 @@ from tart_ray.training.sampling import Group
 
 PAIRS_PER_STEP = 64
 MAX_PAIRS = 3_000_000
-ALL_UNFOLLOWING_UP_TO = 7_500  # queries of a task; of more, a sample is taken
+ALL_UNFOLLOWING_UP_TO = 7_500  # queries of a task; a sample is drawn if there are more
 
 Ints = npt.NDArray[np.int64]
 POSITIVE, NEGATIVE, UNFOLLOWING = 0, 1, 2
 
 
 class PairSampler:
-    """The pairs of every step, each a group of its own.
+    """Draws the pairs of every step; each pair is a group.
 
-    All pairs are drawn once: of each query one positive and at most ``num_negatives`` negatives, each under an
-    instruction of its own; on top of a task's pairs, as negatives, one instruction-unfollowing document of each query
-    that has any. Of more than 7,500 such queries as many are drawn as are 16 % of the task's pairs, 10,000 at most. An
-    epoch has all pairs in an order of its own, 64 a step.
+    All pairs are drawn once: one positive and at most ``num_negatives`` negatives of each query, with an instruction
+    drawn for each of them. To these a task adds one instruction-unfollowing document, as a negative, for each query
+    that has any. If more than 7,500 queries of a task have some, a sample of them is drawn: 16 % of the task's pairs,
+    10,000 at most. Every epoch has all pairs, in its own order, 64 in a step.
 
     Raises:
         ValueError: there is no query.
@@ -58,7 +58,7 @@ class PairSampler:
         return [self._group(*pair) for pair in self._pairs[rows].tolist()]
 
     def _draw(self, task: list[int], draw: np.random.Generator) -> Iterator[tuple[int, int, int, int]]:
-        """Query, kind of document, its number and that of the instruction, of each pair of a task."""
+        """For each pair of a task: the number of the query, the kind of document, its number, and the instruction's."""
         most, pairs = self._config.num_negatives or 0, 0
         for number in task:
             query = self._queries[number]
@@ -67,12 +67,12 @@ class PairSampler:
             pairs += len(chosen)
             for kind, document in chosen:
                 yield number, kind, document, self._instruction(query, draw)
-        apart = [number for number in task if self._queries[number].unfollowing]
-        if len(apart) > ALL_UNFOLLOWING_UP_TO:
+        unfollowing = [number for number in task if self._queries[number].unfollowing]
+        if len(unfollowing) > ALL_UNFOLLOWING_UP_TO:
             config = self._config
-            count = min(int(config.max_unfollowing_fraction * pairs), config.max_unfollowing, len(apart))
-            apart = [apart[i] for i in draw.permutation(len(apart))[:count].tolist()]
-        for number in apart:
+            count = min(int(config.max_unfollowing_fraction * pairs), config.max_unfollowing, len(unfollowing))
+            unfollowing = [unfollowing[i] for i in draw.permutation(len(unfollowing))[:count].tolist()]
+        for number in unfollowing:
             query = self._queries[number]
             yield number, UNFOLLOWING, int(draw.integers(len(query.unfollowing))), self._instruction(query, draw)
 
@@ -89,7 +89,10 @@ class PairSampler:
 
 @torch.no_grad()
 def start_as_published(model: EncT5ForSequenceClassification) -> None:
-    """A new head as torch begins it, uniform within 1/√d_model, bias too; the row of ``<s>`` stays the T5's own."""
+    """Give the model a new head with torch's own initialisation: weights and bias uniform within ±1/√d_model.
+
+    The row of ``<s>`` stays as it is in the T5.
+    """
     nn.Linear.reset_parameters(model.classifier)
 
 

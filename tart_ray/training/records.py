@@ -1,7 +1,7 @@
 """One record of a training file: the fields it may have, and how it is checked.
 
-There are three kinds of record, told apart by their fields. The first name of a field is this project's; the others are
-those used by other trainers:
+A record is of one of three kinds, which differ in their fields. The first name of a field is this project's; the others
+are those used by other trainers:
 
     a pair     query | anchor, document, label (0 or 1); optional score, unfollowing (true or false)
     a list     query, docs, labels; optional scores

@@ -34,8 +34,8 @@ from tart_ray.runs.stage import Record, Stage, named
 from tart_ray.storage import FileInfo
 from tart_ray.training.examples import Query
 from tart_ray.training.files import Examples, read_examples
+from tart_ray.training.pinned_start import load_start
 from tart_ray.training.query_files import decode_queries, encode_queries
-from tart_ray.training.starting_point import load_start
 
 EXAMPLES, CHECKPOINT = "examples", "checkpoint"  # folders of a run
 TRAINED = "train"  # the name of a stage and of its only unit

@@ -1,4 +1,4 @@
-"""The model that training starts from, and the checkpoint that it ends in."""
+"""The model that training starts from, and the checkpoint that it is saved as."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.training.published import start_as_published
 
 HEAD = {"classifier.weight", "classifier.bias"}
-ROWS_MULTIPLE = 64  # of embedding rows: matrix units like it
+ROWS_MULTIPLE = 64  # embedding rows are a multiple of it, which suits matrix units
 
 Start = tuple[EncT5ForSequenceClassification, EncT5Tokenizer]
 
@@ -32,15 +32,16 @@ def start_from_checkpoint(
     as_published: bool = False,
     fingerprint: str | None = None,
 ) -> Start:
-    """An EncT5 as it is, or a T5's encoder with a new row for ``<s>`` and a new head of two labels; float32.
+    """An EncT5 as it is, or a T5's encoder with a new row for ``<s>`` and a new head for two labels; float32.
 
     Args:
-        as_published: a T5 begins as TART-full did: the row of ``<s>`` is the T5's own, the head is as torch begins it.
-        fingerprint: of the checkpoint that must be there (`tart_ray.model.checkpoint`).
+        seed: of the new weights.
+        as_published: a T5 starts as TART-full did: the row of ``<s>`` is the T5's, the head has torch's initialisation.
+        fingerprint: the fingerprint that the checkpoint must have (`tart_ray.model.checkpoint`).
 
     Raises:
-        CheckpointChangedError: another one is there.
-        CheckpointError: there is no such checkpoint, it is neither of the two, or it has another number of labels.
+        CheckpointChangedError: it has another fingerprint.
+        CheckpointError: there is no checkpoint, or it is neither a T5 nor an EncT5 with two labels.
     """
     where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
     tokenizer = EncT5Tokenizer.from_pretrained(path, **where)
@@ -71,7 +72,7 @@ def start_fresh(vocabulary: str | Path, geometry: GeometryConfig, *, mimetic: bo
 
     Args:
         vocabulary: a sentencepiece model in T5's layout, or a directory that holds ``spiece.model``.
-        mimetic: see `make_mimetic`; else as T5 is initialised.
+        mimetic: see `make_mimetic`; otherwise T5's initialisation.
 
     Raises:
         CheckpointError: the vocabulary cannot be used.
@@ -90,12 +91,12 @@ def start_fresh(vocabulary: str | Path, geometry: GeometryConfig, *, mimetic: bo
 
 @torch.no_grad()
 def make_mimetic(model: EncT5ForSequenceClassification) -> None:
-    """Let attention begin as a search for equal tokens, which a cross-encoder must otherwise first discover.
+    """Initialise attention as a search for equal tokens, which a cross-encoder would otherwise have to learn first.
 
-    In each head queries and keys are one projection with orthonormal rows, so a token attends to those like it, and
-    the output is the negative of the values' transpose (Trockman and Kolter, *Mimetic Initialization of Self-Attention
-    Layers*, 2023). Half of the heads begin with a bias against distance 0 that outweighs what a token has in common
-    with itself, d_kv on average: they see whether a token's twin is elsewhere.
+    In each head, queries and keys are the same projection with orthonormal rows, so a token attends to similar tokens,
+    and the output is the negative transpose of the values (Trockman and Kolter, *Mimetic Initialization of
+    Self-Attention Layers*, 2023). Half of the heads start with a bias against distance 0. It outweighs a token's
+    product with itself, d_kv on average, so these heads see whether the token occurs elsewhere.
     """
     config = model.config
     for block in model.encoder.block:

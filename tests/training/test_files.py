@@ -1,4 +1,4 @@
-"""Files of examples: every format that mining writes, merged by query; bad records told with their place."""
+"""Files of examples: every format that mining writes, merged by query; bad records are kept with their place."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_what_mining_writes_is_read_back(name: str, with_scores: bool, tmp_path:
     else:
         (tmp_path / FORMATS[name].file_name("part")).write_text("".join(f"{line}\n" for line in lines(name, rows)))
     check_fields(Storage(), str(tmp_path))
-    found = read_examples(Storage(), str(tmp_path), needs_scores=with_scores)
-    assert found.queries == (WITH_SCORES if with_scores else WITHOUT_SCORES)
+    examples = read_examples(Storage(), str(tmp_path), needs_scores=with_scores)
+    assert examples.queries == (WITH_SCORES if with_scores else WITHOUT_SCORES)
     known = 1 if name == "triplet" else 0  # the last of the crossed pairs says nothing new
-    assert found.counts == {"read": len(rows), "used": len(rows) - known, "duplicates": known, "quarantined": 0}
-    assert decode_queries(encode_queries(found.queries)) == found.queries
+    assert examples.counts == {"read": len(rows), "used": len(rows) - known, "duplicates": known, "quarantined": 0}
+    assert decode_queries(encode_queries(examples.queries)) == examples.queries
 
 
 def test_scores_without_labels_are_refused_with_what_to_write(tmp_path: Path) -> None:
@@ -111,16 +111,16 @@ def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
         {"query": "r", "docs": ["m", "m", "n"], "labels": [1, 0, 0]},
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"))
-    assert found.queries == [
+    examples = read_examples(Storage(), str(tmp_path / "rows.jsonl"))
+    assert examples.queries == [
         Query("q", "Find it", ("Find it",), ("p",), ("n",)),
         Query("bare", "", (), ("p",), ("n",)),
     ]
-    assert found.counts == {"read": 16, "used": 4, "duplicates": 2, "quarantined": 10}
-    assert found.blank_instructions == 3
+    assert examples.counts == {"read": 16, "used": 4, "duplicates": 2, "quarantined": 10}
+    assert examples.blank_instructions == 3
     content = (tmp_path / "rows.jsonl").read_bytes()
-    reasons = {content[row["position"] :].split(b"\n")[0].decode(): row["reason"] for row in found.quarantine.rows}
-    assert all(row["source"].endswith("rows.jsonl") for row in found.quarantine.rows)
+    reasons = {content[row["position"] :].split(b"\n")[0].decode(): row["reason"] for row in examples.quarantine.rows}
+    assert all(row["source"].endswith("rows.jsonl") for row in examples.quarantine.rows)
     expected = [
         "undecodable line", "the document is positive in an earlier record",
         "document is empty", "label is 2, expected 0 or 1", "the query has no positive", "the query has no negative",
@@ -131,7 +131,7 @@ def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
     for place, reason in zip(places, expected, strict=True):
         line = content.splitlines()[place].decode()
         assert reasons[line].startswith(reason), line
-    assert not any("nan" in " ".join(query.instructions) for query in found.queries)
+    assert not any("nan" in " ".join(query.instructions) for query in examples.queries)
 
 
 def test_sets_of_instructions_replace_those_of_the_records(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_rows_of_tarts_own_script_are_one_query_under_the_set_of_their_task(tmp_
     write_jsonl(tmp_path / "rows.jsonl", rows)
     (tmp_path / "sets.json").write_text('{"t": [" Find it", "Get it "]}')
     sets = read_instructions(Storage(), str(tmp_path / "sets.json"))
-    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets)
-    assert found.queries == [Query("q", "t", ("Find it", "Get it"), ("p",), ("n", "m"))]
+    examples = read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets)
+    assert examples.queries == [Query("q", "t", ("Find it", "Get it"), ("p",), ("n", "m"))]
     without = read_examples(Storage(), str(tmp_path / "rows.jsonl"))
     assert [row["reason"] for row in without.quarantine.rows] == [
         "the query has no positive under this instruction; records under several instructions are put together where "
@@ -175,13 +175,13 @@ def test_a_query_without_a_negative_needs_others_to_draw_one_from(tmp_path: Path
         for name, task in (("a1", "a"), ("b1", "b"), ("b2", "b"))
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), negatives="random")
-    assert [query.text for query in found.queries] == ["b1", "b2"]
-    assert [row["reason"] for row in found.quarantine.rows] == [
+    examples = read_examples(Storage(), str(tmp_path / "rows.jsonl"), negatives="random")
+    assert [query.text for query in examples.queries] == ["b1", "b2"]
+    assert [row["reason"] for row in examples.quarantine.rows] == [
         "the query has no negative, and its task no other query to draw one from"
     ]
-    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), negatives="optional")
-    assert [query.text for query in found.queries] == ["a1", "b1", "b2"]
+    examples = read_examples(Storage(), str(tmp_path / "rows.jsonl"), negatives="optional")
+    assert [query.text for query in examples.queries] == ["a1", "b1", "b2"]
 
 
 def test_a_blank_instruction_is_that_of_its_querys_task(tmp_path: Path) -> None:
@@ -196,12 +196,12 @@ def test_a_blank_instruction_is_that_of_its_querys_task(tmp_path: Path) -> None:
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows[:5])
     sets = {"t": ["Find it", "Seek it"]}
-    found = read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets)
-    assert found.queries == [
+    examples = read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets)
+    assert examples.queries == [
         Query("q", "t", ("Find it", "Seek it"), ("p",), ("n", "m")),
         Query("bare", "", (), ("p",), ("n",)),
     ]
-    assert (found.blank_instructions, found.counts["quarantined"]) == (4, 0)
+    assert (examples.blank_instructions, examples.counts["quarantined"]) == (4, 0)
     write_jsonl(tmp_path / "rows.jsonl", rows)
     reasons = [row["reason"] for row in read_examples(Storage(), str(tmp_path / "rows.jsonl"), sets).quarantine.rows]
     assert reasons == ["the instruction is blank, and its query is of 2 tasks"] * 2 + [
@@ -216,8 +216,8 @@ def test_files_without_examples_are_skipped_by_name(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows", [{"query": "r", "positives": ["p"], "negatives": ["n"]}])
     (tmp_path / "README.md").write_text("# What these are\n")
     (tmp_path / "LICENSE").write_text("CC-BY-NC-4.0\n")
-    found = check_fields(Storage(), str(tmp_path)).files
-    assert [file.url.rsplit("/")[-1] for file in found] == ["rows", "rows.jsonl"]
+    files = check_fields(Storage(), str(tmp_path)).files
+    assert [file.url.rsplit("/")[-1] for file in files] == ["rows", "rows.jsonl"]
     read = read_examples(Storage(), str(tmp_path))
     assert [query.text for query in read.queries] == ["r", "q"]
     assert [url.rsplit("/")[-1] for url in read.skipped] == ["LICENSE", "README.md"]
@@ -267,9 +267,9 @@ def test_parquet_is_read_as_other_jobs_read_it(tmp_path: Path) -> None:
     rows[3]["positives"] = [""]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "no suffix", row_group_size=2)
     check_fields(Storage(), str(tmp_path))
-    found = read_examples(Storage(), str(tmp_path))
-    assert [query.text for query in found.queries] == ["q0", "q1", "q2", "q4", "q5"]
-    (bad,) = found.quarantine.rows
+    examples = read_examples(Storage(), str(tmp_path))
+    assert [query.text for query in examples.queries] == ["q0", "q1", "q2", "q4", "q5"]
+    (bad,) = examples.quarantine.rows
     assert (bad["position"], bad["reason"]) == (3, "document is empty")
     assert json.loads(bad["row"])["day"] == "2020-01-04"
 
@@ -283,6 +283,10 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     content[offset + 30 : offset + 40] = b"\xff" * 10
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"part\.parquet: row group 1 cannot be read"):
+        read_examples(Storage(), str(tmp_path))
+    not_utf8 = pa.array([b"\xff"]).view(pa.string())
+    pq.write_table(pa.table({"query": not_utf8, "positives": [["p"]], "negatives": [["n"]]}), path)
+    with pytest.raises(InputError, match=r"part\.parquet: row group 0 is not valid: .*UTF8"):
         read_examples(Storage(), str(tmp_path))
     path.write_bytes(content[:-8])
     with pytest.raises(InputError, match=r"part\.parquet: not a complete Parquet file"):

@@ -32,12 +32,12 @@ SMALL = {"queries_per_step": 4, "max_steps": 8, "learning_rate": 3e-3, "dtype": 
 def make_queries(count: int, seed: int = 0) -> list[Query]:
     """Documents that share the query's words, among ones that do not."""
     draw = random.Random(seed)
-    found = []
+    queries = []
     for _ in range(count):
         words = draw.sample(WORDS, 8)
         others = [" ".join(draw.sample([word for word in WORDS if word not in words[:2]], 5)) for _ in range(5)]
-        found.append(Query(" ".join(words[:2]), "t", ("Find it", "Get it"), (" ".join(words[:5]),), tuple(others)))
-    return found
+        queries.append(Query(" ".join(words[:2]), "t", ("Find it", "Get it"), (" ".join(words[:5]),), tuple(others)))
+    return queries
 
 
 def run(
