@@ -87,8 +87,8 @@ class Naming:
         there = {o: t for o, t in (needed | dict(self.preferred)).items() if t in place(o)}
         return there | dict(self.named)
 
-    def told(self, ours: str, theirs: str) -> str:
-        """How the configuration says it."""
+    def setting(self, ours: str, theirs: str) -> str:
+        """The setting that gives a column its name, as it stands in the configuration."""
         has_role = ours in self.named and ours in MEANINGS
         return f"{self.key} says {self.role if has_role else ''}{ours}: {theirs}"
 
@@ -139,7 +139,7 @@ def map_columns(
     for ours in known:
         theirs = columns.get(ours)
         if theirs is not None and theirs not in names:
-            raise InputError(f"{url}: {naming.told(ours, theirs)}, available: {sorted(names)}")
+            raise InputError(f"{url}: {naming.setting(ours, theirs)}, available: {sorted(names)}")
         aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), alias_of_lists)
         found = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
         if found is not None:
@@ -167,7 +167,7 @@ def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str
     missing = [name for name in needed.get(role, ("query_id", "doc_id", "relevance")) if name not in mapped]
     for ours in missing:
         if ours in naming.preferred:
-            raise InputError(f"{url}: {naming.told(ours, naming.preferred[ours])}, available: {sorted(names)}")
+            raise InputError(f"{url}: {naming.setting(ours, naming.preferred[ours])}, available: {sorted(names)}")
     if missing:
         accepted = {field.name: field.aliases for field in FIELDS[role] if field.name in missing and field.aliases}
         understood = "".join(f"; {name} may also be {', '.join(aliases)}" for name, aliases in accepted.items())

@@ -128,7 +128,7 @@ def objects_of(table: pa.Table) -> list[dict[str, Any]]:
     return [parse(text.encode()) if text else {} for text in table[EXTRAS].to_pylist()]
 
 
-def told(sampled: pa.Schema, read: pa.Schema) -> list[str]:
+def changes(sampled: pa.Schema, read: pa.Schema) -> list[str]:
     """What became of the columns that a sample showed: ``name: what``, of those that are new or of another type."""
     types = {field.name: field.type for field in sampled}
     return [

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from tart_ray.config import PlanConfig
 from tart_ray.engine.progress import duration
 from tart_ray.input.quarantine import READ, Quarantine
-from tart_ray.input.readers import read_split, table_schema
-from tart_ray.input.sources import Source
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source, table_schema
 from tart_ray.scores.encode import encode, load_tokenizer
 from tart_ray.scores.instructions import remarks_after, remarks_before
 from tart_ray.scores.plan import Plan

@@ -20,8 +20,8 @@ from tart_ray.engine.stages import run_stage
 from tart_ray.errors import ConfigurationError, InputError
 from tart_ray.input import json_lines
 from tart_ray.input.quarantine import JOIN, READ, Quarantine
-from tart_ray.input.readers import read_split, table_schema
-from tart_ray.input.sources import Source
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source, table_schema
 from tart_ray.runs.directory import WORK, Directory
 from tart_ray.runs.fragments import decode_rows, encode_fragment, encode_fragments, encode_rows, read_bucket
 from tart_ray.runs.stage import Record, Stage, total
@@ -120,7 +120,7 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = (), spec: 
     """
     reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
     sampled, plan = plan, plan.as_read([record.fields for record in reads["candidates"].values()])
-    columns = json_lines.told(sampled.candidates.extras, plan.candidates.extras)
+    columns = json_lines.changes(sampled.candidates.extras, plan.candidates.extras)
     for line in columns:
         log.warning("%s: column %s", plan.candidates.url, line)
     try:

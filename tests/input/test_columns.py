@@ -17,8 +17,8 @@ import pytest
 from tart_ray.errors import InputError
 from tart_ray.input import json_lines
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.input.readers import read_split, table_schema
-from tart_ray.input.sources import Source, inspect_source
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source, inspect_source, table_schema
 
 PAIR = {"query_id": "q1", "query": "a", "doc_id": "d1", "text": "b"}
 

@@ -21,24 +21,26 @@ from hypothesis import strategies as st
 from support.fuzzing import FUZZED
 
 from tart_ray.errors import InputError, StorageError
+from tart_ray.input import inspect_text, splits
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.input.readers import read_split, table_schema
-from tart_ray.input.sources import Source, inspect_source
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source, inspect_source, table_schema
 from tart_ray.runs.fragments import encode_fragment
 from tart_ray.storage import Storage
 from tart_ray.tables.hive import partition_rules, partitions
 from tart_ray.tables.keys import bucket_of
 from tart_ray.tables.parquet import parquet_bytes
 
+MODULES = {"SAMPLE_BYTES": inspect_text, "SPLIT_BYTES": splits}
 Place = tuple[str, int, int]  # file, position, item
 
 
 @contextmanager
-def empty_folder(**settings: Any) -> Iterator[Path]:
-    """A directory, and other settings of `tart_ray.input.sources` as long as it is there."""
+def empty_folder(**settings: int) -> Iterator[Path]:
+    """A directory, and another sample and other splits as long as it is there."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
-            patch.setattr(f"tart_ray.input.sources.{name}", value)
+            patch.setattr(MODULES[name], name, value)
         yield Path(folder)
 
 

@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.stores import supported
 
 from tart_ray.errors import InputError
-from tart_ray.input import json_lines, sources
+from tart_ray.input import inspect_text, json_lines, splits
 from tart_ray.input.parquet_files import _checked
 from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.readers import read_split
@@ -162,7 +162,7 @@ UNDECODABLE = [
 def test_json_of_wrong_types_is_quarantined_and_lines_that_are_none_keep_their_bytes(
     local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tart_ray.input.sources.SAMPLE_BYTES", 1)  # the types are those of the first line
+    monkeypatch.setattr("tart_ray.input.inspect_text.SAMPLE_BYTES", 1)  # the types are those of the first line
     rows = [GOOD, *(row for row, _ in JSON_BAD), *(line for line, _ in UNDECODABLE), GOOD]
     put(local, "jsonl", rows)
     _, table, bad = local.read()
@@ -541,8 +541,8 @@ def test_empty_documents_are_rows_where_they_are_wanted(local: Any) -> None:
 
 
 def test_columns_of_json_lines_are_those_of_all_rows(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SAMPLE_BYTES", 1)  # the first line
-    monkeypatch.setattr(sources, "SPLIT_BYTES", 200)  # a few lines each
+    monkeypatch.setattr(inspect_text, "SAMPLE_BYTES", 1)  # the first line
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 200)  # a few lines each
     values = {
         "widened": [3, 4, None, 3.5], "words": [1, "one", 2.5, None], "flag": [True, None, False, True],
         "mixed": [True, 1, None, [1, {"k": None}]], "long": [2**53, 2**53 + 1, None, -(2**63)],
@@ -565,7 +565,7 @@ def test_columns_of_json_lines_are_those_of_all_rows(local: Any, monkeypatch: py
         "nan": [1.5, None, None, 2.0], "nested": ['{"a":100000000000000000000}', "[null]", None, "x"],
         "never": [None] * 4,
     }  # fmt: skip
-    assert json_lines.told(sampled.extras, source.extras) == [
+    assert json_lines.changes(sampled.extras, source.extras) == [
         "exact: int64 in the sample, double as read",
         "huge: int64 in the sample, large_string as read",
         "long and float: int64 in the sample, large_string as read",
@@ -581,7 +581,7 @@ def test_columns_of_json_lines_are_those_of_all_rows(local: Any, monkeypatch: py
 def test_late_columns_are_carried_under_names_that_the_output_does_not_need(
     local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SAMPLE_BYTES", 1)
+    monkeypatch.setattr(inspect_text, "SAMPLE_BYTES", 1)
     late = {"query_id": "q3", "query": "c?", "candidates": [{"doc_id": "d", "text": "t"}] * 2}
     put(
         local, "jsonl", [*LISTS, {**late, "year": 2024}, {**late, "text": "of all", "rank": 7, "Lang": "no", "gone": 1}]
@@ -607,7 +607,7 @@ def test_late_columns_are_carried_under_names_that_the_output_does_not_need(
 
 
 def test_hive_keys_of_files_beyond_the_sample_are_columns(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SAMPLED_FILES", 1)
+    monkeypatch.setattr(inspect_text, "SAMPLED_FILES", 1)
     for name in ("a/x", "lang=en/x"):
         local.put(f"in/{name}.run", "q Q0 d 1 2 t\n")
     source, table, bad = local.read("in")

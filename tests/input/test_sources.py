@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tart_ray.errors import InputError
-from tart_ray.input import sources
+from tart_ray.input import inspect_text, splits
 from tart_ray.input.sources import inspect_source
 from tart_ray.storage import Storage
 
@@ -221,7 +221,7 @@ def test_a_column_that_is_claimed_for_one_meaning_has_no_other(local: Any, kind:
 
 
 def test_an_optional_column_that_only_a_late_row_has_is_read(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SAMPLE_BYTES", 1)
+    monkeypatch.setattr(inspect_text, "SAMPLE_BYTES", 1)
     late = {"title": "T", "score": 2, "instruction": "I"}
     local.put("pairs/a.jsonl", lines(PAIR, {**PAIR, **late}))
     _, table, bad = local.read("pairs")
@@ -324,27 +324,27 @@ def test_splits_cover_all_row_groups_once(local: Any, monkeypatch: pytest.Monkey
     local.put("b.parquet", pa.table({"query_id": ["q"] * 3, "doc_id": ["x", "y", "z"]}))
     local.put("c.parquet", pa.table({"query_id": pa.array([], pa.string()), "doc_id": pa.array([], pa.string())}))
     for size in (1, 500, 1000, 1 << 30):
-        monkeypatch.setattr(sources, "SPLIT_BYTES", size)
+        monkeypatch.setattr(splits, "SPLIT_BYTES", size)
         source, table, _ = local.read()
         assert [split.index for split in source.splits] == list(range(len(source.splits)))
         assert all(split.start < split.end for split in source.splits if "c.parquet" not in split.file.url)
         assert table["doc_id"].to_pylist() == [*ids, "x", "y", "z"]
         assert table["_position"].to_pylist() == [*range(50), *range(3)]
         assert [source.origin(i)[-9:] for i in table["_split"].to_pylist()] == ["a.parquet"] * 50 + ["b.parquet"] * 3
-    monkeypatch.setattr(sources, "SPLIT_BYTES", 1)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 1)
     assert len(inspect_source(local.storage, local.at("[ab].parquet"), "candidates").splits) == 13 + 1
 
 
 def test_splits_cover_all_bytes_once_and_stay_few(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{**PAIR, "doc_id": f"d{i}"} for i in range(200)]
     local.put("a.jsonl", lines(*rows))
-    monkeypatch.setattr(sources, "SPLIT_BYTES", 100)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 100)
     source, table, _ = local.read()
     assert table["doc_id"].to_pylist() == [row["doc_id"] for row in rows]
     ends = [0, *(split.end for split in source.splits)]
     assert [split.start for split in source.splits] == ends[:-1]
     assert ends[-1] == source.files[0].size
-    monkeypatch.setattr(sources, "MAX_SPLITS", 7)
+    monkeypatch.setattr(splits, "MAX_SPLITS", 7)
     assert len(inspect_source(local.storage, local.url, "candidates").splits) == 7
 
 

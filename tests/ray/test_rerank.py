@@ -28,7 +28,7 @@ from tart_ray.errors import (
     RunFailedError,
     StorageError,
 )
-from tart_ray.input import sources
+from tart_ray.input import inspect_text, splits
 from tart_ray.reranking.job import rerank
 from tart_ray.scores.prepare import prepare
 from tart_ray.scores.replica import load_scorer
@@ -412,8 +412,8 @@ def test_a_repeated_pair_under_another_instruction_is_kept_in_quarantine(tmp_pat
 def test_columns_of_json_lines_that_the_sample_does_not_show(
     tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SAMPLE_BYTES", 1)  # the first line
-    monkeypatch.setattr(sources, "SPLIT_BYTES", 500)
+    monkeypatch.setattr(inspect_text, "SAMPLE_BYTES", 1)  # the first line
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 500)
     late = [{"price": 3.5, "lang": "en", "label": 1.0}, {"price": float("nan"), "score": float("-inf")}]
     rows = [pair(0, d, price=d, code=d, score=float(-d)) for d in range(20)] + [
         pair(0, 20 + i, **late[i]) for i in (0, 1)

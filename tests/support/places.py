@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from tart_ray.input import json_lines
 from tart_ray.input.listing import list_files
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.input.readers import read_split, table_schema
-from tart_ray.input.sources import Source, inspect_source
+from tart_ray.input.readers import read_split
+from tart_ray.input.sources import Source, inspect_source, table_schema
 from tart_ray.storage import Storage, join_url
 
 
