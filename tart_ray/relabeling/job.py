@@ -24,7 +24,8 @@ from tart_ray.relabeling import stages
 from tart_ray.relabeling.checks import check_columns, check_columns_as_read, choose_partitions, find_judgements
 from tart_ray.relabeling.known import Provenance
 from tart_ray.relabeling.labels import LABELLING_VERSION
-from tart_ray.relabeling.stages_labels import Calibrated, Done, fit, label_pairs, too_many_changed
+from tart_ray.relabeling.stages_labels import fit, label_pairs
+from tart_ray.relabeling.stages_outcome import Done, too_many_changed
 from tart_ray.runs.directory import MANIFEST, Directory
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
@@ -271,8 +272,8 @@ def _target(versions: Versions, wanted: str) -> str:
     base: str | None = versions.manifest(current.run)["identity"][BASE] if current else None
     target = base if wanted == PREVIOUS else wanted
     if current is None or target not in complete:
-        told = "no run before the current one" if wanted == PREVIOUS and target is None else f"got {target!r}"
-        raise ConfigurationError(f"output.switch_to: {told}; finished runs at {versions.path}: {complete}")
+        problem = "no run before the current one" if wanted == PREVIOUS and target is None else f"got {target!r}"
+        raise ConfigurationError(f"output.switch_to: {problem}; finished runs at {versions.path}: {complete}")
     return target
 
 
@@ -310,39 +311,20 @@ def _execute(
     with session.timed("label"):
         calibrated = fit(work)
         labelled = label_pairs(work)
-    done = Done(prepared, spread, matched, collected, labelled, total(judged.values(), "quarantined"))
-    return make_outcome(task, run, id_, base, done, calibrated)
+    bad_judgements = total(judged.values(), "quarantined")
+    done = Done(prepared, spread, matched, collected, labelled, calibrated, bad_judgements)
+    return make_outcome(task, run, id_, base, done)
 
 
-def make_outcome(
-    task: Task, run: Run, id_: str, base: str | None, done: Done, calibrated: Calibrated | None
-) -> Outcome:
+def make_outcome(task: Task, run: Run, id_: str, base: str | None, done: Done) -> Outcome:
     """Counts of rows, after every one of them is accounted for, and what the report says."""
-    collected = done.collected.values()
-    tokens, padded = total(collected, "tokens"), total(collected, "padded_tokens")
     return Outcome(
         "relabel",
         task.config,
         done.counts,
         done.balances,
-        report={
-            "run": id_,
-            "base": base,
-            "labels": done.labels,
-            "flips": done.flips,
-            "model": task.scores["model"],
-            "calibration": calibrated and calibrated.model_dump(mode="json"),
-            "tokens": tokens,
-            "padding": 1 - tokens / padded if padded else 0.0,
-            "replica_seconds": sum(record.seconds for record in collected),
-            "columns": done.prepared.columns,
-        },
-        figures={
-            **{f"label {name}": pairs for name, pairs in done.labels.items()},
-            **{f"label {old} → {new}": pairs for old, new, pairs in done.flips},
-            **{f"column {line}": "" for line in done.prepared.columns},
-            **({"Brier score, held out": round(calibrated.held_out["brier"], 4)} if calibrated else {}),
-        },
+        report={"run": id_, "base": base, "model": task.scores["model"], **done.report},
+        figures=done.figures,
         notes=task.notes,
         warnings=done.prepared.warnings,
         held=too_many_changed(run, base, done.counts, task.config.limits.max_changed_fraction),

@@ -1,10 +1,8 @@
-"""Units of labelling: what thresholds or a calibration are found from, the labels, and how they reconcile."""
+"""Units of labelling: what thresholds or a calibration are found from, and the labels."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,19 +29,14 @@ from tart_ray.relabeling.labels import (
 from tart_ray.relabeling.old_labels import GIVEN, OLD_LABEL, given_labels
 from tart_ray.relabeling.stages import (
     LABEL_PAIRS,
-    Collected,
     Labelled,
-    Matched,
-    Spread,
     Work,
     collected_scores,
     known_scores,
 )
-from tart_ray.runs.balance import Balance
 from tart_ray.runs.directory import WORK
-from tart_ray.runs.run import Run
-from tart_ray.runs.stage import Record, Stage, total
-from tart_ray.scores.prepare import Prepared, read_shuffled
+from tart_ray.runs.stage import Record, Stage
+from tart_ray.scores.prepare import read_shuffled
 from tart_ray.scores.store import SCORES
 from tart_ray.tables.grades import grades
 from tart_ray.tables.hive import partitions
@@ -84,76 +77,6 @@ COUNT, RECOUNT = Stage("count", Counted), Stage("recount", Counted)
 PLACE, FIND_THRESHOLDS = Stage("place", Found), Stage("thresholds", Found)
 SAMPLE = Stage("sample", Sampled)
 CALIBRATE = Stage("calibrate", Calibrated)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What all stages did; ``judged_quarantined``: bad judgements."""
-
-    prepared: Prepared
-    spread: Mapping[str, Spread]
-    matched: Mapping[str, Matched]
-    collected: Mapping[str, Collected]
-    labelled: Mapping[str, Labelled]
-    judged_quarantined: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows of the input, and old labels, by what became of them."""
-        prepared, labelled = self.prepared, self.labelled.values()
-        bad = total(self.matched.values(), "quarantined") + total(self.collected.values(), "quarantined")
-        return {
-            "read": prepared.read,
-            "labelled": total(labelled, "rows"),
-            "scored": total(self.collected.values(), "scored"),
-            "reused": total(self.matched.values(), "reused"),
-            "duplicates": prepared.duplicates,
-            "quarantined": prepared.quarantined + bad,
-            "old": total(self.spread.values(), "of_base") + total(labelled, "given"),
-            **{name: total(labelled, name) for name in ("unchanged", "changed", "new", "gone")},
-            "quarantined_queries_and_documents": prepared.other_quarantined,
-            "duplicate_documents_in_corpus": prepared.corpus_duplicates,
-            "duplicate_queries": prepared.query_duplicates,
-            "quarantined_judgements": self.judged_quarantined,
-        }
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """Pairs by label."""
-        labels: Counter[str] = Counter()
-        for record in self.labelled.values():
-            labels.update(record.labels)
-        return {name: labels[name] for name in sorted(labels, key=int)}
-
-    @property
-    def flips(self) -> list[tuple[int, int, int]]:
-        """Old label, new label, and pairs that went from the one to the other."""
-        flips: Counter[tuple[int, int]] = Counter()
-        for record in self.labelled.values():
-            flips.update({(old, new): pairs for old, new, pairs in record.flips})
-        return sorted((old, new, pairs) for (old, new), pairs in flips.items())
-
-    @property
-    def balances(self) -> list[Balance]:
-        """How every row of the input and every old label is accounted for.
-
-        Raises:
-            ReconciliationError: one is not.
-        """
-        counts = self.counts
-        parts = {
-            "read": ("labelled", "duplicates", "quarantined"),
-            "labelled": ("unchanged", "changed", "new"),
-            "old": ("unchanged", "changed", "gone"),
-        }
-        of_each = {name: {part: counts[part] for part in names} for name, names in parts.items()}
-        by_score = {"scored": counts["scored"], "scored before": counts["reused"]}
-        return [
-            Balance("read", counts["read"], of_each["read"]),
-            Balance("labelled", counts["labelled"], by_score),
-            Balance("labelled", counts["labelled"], of_each["labelled"]),
-            Balance("old labels", counts["old"], of_each["old"]),
-        ]
 
 
 def fit(work: Work) -> Calibrated | None:
@@ -264,15 +187,4 @@ def _label_bucket(work: Work, unit: str) -> Labelled:
         labels=Counter(map(str, rows[LABEL.name].to_pylist())),
         flips=tuple((*pair, pairs) for pair, pairs in compared.flips.items()),
         **compared.counts,
-    )
-
-
-def too_many_changed(run: Run, base: str | None, counts: Mapping[str, int], allowed: float) -> str | None:
-    """Why this run must not become current by itself; None if it may."""
-    moved = counts["changed"] + counts["gone"]
-    if moved <= allowed * counts["old"]:
-        return None
-    return (
-        f"{moved:,} of {counts['old']:,} labels changed or are gone, more than limits.max_changed_fraction {allowed} "
-        f"allows: see {run.url('diff')}; the current run stays {base or 'none'}"
     )
