@@ -113,5 +113,5 @@ def instructed(template: Template, instruction: str | None, query: str) -> tuple
 
 def published(model: str, preset: str | None) -> tuple[str, float] | None:
     """Measure and figure, a fraction of 1, that was published for a checkpoint and a preset; None where none was."""
-    found = PUBLISHED.get(model.rstrip("/"), {}).get(preset or "")
-    return (found[0], found[1] / 100) if found else None
+    figure = PUBLISHED.get(model.rstrip("/"), {}).get(preset or "")
+    return (figure[0], figure[1] / 100) if figure else None

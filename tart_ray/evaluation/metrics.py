@@ -52,8 +52,8 @@ def per_query(measures: Sequence[str], qrels: Qrels, run: Run) -> dict[str, dict
     values = {name: dict.fromkeys(qrels, 0.0) for name in measures}
     parsed = {ir_measures.parse_measure(name): name for name in measures}
     judged = {query: documents for query, documents in qrels.items() if documents}
-    for found in ir_measures.pytrec_eval.iter_calc(list(parsed), judged, run):
-        values[parsed[found.measure]][found.query_id] = float(found.value)
+    for metric in ir_measures.pytrec_eval.iter_calc(list(parsed), judged, run):
+        values[parsed[metric.measure]][metric.query_id] = float(metric.value)
     return values
 
 
@@ -80,11 +80,11 @@ def interval(values: Floats, confidence: float, resamples: int, seed: int) -> tu
     """Percentile bootstrap interval of the mean over queries (Efron and Tibshirani 1993, chapter 13)."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
-    found = scipy.stats.bootstrap(
+    bounds = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=resamples, confidence_level=confidence, method="percentile", batch=BATCH,
         rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    return float(bounds.low), float(bounds.high)
 
 
 def compare(values: Floats, baseline: Floats) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def robustness(values: Mapping[str, Floats]) -> dict[str, Any]:
     ``mean``, ``standard_deviation`` (n - 1), ``best`` and ``worst`` are over the instructions' means;
     ``worst_per_query`` is the mean over queries of the least value that any instruction gives.
     """
-    means = {name: float(found.mean()) for name, found in values.items()}
+    means = {name: float(of_queries.mean()) for name, of_queries in values.items()}
     worst, best = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
     return {
         "instructions": len(means),

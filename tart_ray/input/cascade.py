@@ -28,9 +28,9 @@ def check_run(storage: Storage, url: str) -> None:
     """
     path = absolute(url).rstrip("/")
     if not glob.has_magic(path) and storage.exists(join_url(path, "manifest.json")):
-        there = [name for name in PARTS if name in storage.names(path)]
-        if there:
-            raise InputError(f"{url}: the directory of a run; expected its rows: {join_url(path, there[0])}")
+        parts_there = [name for name in PARTS if name in storage.names(path)]
+        if parts_there:
+            raise InputError(f"{url}: the directory of a run; expected its rows: {join_url(path, parts_there[0])}")
     parts = path.split("/")
     for place, part in enumerate(parts):
         root = "/".join(parts[:place])

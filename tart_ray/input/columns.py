@@ -84,8 +84,8 @@ class Naming:
 
         aliases = {field.name: field.aliases for field in FIELDS[role]}
         needed = {o: t for o, t in self.otherwise.items() if {o, *aliases.get(o, ())}.isdisjoint(place(o))}
-        there = {o: t for o, t in (needed | dict(self.preferred)).items() if t in place(o)}
-        return there | dict(self.named)
+        preferred = {o: t for o, t in (needed | dict(self.preferred)).items() if t in place(o)}
+        return preferred | dict(self.named)
 
     def setting(self, ours: str, theirs: str) -> str:
         """The setting that gives a column its name, as it stands in the configuration."""
@@ -110,13 +110,13 @@ def check_used(
     Raises:
         InputError: one is not used.
     """
-    known = MEANINGS.union(*(found for found, _ in available.values()))
+    known = MEANINGS.union(*(columns_of_input for columns_of_input, _ in available.values()))
     for ours, theirs in without_role(columns).items():
         if ours not in known:  # another name for a column without a meaning
             continue
-        if all(found.get(ours) != theirs for found, _ in available.values()):
-            there = "; ".join(f"{source}: {sorted(names)}" for source, (_, names) in available.items())
-            raise InputError(f"{key} says {ours}: {theirs}, available: {there}")
+        if all(columns_of_input.get(ours) != theirs for columns_of_input, _ in available.values()):
+            names_of_each = "; ".join(f"{source}: {sorted(names)}" for source, (_, names) in available.items())
+            raise InputError(f"{key} says {ours}: {theirs}, available: {names_of_each}")
 
 
 def candidates_column(role: Role, names: set[str], columns: Mapping[str, str]) -> str | None:
@@ -141,9 +141,9 @@ def map_columns(
         if theirs is not None and theirs not in names:
             raise InputError(f"{url}: {naming.setting(ours, theirs)}, available: {sorted(names)}")
         aliases = next((f.aliases for f in FIELDS[role] if f.name == ours), alias_of_lists)
-        found = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
-        if found is not None:
-            mapped[ours] = found
+        chosen = theirs or next((name for name in (ours, *aliases) if name in names - claimed), None)
+        if chosen is not None:
+            mapped[ours] = chosen
     return mapped
 
 
@@ -153,8 +153,8 @@ def map_candidate(url: str, names: set[str], columns: Mapping[str, str], naming:
     if missing:
         raise InputError(f"{url}: {naming.key} says {missing}, available in each candidate: {sorted(names)}")
     named = {ours: columns[ours] for ours in FIELDS_OF_A_CANDIDATE if ours in columns}
-    own = (name for name in FIELDS_OF_A_CANDIDATE if name in names - {*named.values()} and name not in named)
-    return named | {name: name for name in own}
+    unnamed = (name for name in FIELDS_OF_A_CANDIDATE if name in names - {*named.values()} and name not in named)
+    return named | {name: name for name in unnamed}
 
 
 def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str], naming: Naming) -> None:
@@ -297,12 +297,12 @@ def with_keys(record: dict[str, Any], keys: Iterable[tuple[str, str | None]]) ->
     As pyarrow, DuckDB, polars and Spark do, the directory is believed. What it says is of the type of the record's own
     value, where it can be.
     """
-    found, overruled = dict(record), 0
+    merged, overruled = dict(record), 0
     for key, value in keys:
-        own = record.get(key)
-        found[key] = value if own is None or value is None else _like(own, value)
-        overruled += own is not None and found[key] != own
-    return found, overruled
+        of_file = record.get(key)
+        merged[key] = value if of_file is None or value is None else _like(of_file, value)
+        overruled += of_file is not None and merged[key] != of_file
+    return merged, overruled
 
 
 def _like(own: Any, value: str) -> Any:

@@ -73,22 +73,22 @@ def kind_of(value: Any) -> str:
 
 def kinds_of(objects: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Every field, and the kinds of its values; none where they are all null."""
-    found: dict[str, set[str]] = {}
+    kinds_by_name: dict[str, set[str]] = {}
     for fields in objects:
         for name, value in fields.items():
-            kinds = found.setdefault(name, set())
+            kinds = kinds_by_name.setdefault(name, set())
             if value is not None:
                 kinds.add(kind_of(value))
-    return {name: sorted(found[name]) for name in sorted(found)}
+    return {name: sorted(kinds_by_name[name]) for name in sorted(kinds_by_name)}
 
 
 def merge(several: Iterable[Kinds]) -> dict[str, list[str]]:
     """The kinds of fields that were seen in several places."""
-    found: dict[str, set[str]] = {}
+    kinds_by_name: dict[str, set[str]] = {}
     for kinds in several:
         for name, of_field in kinds.items():
-            found.setdefault(name, set()).update(of_field)
-    return {name: sorted(found[name]) for name in sorted(found)}
+            kinds_by_name.setdefault(name, set()).update(of_field)
+    return {name: sorted(kinds_by_name[name]) for name in sorted(kinds_by_name)}
 
 
 def type_of(several: Iterable[str]) -> pa.DataType:

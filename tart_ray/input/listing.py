@@ -50,7 +50,7 @@ class Listing:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is left out, in words."""
-        return tuple(f"skipped {found}" for found in self.skipped)
+        return tuple(f"skipped {entries}" for entries in self.skipped)
 
 
 def list_files(storage: Storage, url: str) -> Listing:
@@ -67,20 +67,20 @@ def list_files(storage: Storage, url: str) -> Listing:
     with explained("list", url):
         listed_whole = False
         if filesystem.isfile(path):
-            root, found = path.rpartition("/")[0], {path: filesystem.info(path)}
+            root, infos = path.rpartition("/")[0], {path: filesystem.info(path)}
         elif glob.has_magic(path) and not filesystem.isdir(path):  # a name may hold the characters of a glob
             root = path[: glob.escape(path).index("[")].rpartition("/")[0]
-            found = _matches(filesystem, root, path)
+            infos = _matches(filesystem, root, path)
         else:
-            root, found = path.rstrip("/"), _below(filesystem, path)
+            root, infos = path.rstrip("/"), _below(filesystem, path)
             listed_whole = True
-        table = table_logs.find(filesystem, root, found, listed_whole=listed_whole)
+        table = table_logs.find(filesystem, root, infos, listed_whole=listed_whole)
     if table is not None:
         raise InputError(f"{url}: {table}")
     named = _named(path[len(root) :])
     files = []
     skipped: dict[str, list[str]] = {}
-    for name, info in sorted(found.items()):
+    for name, info in sorted(infos.items()):
         if info["type"] == "directory" and not name.endswith("/"):
             continue
         place = name[len(root) :].lstrip("/")
@@ -96,8 +96,8 @@ def list_files(storage: Storage, url: str) -> Listing:
             skipped.setdefault(reason, []).append(place)
     left_out = tuple(Skipped(why, len(names), tuple(names[:NAMES_SHOWN])) for why, names in skipped.items())
     if not files:
-        told = "".join(f"; skipped {found}" for found in left_out)
-        raise StorageError(f"{url}: no file there, or only empty ones{told}; expected a file, a directory or a glob")
+        remark = "".join(f"; skipped {entries}" for entries in left_out)
+        raise StorageError(f"{url}: no file there, or only empty ones{remark}; expected a file, a directory or a glob")
     return Listing(tuple(files), left_out)
 
 
@@ -107,13 +107,13 @@ def look_at(storage: Storage, urls: Sequence[str]) -> Listing:
     Raises:
         StorageError: one is not there.
     """
-    found = []
+    files = []
     for url in sorted(urls):
         filesystem, path = storage.resolve(url)
         with explained("look at", url):
             info = filesystem.info(path)
-            found.append(_file(storage, filesystem.unstrip_protocol(path), info))
-    return Listing(tuple(found), ())
+            files.append(_file(storage, filesystem.unstrip_protocol(path), info))
+    return Listing(tuple(files), ())
 
 
 def _file(storage: Storage, url: str, info: Mapping[str, Any], inside: str = "") -> FileInfo:

@@ -117,7 +117,7 @@ def schemas_of(files: Sequence[FileInfo], footers: Sequence[FileMetaData], dropp
     Raises:
         InputError: a file has a column twice, or one that cannot be read.
     """
-    found = []
+    schemas = []
     for file, footer in zip(files, footers, strict=True):
         schema = footer.schema.to_arrow_schema()
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
@@ -125,8 +125,8 @@ def schemas_of(files: Sequence[FileInfo], footers: Sequence[FileMetaData], dropp
             raise InputError(f"{file.url}: duplicate columns {twice}; expected each once")
         schema = pa.schema([field for field in schema if field.name not in dropped])
         _check_lists(file, schema)
-        found.append(_plain(schema))
-    return found
+        schemas.append(_plain(schema))
+    return schemas
 
 
 def unify(files: Sequence[FileInfo], schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, list[str]]:
@@ -142,11 +142,11 @@ def unify(files: Sequence[FileInfo], schemas: Sequence[pa.Schema]) -> tuple[pa.S
         for field in schema:
             kinds.setdefault(field.name, {}).setdefault(field.type, file)
     fields, notes = [], []
-    for name, found in kinds.items():
-        kind = _common(found)
+    for name, files_by_type in kinds.items():
+        kind = _common(files_by_type)
         if kind is None:
-            where = ", ".join(f"{kind} in {file.url.rsplit('/', 1)[-1]}" for kind, file in found.items())
-            for odd, file in found.items():
+            where = ", ".join(f"{kind} in {file.url.rsplit('/', 1)[-1]}" for kind, file in files_by_type.items())
+            for odd, file in files_by_type.items():
                 if any(pa.types.is_binary(leaf) or _is_fixed(leaf) for leaf in leaves(odd)):
                     raise InputError(
                         f"{file.url}: column {name!r}: got {where}, which have no type in common; leave it out by "

@@ -44,8 +44,8 @@ class Quarantine:
         raw: bytes | None = None,
     ) -> None:
         """Keep one row: as JSON, or the bytes of a line that could not be decoded."""
-        found = row or {}
-        ids = {name: id_text(found.get(name)) for name in ("query_id", "doc_id")}
+        fields = row or {}
+        ids = {name: id_text(fields.get(name)) for name in ("query_id", "doc_id")}
         text = None
         if row is not None:
             try:

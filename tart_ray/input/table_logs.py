@@ -56,11 +56,11 @@ def _in_path(name: str) -> str | None:
     for end, part in enumerate(parts[:-1]):
         table = "/".join(parts[:end])
         if part in LOGS:
-            return _told(*LOGS[part], table, f"{part}/")
+            return _message(*LOGS[part], table, f"{part}/")
         if HIVE_LOG.fullmatch(part):
-            return _told(*HIVE, table, f"{part}/")
+            return _message(*HIVE, table, f"{part}/")
     if ICEBERG_LOG.search(name):
-        return _told(*ICEBERG, "/".join(parts[:-2]), "metadata/")
+        return _message(*ICEBERG, "/".join(parts[:-2]), "metadata/")
     return None
 
 
@@ -83,17 +83,17 @@ def _beside(filesystem: fsspec.AbstractFileSystem, tables: Sequence[str]) -> str
     for table in tables:
         above, _, name = table.rpartition("/")
         if HIVE_LOG.fullmatch(name):
-            return _told(*HIVE, above, f"{name}/")
+            return _message(*HIVE, above, f"{name}/")
     probes = [(table, name) for table in tables for name in LOGS]
     with ThreadPoolExecutor(16) as pool:
         there = [*pool.map(lambda probe: _is_there(filesystem, "/".join(probe)), probes)]
     for (table, name), found in zip(probes, there, strict=True):
         if found:
-            return _told(*LOGS[name], table, f"{name}/")
+            return _message(*LOGS[name], table, f"{name}/")
     for data in tables:
         table, _, name = data.rpartition("/")
         if name == ICEBERG_DATA and _has_iceberg_log(filesystem, f"{table}/metadata"):
-            return _told(*ICEBERG, table, "metadata/")
+            return _message(*ICEBERG, table, "metadata/")
     return None
 
 
@@ -111,7 +111,7 @@ def _has_iceberg_log(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
         return False
 
 
-def _told(kind: str, export: str, table: str, log: str) -> str:
+def _message(kind: str, export: str, table: str, log: str) -> str:
     return (
         f"{table} is a table of {kind}: its log {log} decides which files are read, and they hold deleted and replaced "
         f"rows, too; {export}, and give that copy"

@@ -69,11 +69,11 @@ def report(mined: Sequence[Mined], settings: Settings) -> dict[str, Any]:
     policies = {}
     for policy in settings.policies:
         start = f"{policy.name}: "
-        found = {name.removeprefix(start): n for name, n in sums["counts"].items() if name.startswith(start)}
+        of_policy = {name.removeprefix(start): n for name, n in sums["counts"].items() if name.startswith(start)}
         policies[policy.name] = {
-            "chosen": found.pop("chosen", 0),
+            "chosen": of_policy.pop("chosen", 0),
             "queries with fewer than asked for": sums["short_queries"][policy.name],
-            **{f"dropped by {name}": number for name, number in found.items()},
+            **{f"dropped by {name}": number for name, number in of_policy.items()},
         }
     return {
         "policies": policies,

@@ -296,10 +296,10 @@ def _with_texts(judged: pa.Table, candidates: pa.Table) -> pa.Table:
     """Judgements with the texts of the candidates that they are about, else with those that they have: JUDGED_TEXTS."""
     judged = pa.concat_tables([JUDGED_TEXTS.empty_table(), judged], promote_options="default")
     at = positions(judged, candidates, PAIR)
-    found = candidates.unify_dictionaries().take(pa.array(at, mask=at < 0))
+    with_texts = candidates.unify_dictionaries().take(pa.array(at, mask=at < 0))
     for name in texts.DOCUMENT_COLUMNS:
         place = judged.schema.get_field_index(name)
-        judged = judged.set_column(place, judged.schema.field(name), texts.first_known(found[name], judged[name]))
+        judged = judged.set_column(place, judged.schema.field(name), texts.first_known(with_texts[name], judged[name]))
     return judged.unify_dictionaries()
 
 

@@ -147,14 +147,14 @@ def calibrate(pairs: pa.Table, config: CalibrationConfig) -> tuple[Calibration, 
     )
     check_labels(relevant[~held_out], config.min_labels, "to fit on")
     check_labels(relevant[held_out], config.min_labels, "held out")
-    found = fit(config.method, margin[~held_out], relevant[~held_out])
-    probability = found.probability(margin)
+    calibration = fit(config.method, margin[~held_out], relevant[~held_out])
+    probability = calibration.probability(margin)
     assessed = {
         "fitted": (probability, ~held_out),
         "held_out": (probability, held_out),
         "held_out_uncalibrated": (score, held_out),
     }
-    return found, {
+    return calibration, {
         name: {
             "pairs": int(rows.sum()),
             "relevant": int(relevant[rows].sum()),

@@ -86,8 +86,8 @@ def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Qu
     first = pa.array(np.repeat(starts[:-1], np.diff(starts)))
     rules = []
     for name in ("query", "instruction"):
-        told = pc.fill_null(ordered[name], "\0")
-        differs = pc.not_equal(told, told.take(first)).to_numpy(zero_copy_only=False)
+        values = pc.fill_null(ordered[name], "\0")
+        differs = pc.not_equal(values, values.take(first)).to_numpy(zero_copy_only=False)
         rules.append(
             (np.asarray(differs, dtype=bool), f"another {name} than an earlier row of this query_id and doc_id")
         )

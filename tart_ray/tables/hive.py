@@ -36,7 +36,7 @@ def partition_rules(table: pa.Table, columns: Sequence[str]) -> Iterator[Rule]:
         keys = pc.dictionary_encode(table[name].combine_chunks(), null_encoding="encode")
         reasons = list(_reasons(name, keys.dictionary))
         for reason in dict.fromkeys(filter(None, reasons)):
-            yield np.array([found == reason for found in reasons])[keys.indices.to_numpy()], reason
+            yield np.array([other == reason for other in reasons])[keys.indices.to_numpy()], reason
 
 
 def _reasons(name: str, values: pa.Array) -> Iterator[str | None]:

@@ -72,7 +72,7 @@ def content_keys(pairs: pa.Table, scored_with: bytes) -> pa.Array:
         scored_with: what describes the model and how it reads a pair.
     """
     names = pairs.schema.names
-    found: list[str] = []
+    keys: list[str] = []
     for start in range(0, len(pairs), TEXTS_AT_ONCE):
         part = pairs.slice(start, TEXTS_AT_ONCE)
         titles = values(part["title"]) if "title" in names else [""] * len(part)
@@ -82,8 +82,8 @@ def content_keys(pairs: pa.Table, scored_with: bytes) -> pa.Array:
             key.update(_MISSING if instruction is None else _prefixed(instruction.encode()))
             for value in (query, title or "", text):
                 key.update(_prefixed(value.encode()))
-            found.append(key.hexdigest())
-    return pa.array(found, pa.string())
+            keys.append(key.hexdigest())
+    return pa.array(keys, pa.string())
 
 
 _MISSING = b"\xff" * 8  # no length that a text can have
@@ -102,8 +102,8 @@ def positions(rows: pa.Table, among: pa.Table, keys: Sequence[str]) -> npt.NDArr
     right = first_rows(_numbered(among, keys, "_right"), *keys)
     left = _numbered(rows, keys, "_left")
     joined = left.join(right, list(keys), join_type="left outer", use_threads=False).sort_by("_left")
-    found: npt.NDArray[np.int64] = pc.fill_null(joined["_right"], -1).to_numpy()
-    return found
+    at: npt.NDArray[np.int64] = pc.fill_null(joined["_right"], -1).to_numpy()
+    return at
 
 
 def _numbered(table: pa.Table, keys: Sequence[str], name: str) -> pa.Table:

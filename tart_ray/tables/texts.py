@@ -82,11 +82,11 @@ def each_value(column: pa.ChunkedArray, function: Callable[[Any], Any]) -> pa.Ch
 
 def nbytes_of_each(table: pa.Table) -> npt.NDArray[np.int64]:
     """Bytes of UTF-8 of the document of each row, int64 (rows,)."""
-    found = np.zeros(len(table), np.int64)
+    nbytes = np.zeros(len(table), np.int64)
     for name in (name for name in DOCUMENT_COLUMNS if name in table.schema.names):
         sizes = each_value(table[name], lambda texts: pc.binary_length(texts).cast(pa.int64()))
-        found += pc.fill_null(sizes, 0).to_numpy()
-    return found
+        nbytes += pc.fill_null(sizes, 0).to_numpy()
+    return nbytes
 
 
 def slices(table: pa.Table, nbytes: int) -> Iterator[pa.Table]:

@@ -1,72 +1,32 @@
-"""Files of collections, first stages and rankings, without Ray: the values worked out by hand or by trec_eval."""
+"""Files of collections as BEIR has them, read and measured: the values worked out by hand or by trec_eval."""
 
 from __future__ import annotations
 
 import gzip
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ir_measures
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from support.collections import (
-    LOTTE_QRELS,
     read_qrels,
     read_trec,
     write_beir,
-    write_followir,
-    write_lotte,
     write_qrels,
-    write_run,
 )
+from support.evaluating import STORAGE, evaluated, find, values_of
 from support.job_files import write_jsonl
 
-from tart_ray.config import EvaluateInputConfig, MetricsConfig
+from tart_ray.config import MetricsConfig
 from tart_ray.errors import InputError
-from tart_ray.evaluation.candidates import candidates_of, first_stage_of, union
-from tart_ray.evaluation.datasets import find_tasks, read_documents, read_judgements, read_queries
-from tart_ray.evaluation.first_stage import Bm25, best, in_trec_order
-from tart_ray.evaluation.measuring import SCORED, left_out_of_p_mrr, make_rankings, measure
-from tart_ray.evaluation.pools import with_full_ids
-from tart_ray.evaluation.reading import DOCUMENTS, QUERIES
+from tart_ray.evaluation.datasets import read_documents, read_judgements, read_queries
 from tart_ray.evaluation.summary import summarise
-from tart_ray.evaluation.tasks import Task
 from tart_ray.evaluation.trec_runs import RUN, check_ids, have_blanks, read_run, trec_lines
 from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.input.sources import inspect_source
-from tart_ray.storage import Storage
-
-STORAGE = Storage()
-
-
-def find(*tasks: dict[str, Any], **more: Any) -> list[Task]:
-    return find_tasks(STORAGE, EvaluateInputConfig.model_validate({"tasks": tasks, **more}))
-
-
-def values_of(table: pa.Table, run: str, measured: str) -> dict[str, float]:
-    chosen = table.filter(pc.and_(pc.equal(table["run"], run), pc.equal(table["measure"], measured)))
-    return dict(zip(chosen["query_id"].to_pylist(), chosen["value"].to_pylist(), strict=True))
-
-
-def evaluated(task: Task, bad: Quarantine, margins: Any = None) -> tuple[pa.Table, list[Any]]:
-    """Values and rankings; ``margins`` gives every candidate's from its rank in the first stage, by variant."""
-    queries = read_queries(STORAGE, task, bad).table
-    judgements = {name: read.table for name, read in read_judgements(STORAGE, task, bad).items()}
-    judged = pa.concat_arrays([c for table in judgements.values() for c in table["query_id"].chunks]).unique()
-    assert task.first_stage is not None
-    run = read_run(STORAGE, task.first_stage, bad, task.name, ()).table
-    first = {"closed": first_stage_of(task, run, judged, queries["query_id"])}
-    scored = [SCORED.empty_table()]
-    for variant, rows in zip(task.variants, candidates_of(task, union(first), queries, 1), strict=True):
-        margin = margins(variant.name, rows) if margins else np.zeros(len(rows))
-        columns = [rows["variant"], rows["task_query_id"], rows["doc_id"], pa.array(margin, pa.float32())]
-        scored.append(pa.table(columns, schema=SCORED))
-    rankings = make_rankings(task, first, None, pa.concat_tables(scored))
-    return measure(task, judgements, rankings), rankings
 
 
 @pytest.mark.parametrize("ignore", [False, True])
@@ -99,156 +59,6 @@ def test_cranfield_is_measured_as_trec_eval_does(shared_data: Path, tmp_path: Pa
     tests = summary["setups"]["closed"]["reranked"]["nDCG@10"]["against_first_stage"]
     assert tests["better"] + tests["worse"] + tests["equal"] == 225
     assert tests["difference"] < 0
-
-
-def test_bm25_reproduces_the_run_of_cranfield(shared_data: Path) -> None:
-    folder = shared_data / "cranfield"
-    (task,) = find({"name": "cranfield", "path": str(folder)})
-    bad = Quarantine(READ)
-    queries = read_queries(STORAGE, task, bad).table
-    found = Bm25(read_documents(STORAGE, task)).search(queries, 100)
-    run: dict[str, dict[str, float]] = {}
-    for row in found.to_pylist():
-        run.setdefault(row["query_id"], {})[row["doc_id"].removeprefix("cranfield:")] = row["score"]
-    given = read_trec(folder / "bm25.trec")
-    qrels = read_qrels(folder / "qrels" / "test.tsv")
-    measures = [ir_measures.nDCG @ 10, ir_measures.R @ 100]
-    wanted, got = (ir_measures.calc_aggregate(measures, qrels, found) for found in (given, run))
-    assert got == pytest.approx(wanted, abs=5e-4)
-    for query, docs in given.items():
-        with_words = {doc: score for doc, score in docs.items() if score > 0}
-        assert len(run[query]) == len(with_words)
-        last = min(with_words.values()) + 1e-5  # of documents that tie at the end, each may take another
-        assert {doc for doc, score in with_words.items() if score > last} == {
-            d for d, s in run[query].items() if s > last
-        }
-
-
-def test_bm25_leaves_out_what_shares_no_word() -> None:
-    documents = pa.table({"doc_id": ["a", "b", "c"], "title": ["wing", None, ""], "text": ["", "wing flow", "heat"]})
-    queries = pa.table({"query_id": ["1", "2", "3"], "query": ["wing", "zebra", "the"]})
-    found = Bm25([documents]).search(queries, 10).to_pylist()
-    assert {(row["query_id"], row["doc_id"]) for row in found} == {("1", "a"), ("1", "b")}
-
-
-def test_success_at_5_of_lotte_by_hand_with_query_0(tmp_path: Path) -> None:
-    write_lotte(tmp_path / "lotte")
-    run = {
-        "0": {"9": 6.0, "8": 5.0, "7": 4.0, "6": 3.0, "3": 2.0, "0": 1.0},  # passage 3 is the fifth: found
-        "1": {"9": 6.0, "8": 5.0, "7": 4.0, "6": 3.0, "5": 2.0, "2": 1.0},  # passage 2 is the sixth: not found
-        "3": {"1": 1.0},  # found; question 2 is missing from the run: not found
-    }
-    write_run(tmp_path / "run.trec", run)
-    given = {"kind": "lotte", "path": str(tmp_path / "lotte"), "first_stage": str(tmp_path / "run.trec")}
-    for kind in ("search", "forum"):
-        (task,) = find({"name": "t", "questions": kind, **given})
-        bad = Quarantine(READ)
-        queries = read_queries(STORAGE, task, bad).table
-        assert queries["query"].to_pylist() == [f"{kind} question {query}" for query in LOTTE_QRELS]
-        table, _ = evaluated(task, bad)
-        assert values_of(table, "first_stage", "Success@5") == {"0": 1, "1": 0, "2": 0, "3": 1}
-        assert not bad.rows
-        found = summarise(task, table, MetricsConfig(resamples=10), "x")["setups"]["closed"]["runs"]["first_stage"]
-        assert found["Success@5"]["mean"] == 0.5
-
-
-def test_equal_ids_of_a_question_and_a_passage_mean_nothing_in_lotte(tmp_path: Path) -> None:
-    write_lotte(tmp_path / "lotte")
-    write_run(tmp_path / "run.trec", {"0": {"0": 1.0}})
-    given = {"kind": "lotte", "path": str(tmp_path / "lotte"), "first_stage": str(tmp_path / "run.trec")}
-    table, _ = evaluated(find({"name": "t", **given})[0], Quarantine(READ))
-    assert values_of(table, "first_stage", "Success@5")["0"] == 1
-
-
-def test_bad_answers_of_lotte_are_quarantined(tmp_path: Path) -> None:
-    write_lotte(tmp_path / "lotte")
-    lines = ['{"qid": 0, "answer_pids": [1]}', '{"qid": 0, "answer_pids": [2]}', '{"qid": 1, "answer_pids": 3}', "[]"]
-    lines.append('{"qid": 4, "answer_pids": []}')
-    write_jsonl(tmp_path / "lotte" / "qas.search.jsonl", lines)
-    (task,) = find({"name": "t", "kind": "lotte", "path": str(tmp_path / "lotte")})
-    bad = Quarantine(READ)
-    read = read_judgements(STORAGE, task, bad)["all"]
-    assert [tuple(row.values()) for row in read.table.to_pylist()] == [("0", "t:1", 1), ("4", None, None)]
-    assert [row["reason"] for row in bad.rows] == [
-        "answers to this qid came before",
-        "expected qid and a list of ids, answer_pids",
-        "undecodable line: got list, expected a JSON object",
-    ]
-    assert read.rows == 5
-
-
-def test_p_mrr_of_followir_by_hand(tmp_path: Path) -> None:
-    write_followir(tmp_path / "news")
-    write_run(tmp_path / "run.trec", {query: {f"d{i}": 9.0 - i for i in range(1, 5)} for query in ("t1", "t2")})
-    (task,) = find(
-        {"name": "news", "kind": "followir", "path": str(tmp_path / "news"), "first_stage": str(tmp_path / "run.trec")}
-    )
-    # t1: original d1 d2 d3 d4, changed d2 d1 d3 d4; t2: original d1 d2 d3 d4, changed d3 d4 d2 d1
-    orders = {
-        ("original", "t1"): "1234",
-        ("changed", "t1"): "2134",
-        ("original", "t2"): "1234",
-        ("changed", "t2"): "3421",
-    }
-
-    def margins(variant: str, rows: pa.Table) -> list[int]:
-        pairs = zip(rows["task_query_id"].to_pylist(), rows["doc_id"].to_pylist(), strict=True)
-        return [-orders[variant, query].index(doc[-1]) for query, doc in pairs]
-
-    table, rankings = evaluated(task, Quarantine(READ), margins)
-    t1 = 1 - 1 / 2  # d1 falls from 1 to 2
-    t2 = (1 - 1 / 4 + 1 / 3 - 1) / 2  # d1 falls from 1 to 4, d3 rises from 3 to 1
-    assert values_of(table, "changed", "p-MRR") == pytest.approx({"t1": t1, "t2": t2})
-    assert {ranking.name for ranking in rankings} == {"first_stage", "original", "changed"}
-    # each ranking is measured with the judgements that belong to its instruction
-    assert values_of(table, "changed", "nDCG@5")["t1"] == 1
-    assert values_of(table, "changed", "nDCG@5")["t2"] == 0
-    assert values_of(table, "original", "nDCG@5")["t1"] == 1
-    found = summarise(task, table, MetricsConfig(resamples=10), "x")["setups"]["closed"]
-    assert found["reranked"]["p-MRR"]["mean"] == pytest.approx((t1 + t2) / 2)
-    assert set(found["runs"]) == {"first_stage", "first_stage (changed)", "original", "changed"}
-
-
-def test_p_mrr_is_of_queries_that_both_rankings_have(tmp_path: Path) -> None:
-    write_followir(tmp_path / "news")
-    (task,) = find({"name": "n", "kind": "followir", "path": str(tmp_path / "news")})
-    judgements = {name: read.table for name, read in read_judgements(STORAGE, task, Quarantine(READ)).items()}
-    first = with_full_ids(pa.table([["t1", "t1", "t2"], ["d1", "d2", "d1"], [3.0, 2.0, 1.0]], schema=RUN), "n")
-    # every pair has a score under the first instruction; under the changed one, none of t2's has
-    margins = {"original": [2.0, 1.0, 1.0], "changed": [1.0, 2.0]}
-    scored = [
-        pa.table([[name] * len(m), first["query_id"][: len(m)], first["doc_id"][: len(m)], m], schema=SCORED)
-        for name, m in margins.items()
-    ]
-    rankings = make_rankings(task, {"closed": first}, None, pa.concat_tables(scored))
-    table = measure(task, judgements, rankings)
-    # of t1, d1 falls from rank 1 to 2: 1 - (1/2) / (1/1); t2 is no query whose document fell to the bottom
-    assert values_of(table, "changed", "p-MRR") == {"t1": 0.5}
-    assert left_out_of_p_mrr(task, judgements, rankings) == 1
-    swapped = [replace(r, table=r.table.slice(0, 0)) if r.name == "original" else r for r in rankings]
-    assert left_out_of_p_mrr(task, judgements, swapped) == 2
-    assert not len(measure(task, judgements, swapped).filter(pc.field("measure") == "p-MRR"))
-
-
-def test_instructions_of_followir_reach_the_model_in_either_order(tmp_path: Path) -> None:
-    write_followir(tmp_path / "news")
-    rows = {}
-    for template in ("instruction_first", "query_first"):
-        (task,) = find({"name": "n", "kind": "followir", "path": str(tmp_path / "news"), "template": template})
-        queries = read_queries(STORAGE, task, Quarantine(READ)).table
-        pairs = pa.table([["t2"], ["n:d1"], [1.0]], schema=RUN)
-        tables = list(candidates_of(task, pairs, queries, 1))
-        rows[template] = [
-            (t["query_id"][0].as_py(), t["query"][0].as_py(), t["instruction"][0].as_py()) for t in tables
-        ]
-    assert rows["instruction_first"] == [
-        ("n/original/t2", "flow of t2", "instruction_og of t2"),
-        ("n/changed/t2", "flow of t2", "instruction_changed of t2"),
-    ]
-    assert rows["query_first"] == [
-        ("n/original/t2", "flow of t2 [SEP] instruction_og of t2", None),
-        ("n/changed/t2", "flow of t2 [SEP] instruction_changed of t2", None),
-    ]
 
 
 def test_contradictory_judgements_and_queries_are_quarantined_and_repeated_ones_are_not(tmp_path: Path) -> None:
@@ -288,126 +98,6 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert "missing: android, english" in task.notes[0]
     with pytest.raises(InputError, match="instructions: one is given twice"):
         find({"name": "g", "path": str(tmp_path / "c" / "gis"), "instructions": ["x", "x"]})
-
-
-def test_bm25_takes_of_equal_documents_those_that_trec_eval_ranks_first() -> None:
-    texts = {f"t:{name}": "wing flow" for name in "caebd"} | {"t:top": "wing wing", "t:none": "heat"}
-    index = Bm25([pa.table([[*texts], [""] * 7, [*texts.values()]], schema=DOCUMENTS)])
-    queries = pa.table([["q1", "q2", "q3"], ["wing", "zebra", "heat wing"]], schema=QUERIES)
-    found = index.search(queries, 3).to_pylist()
-    assert [(row["query_id"], row["doc_id"]) for row in found] == [
-        ("q1", "t:top"), ("q1", "t:e"), ("q1", "t:d"), ("q3", "t:none"), ("q3", "t:top"), ("q3", "t:e"),
-    ]  # fmt: skip
-    assert len(index.search(queries, 100)) == 6 + 7
-
-
-@pytest.mark.parametrize("layout", ["pairs.jsonl", "pairs.parquet", "lists.jsonl", "lists.parquet", "objects.jsonl"])
-def test_without_scores_the_order_of_a_run_is_its_ranking(tmp_path: Path, layout: str) -> None:
-    write_followir(tmp_path / "news")
-    order = {"t2": ["d9", "d1"], "t1": ["d3", "d1", "d2"]}
-    if layout.startswith("pairs"):
-        # queries need not stand together; a pair that comes again keeps its first place
-        rows = [("t2", "d9"), ("t1", "d3"), ("t1", "d1"), ("t2", "d1"), ("t1", "d3"), ("t1", "d2")]
-        table = pa.table({"qid": [query for query, _ in rows], "pid": [doc for _, doc in rows]})
-    elif layout.startswith("lists"):
-        table = pa.table({"query-id": [*order], "corpus-ids": [*order.values()]})
-    else:
-        table = pa.table(
-            {"query_id": [*order], "candidates": [[{"doc_id": d} for d in docs] for docs in order.values()]}
-        )
-    path = tmp_path / layout
-    if layout.endswith("parquet"):
-        pq.write_table(table, path)
-    else:
-        write_jsonl(path, table.to_pylist())
-    (task,) = find({"name": "n", "kind": "followir", "path": str(tmp_path / "news"), "first_stage": str(path)})
-    assert task.first_stage is not None
-    bad = Quarantine(READ)
-    run = read_run(STORAGE, task.first_stage, bad, "n", ()).table
-    assert not bad.rows
-    ranked = in_trec_order(run).to_pylist()
-    assert [(row["query_id"], row["doc_id"], row["rank"], row["score"]) for row in ranked] == [
-        ("t1", "n:d3", 1, -1.0),
-        ("t1", "n:d1", 2, -2.0),
-        ("t1", "n:d2", 3, -3.0),
-        ("t2", "n:d9", 1, -1.0),
-        ("t2", "n:d1", 2, -2.0),
-    ]
-
-
-def test_a_run_that_has_scores_has_one_for_each_row(tmp_path: Path) -> None:
-    write_beir(tmp_path / "b", {"d1": ("", "x")}, {"q1": "one"}, {"q1": {"d1": 1}})
-    rows = [{"query_id": "q1", "doc_id": "d1", "score": 2.0}, {"query_id": "q1", "doc_id": "d2"}]
-    write_jsonl(tmp_path / "run.jsonl", rows)
-    (task,) = find({"name": "b", "path": str(tmp_path / "b"), "first_stage": str(tmp_path / "run.jsonl")})
-    assert task.first_stage is not None
-    bad = Quarantine(READ)
-    assert read_run(STORAGE, task.first_stage, bad, "b", ()).table["doc_id"].to_pylist() == ["b:d1"]
-    assert [(row["doc_id"], row["reason"]) for row in bad.rows] == [("d2", "score is null")]
-
-
-def test_a_run_over_a_pool_names_the_collection_of_each_document(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_beir(tmp_path / name, {"d1": ("", "x")}, {"q1": "one"}, {"q1": {"d1": 1}})
-    write_run(tmp_path / "pool.trec", {"q1": {"a:d1": 3.0, "b:d1": 2.0, "d1": 1.0, "c:d1": 0.5}})
-    pooled = {"name": "a", "path": str(tmp_path / "a"), "pooled_first_stage": str(tmp_path / "pool.trec")}
-    tasks = find(pooled, {"name": "b", "path": str(tmp_path / "b")}, pools={"x": ["a", "b"]})
-    assert [task.setups for task in tasks] == [("closed", "pooled")] * 2
-    bad = Quarantine(READ)
-    assert tasks[0].pooled_first_stage is not None
-    read = read_run(STORAGE, tasks[0].pooled_first_stage, bad, None, ["a", "b"])
-    assert read.table["doc_id"].to_pylist() == ["a:d1", "b:d1"]
-    assert [row["doc_id"] for row in bad.rows] == ["d1", "c:d1"]
-    assert "expected {task}:{doc_id}" in bad.rows[0]["reason"]
-
-
-def test_documents_with_their_querys_id_are_left_out_before_the_best_are_taken(tmp_path: Path) -> None:
-    write_beir(tmp_path / "b", {"1": ("", "x")}, {"1": "one"}, {"1": {"2": 1}})
-    run = with_full_ids(pa.table([["1", "1", "1"], ["1", "2", "3"], [3.0, 2.0, 1.0]], schema=RUN), "b")
-    kept = {}
-    for ignore in (None, False):
-        (task,) = find({"name": "b", "path": str(tmp_path / "b"), "top_k": 2, "ignore_identical_ids": ignore})
-        ids = pa.chunked_array([["1"]])
-        kept[ignore] = first_stage_of(task, run, ids, ids)["doc_id"].to_pylist()
-    assert kept == {None: ["b:2", "b:3"], False: ["b:1", "b:2"]}
-
-
-def test_the_order_of_trec_eval() -> None:
-    scores = [1.0, 1.0 + 1e-9, 2.0, 0.5]  # the first two are one number of 32 bits
-    run = pa.table([["q"] * 4, ["a", "b", "c", "d"], scores], schema=RUN)
-    assert in_trec_order(run)["doc_id"].to_pylist() == ["c", "b", "a", "d"]
-    assert in_trec_order(run)["rank"].to_pylist() == [1, 2, 3, 4]
-    assert best(run, 2)["doc_id"].to_pylist() == ["c", "b"]
-
-
-def test_a_pair_of_both_setups_is_scored_once() -> None:
-    closed = pa.table([["q", "q"], ["a:1", "a:2"], [2.0, 1.0]], schema=RUN)
-    pooled = pa.table([["q", "q"], ["b:1", "a:1"], [5.0, 4.0]], schema=RUN)
-    rows = union({"closed": closed, "pooled": pooled}).to_pylist()
-    assert [(row["doc_id"], row["score"]) for row in rows] == [("a:1", 2.0), ("a:2", 1.0), ("b:1", 5.0)]
-
-
-def test_the_ensemble_is_of_documents_that_every_instruction_scored(tmp_path: Path) -> None:
-    write_beir(tmp_path / "b", {"d1": ("", "x")}, {"q": "one"}, {"q": {"d1": 1}})
-    (task,) = find({"name": "b", "path": str(tmp_path / "b"), "instructions": ["one", "two"]})
-    first = with_full_ids(pa.table([["q"] * 3, ["d1", "d2", "d3"], [3.0, 2.0, 1.0]], schema=RUN), "b")
-    names = [variant.name for variant in task.variants]
-    scored = pa.table(
-        [
-            [names[0]] * 3 + [names[1]] * 2,
-            ["q"] * 5,
-            ["b:d1", "b:d2", "b:d3", "b:d1", "b:d2"],
-            [1.0, 2.0, 9.0, 6.0, 3.0],
-        ],
-        schema=SCORED,
-    )
-    rankings = {ranking.name: ranking.table for ranking in make_rankings(task, {"closed": first}, None, scored)}
-    ensemble = rankings["ensemble"]
-    assert ensemble.select(["doc_id", "score"]).to_pylist() == [
-        {"doc_id": "b:d1", "score": 3.5},
-        {"doc_id": "b:d2", "score": 2.5},
-    ]
-    assert rankings[names[0]]["doc_id"].to_pylist() == ["b:d3", "b:d2", "b:d1"]
 
 
 def test_qrels_of_another_layout(tmp_path: Path) -> None:
