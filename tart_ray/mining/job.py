@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tart_ray.config import MineConfig, MiningPolicy
+from tart_ray.config import MineConfig
 from tart_ray.config.paths import check_output, input_paths, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
 from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
@@ -233,12 +233,7 @@ def describe(config: MineConfig) -> Iterator[str]:
     notes = task.notes if task.stored else notes_of(task.positives)
     yield from (f"  note: {name}: {note}" for name, found in notes.items() for note in found)
     for policy in settings.policies:
-        default = MiningPolicy(name=policy.name, contrast_low=policy.contrast_low, contrast_high=policy.contrast_high)
-        changed = {
-            name: value
-            for name, value in policy.model_dump().items()
-            if value != getattr(default, name) or (name.startswith("contrast") and value is not None)
-        }
+        changed = policy.model_dump(exclude_defaults=True, exclude={"name"})
         yield f"policy {policy.name}: {policy.num_negatives} negatives a query; {changed or 'all else by default'}"
     yield f"trainer files: {', '.join(settings.formats) or 'none'}"
     for name in settings.formats:
