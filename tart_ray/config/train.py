@@ -154,12 +154,13 @@ class TrainingConfig(Section):
             docs/training.md, draws its pairs once, takes 64 of them a step, and starts as the authors' code does. Null
             is this project's own recipe, with the defaults given here.
         loss: cross_entropy of two labels; listwise, a softmax over the margins of a positive and its negatives; or
-            margin_mse, distillation of a teacher's margins.
+            margin_mse and kl_divergence, distillation of a teacher's margins, by their differences or by a softmax over
+            those of a positive and its negatives.
         num_negatives: Of each positive, drawn afresh in every epoch; null takes all there are.
         random_negatives: Share of the negatives that are documents of other queries of the task: at the start and at
             the end of training, linear in between.
         max_unfollowing_fraction: Of a task's pairs, those whose document answers the query but not the instruction;
-            margin_mse uses none.
+            distillation uses none.
         max_unfollowing: Of a task in an epoch, at most so many of those pairs.
         epochs: Each has every positive once.
         max_steps: In place of epochs.
@@ -183,7 +184,7 @@ class TrainingConfig(Section):
     """
 
     preset: Literal["tart"] | None = None
-    loss: Literal["cross_entropy", "listwise", "margin_mse"] = "cross_entropy"
+    loss: Literal["cross_entropy", "listwise", "margin_mse", "kl_divergence"] = "cross_entropy"
     num_negatives: PositiveInt | None = 4
     random_negatives: tuple[Fraction, Fraction] = (0.0, 0.0)
     max_unfollowing_fraction: Fraction = 0.16
@@ -225,11 +226,16 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _random_negatives_fit(self) -> TrainingConfig:
-        if self.loss == "margin_mse" and max(self.random_negatives):
-            raise ValueError("random_negatives: a teacher has not scored them, expected [0, 0] with loss margin_mse")
+        if self.distils and max(self.random_negatives):
+            raise ValueError(f"random_negatives: a teacher has not scored them, expected [0, 0] with loss {self.loss}")
         if self.num_negatives is None and max(self.random_negatives):
             raise ValueError("random_negatives: got a share of no number, expected num_negatives beside it")
         return self
+
+    @property
+    def distils(self) -> bool:
+        """Whether the loss compares with a teacher's margins."""
+        return self.loss in ("margin_mse", "kl_divergence")
 
 
 class TrainConfig(Section):

@@ -57,7 +57,7 @@ def make_batches(
     first = np.zeros(len(pairs), bool)
     first[np.cumsum(sizes) - sizes] = [group.has_positive for group in groups]
     scores = np.zeros(len(pairs), np.float32)
-    if config.loss == "margin_mse":
+    if config.distils:
         scores[:] = [score for group in groups for score in group.scores]
     units = np.ones(len(pairs), np.int64) if config.loss == "cross_entropy" else sizes
     batches = []

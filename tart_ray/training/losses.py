@@ -45,6 +45,20 @@ def margin_mse(logits: torch.Tensor, first: torch.Tensor, scores: torch.Tensor) 
     return (difference[first][of_group] - difference)[~first].square().sum()
 
 
+def kl_divergence(logits: torch.Tensor, first: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """``KL(softmax(t) ‖ softmax(m))`` of the teacher's margins and the student's in a group, summed over groups.
+
+    Args:
+        logits: float (n, 2).
+        first: bool (n,), the positives, each of which begins a group.
+        scores: float (n,), the teacher's margins.
+    """
+    filler = -1e6  # of no weight in a softmax, and of finite gradient
+    student = functional.log_softmax(_by_group(margins(logits), first, filler), dim=1)
+    teacher = functional.log_softmax(_by_group(scores, first, filler), dim=1)
+    return functional.kl_div(student, teacher, reduction="sum", log_target=True)
+
+
 def margins(logits: torch.Tensor) -> torch.Tensor:
     """``logits[:, 1] - logits[:, 0]``, (n,)."""
     return logits[:, 1] - logits[:, 0]
@@ -52,7 +66,12 @@ def margins(logits: torch.Tensor) -> torch.Tensor:
 
 def count_terms(name: str, sizes: list[int]) -> int:
     """The number of terms that a step's loss is the mean of, given the number of pairs in each of its groups."""
-    return {"cross_entropy": sum(sizes), "listwise": len(sizes), "margin_mse": sum(sizes) - len(sizes)}[name]
+    return {
+        "cross_entropy": sum(sizes),
+        "listwise": len(sizes),
+        "margin_mse": sum(sizes) - len(sizes),
+        "kl_divergence": len(sizes),
+    }[name]
 
 
 def _by_group(values: torch.Tensor, first: torch.Tensor, filler: float) -> torch.Tensor:
@@ -64,4 +83,9 @@ def _by_group(values: torch.Tensor, first: torch.Tensor, filler: float) -> torch
     return table.index_put((row, column), values)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "listwise": listwise, "margin_mse": margin_mse}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "listwise": listwise,
+    "margin_mse": margin_mse,
+    "kl_divergence": kl_divergence,
+}

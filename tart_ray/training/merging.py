@@ -126,7 +126,7 @@ def _merge_documents(records: Sequence[Record], quarantine: Quarantine, needs_sc
     duplicates = 0
     for record in records:
         if needs_scores and any(d.score is None for d in record.documents if d.kind != UNFOLLOWING):
-            _refuse(quarantine, record, "no teacher's score of a document, which loss margin_mse learns from")
+            _refuse(quarantine, record, "no teacher's score of a document, which distillation learns from")
             continue
         known = {d: documents[d.text][0] for d in record.documents if d.text in documents}
         contradicted = [kind for document, kind in known.items() if kind != document.kind]

@@ -54,8 +54,8 @@ class Sampler:
         self._config = config
         if not queries:
             raise ValueError("got no query to train on")
-        if config.loss == "margin_mse" and not all(query.has_scores for query in queries):
-            raise ValueError("loss margin_mse: got queries without a teacher's scores of their documents")
+        if config.distils and not all(query.has_scores for query in queries):
+            raise ValueError(f"loss {config.loss}: got queries without a teacher's scores of their documents")
         self._of_item = np.repeat(np.arange(len(queries)), [len(query.positives) for query in queries])
         self._positive = np.concatenate([np.arange(len(query.positives)) for query in queries])
         self.steps_per_epoch = -(-len(self._of_item) // config.queries_per_step)
@@ -75,7 +75,7 @@ class Sampler:
         draw = np.random.default_rng((self._config.seed, epoch))
         order = draw.permutation(len(self._of_item))
         given = np.zeros(len(order), np.int64)
-        if self._config.loss != "margin_mse" and self._config.max_unfollowing and self._config.max_unfollowing_fraction:
+        if not self._config.distils and self._config.max_unfollowing and self._config.max_unfollowing_fraction:
             left = 0.0  # the part of a pair that earlier tasks could not use
             for task in draw.permutation(len(self._items_of_tasks)):
                 chosen, left = self._spread(self._items_of_tasks[task], left, draw)

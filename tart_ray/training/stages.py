@@ -100,7 +100,7 @@ class Work:
             requirements = {"negatives": "optional"}
         elif role == TRAIN:
             negatives = "random" if max(settings.random_negatives) > 0 else "own"
-            requirements = {"negatives": negatives, "needs_scores": settings.loss == "margin_mse"}
+            requirements = {"negatives": negatives, "needs_scores": settings.distils}
         return read_examples(
             self.run.storage,
             urls_of_roles(self.config)[role],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cross_encoders import make_bert
 from support.drivers import CHUNKS, Jobs
 from support.drivers import DOCUMENTS as DOCUMENTS_OF_A_JOB
 from support.drivers import QUERIES as QUERIES_OF_A_JOB
@@ -18,6 +19,29 @@ from support.job_files import WORDS, read_output, write_jsonl
 QUERIES, DOCUMENTS = 6, 400  # as many chunks as queries
 
 Rows = dict[tuple[str, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def family(request: pytest.FixtureRequest) -> str:
+    """Of the model that scores: enct5, unless a test is parametrised by it."""
+    return getattr(request, "param", "enct5")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(family: str, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small one of the family."""
+    return tiny_checkpoint if family == "enct5" else make_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def make_config(make_config: Any, checkpoint: Path) -> Any:
+    """Configurations of small jobs on CPUs with that model."""
+
+    def make(**sections: Any) -> Any:
+        model = {"path": str(checkpoint)} | sections.pop("model", {})
+        return make_config(model=model, **sections)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +60,7 @@ def pairs() -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster: str, pairs: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+def undisturbed(cluster: str, pairs: Any, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """The rows of a run of these pairs in which nothing happened."""
     from tart_ray.config import RerankConfig
     from tart_ray.reranking.job import rerank
@@ -44,7 +68,7 @@ def undisturbed(cluster: str, pairs: Any, tiny_checkpoint: Path, tmp_path_factor
     folder = tmp_path_factory.mktemp("undisturbed")
     write_jsonl(folder / "candidates.jsonl", pairs)
     config = {
-        "model": {"path": str(tiny_checkpoint), "max_length": 64},
+        "model": {"path": str(checkpoint), "max_length": 64},
         "input": {"candidates": str(folder / "candidates.jsonl")},
         "output": {"path": str(folder / "run")},
         "cluster": {"gpus_per_replica": 0, "replicas": {"max": 2}},
@@ -56,10 +80,10 @@ def undisturbed(cluster: str, pairs: Any, tiny_checkpoint: Path, tmp_path_factor
 
 
 @pytest.fixture(scope="session")
-def _jobs(s3: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+def _jobs(s3: Any, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     folder = tmp_path_factory.mktemp("jobs")
     with faulty(s3) as proxy:
-        yield Jobs(proxy, folder, tiny_checkpoint, {**os.environ, "TART_RAY_CACHE": str(folder / "cache")})
+        yield Jobs(proxy, folder, checkpoint, {**os.environ, "TART_RAY_CACHE": str(folder / "cache")})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.cross_encoders import make_bert, make_modern_bert, make_qwen3
+from support.cross_encoders import make_bert, make_modern_bert, make_modular, make_qwen3
 
 from tart_ray import Scorer
 from tart_ray.errors import CheckpointError
@@ -25,6 +25,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "two labels": partial(make_bert, labels=2),
     "modern bert": make_modern_bert,
     "qwen3": make_qwen3,
+    "modules": make_modular,
 }
 MAX_LENGTH = 100
 WORDS = "what is the capital of france paris city history question science dog fox document".split()

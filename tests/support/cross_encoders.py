@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
     "What is the capital of France? Paris is its capital, and its largest city.",
     "Retrieve a passage that answers this question about history, science or law.",
+    "0 1 2 3 4 5 6 7 8 9 lift flow jet wing mach supersonic boundary layer",
     "Judge whether the Document meets the requirements of the Query and the Instruct: yes or no.",
 ]
 CHAT_TEMPLATE = (
@@ -55,6 +57,7 @@ def word_pieces(folder: Path) -> PreTrainedTokenizerFast:
         model_max_length=128,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+    fast.add_special_tokens({"additional_special_tokens": [f"<extra_id_{i}>" for i in range(8)]})
     fast.save_pretrained(folder)
     return fast
 
@@ -147,4 +150,23 @@ def make_qwen3(folder: Path, *, seed: int = 0) -> Path:
     from sentence_transformers import CrossEncoder
 
     CrossEncoder(str(folder), device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def make_modular(folder: Path, *, seed: int = 0) -> Path:
+    """Like Ettin's rerankers: a bare encoder, whose first token goes through modules of sentence-transformers."""
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    inner = make_modern_bert(folder / "inner", seed=seed)
+    encoder = Transformer(str(inner))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        size = encoder.get_embedding_dimension()
+        head = Dense(size, 1, module_input_name="sentence_embedding", module_output_name="scores",
+                     activation_function=torch.nn.Identity())  # fmt: skip
+        modules = [encoder, Pooling(size, pooling_mode="cls"), head]
+        CrossEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
+    shutil.rmtree(inner)
     return folder

@@ -41,7 +41,7 @@ class FaultyScorer:
 
     def __init__(self, scorer: Any) -> None:
         self._scorer = scorer
-        self._ids = {fault: scorer.tokenizer.sentinel_end - 1 - i for i, fault in enumerate(FAULTS)}
+        self._ids = {fault: token_id(scorer.tokenizer, marker(fault)) for fault in FAULTS}
         self._context_is_lost = False
         self.max_tokens_per_batch = scorer.max_tokens_per_batch
 
@@ -64,8 +64,15 @@ class FaultyScorer:
             raise ValueError("this row is not to my liking")
         scores = self._scorer.score_encoded(pairs)
         scores.logits[np.array(marked["nan"], dtype=bool)] = np.nan
-        scores.logits[np.array(marked["infinite"], dtype=bool), 1] = np.inf
+        scores.logits[np.array(marked["infinite"], dtype=bool), -1] = np.inf
         return scores
+
+
+def token_id(tokenizer: Any, token: str) -> int:
+    """The id of a special token, whatever the family of the model."""
+    if hasattr(tokenizer, "sentinel_end"):
+        return int(tokenizer.sentinel_end) - 1 - int(token.removeprefix("<extra_id_").removesuffix(">"))
+    return int(tokenizer.model.tokenizer.convert_tokens_to_ids(token))
 
 
 def exhaust_memory() -> None:

@@ -213,7 +213,8 @@ def test_scores_teach_where_they_are_asked_for_and_do_not_disturb_elsewhere(tiny
     partly = [replace(scored[0], unfollowing=("tail",)), *plain[1:5], *scored[5:]]
     bare = [replace(plain[0], unfollowing=("tail",)), *plain[1:]]
     assert largest_difference(trained_on(partly, "cross_entropy"), trained_on(bare, "cross_entropy")) == 0
-    assert largest_difference(trained_on(scored, "margin_mse"), trained_on(other, "margin_mse")) > 0
+    for loss in ("margin_mse", "kl_divergence"):
+        assert largest_difference(trained_on(scored, loss), trained_on(other, loss)) > 0
 
 
 def test_it_stops_early_with_the_weights_of_the_best_evaluation(tiny_checkpoint: Path) -> None:

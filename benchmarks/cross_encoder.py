@@ -1,0 +1,221 @@
+"""A cross-encoder of sentence-transformers in jobs.rerank, beside the library alone and Ray Data by hand.
+
+    python -m benchmarks.cross_encoder                    # MiniLM-L6's geometry, random weights; a few minutes
+
+- library: pairs/s of `CrossEncoder.predict` at several batch sizes, each in one go over all pairs.
+- scorer: pairs/s of `Scorer.from_pretrained(...).score` on the same pairs, tokenising included, in the same process.
+- job: jobs.rerank with one replica: pairs/s of the score stage on the wall, and of the whole command.
+- by hand: `benchmarks.by_hand`, what a user would write with Ray Data: pairs/s of the whole command, lines of code.
+- killed: both commands are killed (SIGKILL) when half of what they score is there, and started again: pairs that are
+  missing or there twice in what they leave.
+
+Rates are of pairs whose documents have the lengths of a web corpus: 20 to 400 words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import torch
+
+from tart_ray import Scorer
+
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+BATCH_SIZES = (4, 8, 16, 32, 64)
+BY_HAND = [sys.executable, "-m", "benchmarks.by_hand"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=4_000)
+    parser.add_argument("--threads", type=int, default=1, help="of the library, the scorer and each replica")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        model = make_model(root / "model")
+        source = make_pairs(root / "pairs.parquet", arguments.pairs)
+        results = {
+            **in_process(model, source),
+            **whole_commands(root, model, source, arguments.threads),
+            "killed": {name: killed(root, name, *how) for name, how in commands(model, source).items()},
+        }
+    print(json.dumps({**vars(arguments), **results}))
+
+
+def make_model(folder: Path) -> Path:
+    """MiniLM's geometry with random weights and a vocabulary of the words of `make_pairs`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(WORDS, trainers.WordPieceTrainer(vocab_size=3_000, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, model_input_names=inputs, **names)
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(fast), num_labels=1, initializer_range=0.1, **MINILM)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+_draw = random.Random(0)  # noqa: S311
+WORDS = ["".join(_draw.choices("abcdefghijklmnoprstuvw", k=_draw.randint(2, 9))) for _ in range(2_000)]
+
+
+def make_pairs(path: Path, count: int) -> Path:
+    """100 candidates of each query, in the order of a retriever: not by length."""
+    draw = np.random.default_rng(0)
+
+    def text(words: int) -> str:
+        return " ".join(WORDS[i] for i in draw.integers(0, len(WORDS), words))
+
+    queries = [text(int(draw.integers(3, 12))) for _ in range(-(-count // 100))]
+    lengths = np.exp(draw.uniform(np.log(20), np.log(400), count)).astype(int)
+    columns = {
+        "query_id": [f"q{i // 100}" for i in range(count)],
+        "query": [queries[i // 100] for i in range(count)],
+        "doc_id": [f"d{i}" for i in range(count)],
+        "text": [text(int(words)) for words in lengths],
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=500)
+    return path
+
+
+def in_process(model: Path, source: Path) -> dict[str, Any]:
+    from sentence_transformers import CrossEncoder
+
+    table = ds.dataset(source).to_table(columns=["query", "text"])
+    queries, texts = table["query"].to_pylist(), table["text"].to_pylist()
+    pairs = list(zip(queries, texts, strict=True))
+    library = CrossEncoder(str(model), device="cpu", max_length=512)
+    identity = torch.nn.Identity()
+
+    def predict(size: int) -> np.ndarray[Any, Any]:
+        return library.predict(pairs, batch_size=size, activation_fn=identity, show_progress_bar=False)
+
+    predict(BATCH_SIZES[0])  # warm
+    rates = {str(size): rate(lambda size=size: predict(size), len(pairs)) for size in BATCH_SIZES}
+    scorer = Scorer.from_pretrained(model, device="cpu")
+    margins: list[Any] = []
+    ours = rate(lambda: margins.append(scorer.score(queries, texts).margin), len(pairs))
+    best = max(rates.values())
+    difference = float(np.abs(margins[0] - predict(BATCH_SIZES[0])).max())
+    return {
+        "library": rates,
+        "scorer": ours,
+        "scorer / library at its best": round(ours / best, 3),
+        "largest difference of a margin": difference,
+    }
+
+
+def rate(work: Callable[[], Any], pairs: int) -> float:
+    """Pairs per second, the faster of two times."""
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return round(pairs / min(seconds), 1)
+
+
+def job(model: Path, source: Path, output: Path, threads: int = 1) -> list[str]:
+    return [
+        sys.executable, "-m", "jobs.rerank", "--model.path", str(model), "--input.candidates", str(source),
+        "--input.instruction", "", "--output.path", str(output), "--cluster.address", "local",
+        "--cluster.gpus_per_replica", "0", "--cluster.cpus_per_replica", str(threads), "--cluster.replicas.max", "1",
+    ]  # fmt: skip
+
+
+def whole_commands(root: Path, model: Path, source: Path, threads: int) -> dict[str, Any]:
+    count = pq.read_metadata(source).num_rows
+    took = {
+        "job": seconds_of(job(model, source, root / "run", threads)),
+        "by hand": seconds_of([*BY_HAND, str(source), str(model), str(root / "by-hand")]),
+    }
+    report = json.loads((root / "run/report.json").read_text())
+    import benchmarks.by_hand
+
+    code = [line for line in inspect.getsource(benchmarks.by_hand).split('"""', 2)[2].splitlines() if line.strip()]
+    return {
+        "job, score stage": round(count / report["seconds"]["score"], 1),
+        "job, a busy replica": round(report["pairs_per_replica_second"], 1),
+        **{f"{name}, whole command": round(count / seconds, 1) for name, seconds in took.items()},
+        "lines by hand": len(code),
+        "lines of configuration": 4,
+    }
+
+
+def seconds_of(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+Count = Callable[[Path], int]
+
+
+def commands(model: Path, source: Path) -> dict[str, tuple[Callable[[Path], list[str]], Count]]:
+    """What is killed, and how many files tell how far it is."""
+    return {
+        "job": (lambda output: job(model, source, output), lambda output: len([*output.glob("_commits/score/*")])),
+        "by hand": (
+            lambda output: [*BY_HAND, str(source), str(model), str(output)],
+            lambda output: len([*output.glob("*.parquet")]),
+        ),
+    }
+
+
+def killed(root: Path, name: str, command: Callable[[Path], list[str]], count: Count) -> dict[str, int]:
+    """Pairs that are missing or twice after a kill, and after the same command again."""
+    output = root / f"killed-{name.replace(' ', '-')}"
+    expected = pq.read_metadata(root / "pairs.parquet").num_rows
+    log = subprocess.DEVNULL
+    with subprocess.Popen(command(output), start_new_session=True, stdout=log, stderr=log) as driver:
+        while count(output) < 2 and driver.poll() is None:
+            time.sleep(0.05)
+        os.killpg(driver.pid, signal.SIGKILL)
+    left = in_output(output)
+    subprocess.run(command(output), check=True, capture_output=True)
+    again = in_output(output)
+    return {
+        "there after the kill": len({*left}),
+        "missing at the end": expected - len({*again}),
+        "twice at the end": len(again) - len({*again}),
+    }
+
+
+def in_output(output: Path) -> list[str]:
+    """Documents of what is there to be read."""
+    folder = output / "reranked" if (output / "manifest.json").exists() else output
+    files = [str(path) for path in folder.rglob("*.parquet")]
+    return ds.dataset(files).to_table(columns=["doc_id"])["doc_id"].to_pylist() if files else []
+
+
+if __name__ == "__main__":
+    main()
