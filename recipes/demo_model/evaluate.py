@@ -7,7 +7,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ir_measures
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +14,7 @@ from recipes.demo_model.entries import Entry
 from recipes.demo_model.examples import collect, joined
 from recipes.demo_model.tasks import TASKS, Task
 from tart_ray.demo.corpus import Collection, Document, first_stage
-from tart_ray.evaluation.metrics import interval
+from tart_ray.evaluation.metrics import interval, per_query
 from tart_ray.scoring.scorer import Scorer
 
 RERANKED = 50  # documents of BM25 that the model reorders
@@ -176,9 +175,7 @@ def compare(first: Run, second: Run, qrels: dict[str, dict[str, int]]) -> dict[s
 
 def ndcg_at_10(run: Run, qrels: dict[str, dict[str, int]]) -> Floats:
     """nDCG@10 of each query, in the order of ``qrels``; a query without documents has 0."""
-    measure = ir_measures.nDCG @ 10
-    values = {metric.query_id: metric.value for metric in ir_measures.iter_calc([measure], qrels, run)}
-    return np.array([values.get(query_id, 0.0) for query_id in qrels])
+    return np.array([*per_query(["nDCG@10"], qrels, run)["nDCG@10"].values()])
 
 
 def _has(entry: Entry, task: Task) -> bool:

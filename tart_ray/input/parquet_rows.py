@@ -16,6 +16,7 @@ from tart_ray.input.parquet_files import read_footer, row_group_or_reason
 from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.sources import Source, Split, table_schema
 from tart_ray.storage import Storage
+from tart_ray.tables.groups import places_in_groups
 from tart_ray.tables.printing import printable
 from tart_ray.tables.schemas import CANDIDATES_COLUMN, FIELDS_OF_A_CANDIDATE, Rule, leaves, map_types
 
@@ -81,8 +82,7 @@ def _named(
         for record in printable(decoded(without)[0]).to_pylist():
             quarantine.add("no candidates", split.file.url, record.pop("_position"), 0, record)
         parents = np.repeat(np.arange(len(table)), lengths)
-        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        items = (np.arange(len(parents)) - starts).astype(np.int32)
+        items = places_in_groups(np.append(0, np.cumsum(lengths))).astype(np.int32)
         flat = pc.list_flatten(lists)  # leaves out what lies behind a null list
         if is_id(flat.type):
             flat = pa.StructArray.from_arrays([flat], ["doc_id"])

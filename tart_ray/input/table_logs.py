@@ -39,9 +39,9 @@ def find(filesystem: fsspec.AbstractFileSystem, root: str, names: Collection[str
         listed_whole: whether these are all that is there; else a log may lie beside them.
     """
     for name in names:
-        found = _in_path(name) if MAY_BE_OF_A_LOG.search(name) else None
-        if found is not None:
-            return found
+        message = _in_path(name) if MAY_BE_OF_A_LOG.search(name) else None
+        if message is not None:
+            return message
     if "://" in root:  # of a web server, which lists nothing
         return None
     parts = root.split("/")
@@ -66,15 +66,15 @@ def _in_path(name: str) -> str | None:
 
 def _directories(root: str, names: Iterable[str]) -> Iterator[str]:
     """Directories below the root that can be tables: partitions are none, nor what lies in them."""
-    found = set()
+    seen = set()
     for name in names:
         parts = name.removeprefix(root).strip("/").split("/")[:-1]
         for end, part in enumerate(parts, 1):
             directory = "/".join([root, *parts[:end]])
             if "=" in part:
                 break
-            if directory not in found:
-                found.add(directory)
+            if directory not in seen:
+                seen.add(directory)
                 yield directory
 
 
@@ -86,9 +86,9 @@ def _beside(filesystem: fsspec.AbstractFileSystem, tables: Sequence[str]) -> str
             return _message(*HIVE, above, f"{name}/")
     probes = [(table, name) for table in tables for name in LOGS]
     with ThreadPoolExecutor(16) as pool:
-        there = [*pool.map(lambda probe: _is_there(filesystem, "/".join(probe)), probes)]
-    for (table, name), found in zip(probes, there, strict=True):
-        if found:
+        exist = [*pool.map(lambda probe: _is_there(filesystem, "/".join(probe)), probes)]
+    for (table, name), exists in zip(probes, exist, strict=True):
+        if exists:
             return _message(*LOGS[name], table, f"{name}/")
     for data in tables:
         table, _, name = data.rpartition("/")

@@ -223,14 +223,14 @@ def _compressed(storage: Storage, file: FileInfo) -> Iterator[tuple[int, bytes]]
 def _check_name(file: FileInfo, beginning: bytes) -> None:
     """Refuse a file whose name does not say how it is compressed: it would be read as noise, or not at all."""
     named = next((suffix for suffix in COMPRESSIONS if file.url.lower().endswith(suffix)), None)
-    found = compression_of(beginning)
-    if named and found is None:
+    compression = compression_of(beginning)
+    if named and compression is None:
         raise InputError(f"{file.url}: its name ends in {named} and it is not compressed: name it without that")
-    if found != named:
-        advice = f"and its name does not end in {found}: rename it"
-        if found not in COMPRESSIONS:
+    if compression != named:
+        advice = f"and its name does not end in {compression}: rename it"
+        if compression not in COMPRESSIONS:
             advice = f"which are not read here; expected text, or text compressed as {', '.join(COMPRESSIONS)}"
-        raise InputError(f"{file.url}: is compressed as {found} files are, {advice}")
+        raise InputError(f"{file.url}: is compressed as {compression} files are, {advice}")
 
 
 def _is_compressed(url: str) -> bool:

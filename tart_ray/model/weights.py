@@ -75,12 +75,12 @@ def read_config(origin: str, opened: BinaryIO) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{origin}: config.json: got {type(config).__name__}, expected an object")
     labels = config.get("num_labels", len(config.get("id2label") or LABELS))
-    found = {**T5_DEFAULTS, **{name: config[name] for name in T5_DEFAULTS if name in config}, "num_labels": labels}
-    odd = {name: value for name, value in found.items() if type(value) is not int or value < 1}
+    geometry = {**T5_DEFAULTS, **{name: config[name] for name in T5_DEFAULTS if name in config}, "num_labels": labels}
+    odd = {name: value for name, value in geometry.items() if type(value) is not int or value < 1}
     if odd:
         raise CheckpointError(f"{origin}: config.json: got {odd}, expected whole numbers from 1")
     gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
-    return {**found, "gated": gated, "model_type": config.get("model_type")}
+    return {**geometry, "gated": gated, "model_type": config.get("model_type")}
 
 
 def check_geometry(
@@ -223,21 +223,21 @@ def _safetensors(origin: str, name: str, size: int, opened: BinaryIO) -> dict[st
         raise CheckpointError(f"{origin}: is no safetensors file, or was cut: {size} bytes, a header of {length}")
     try:
         header = json.loads(opened.read(length))
-        found = {
+        entries = {
             key: (Tensor(name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]), entry)
             for key, entry in header.items()
             if key != "__metadata__"
         }
-        ends = {key: 8 + length + entry["data_offsets"][1] for key, (_, entry) in found.items()}
-        odd = [key for key, (tensor, _) in found.items() if tensor.begin + tensor.nbytes != ends[key]]
+        ends = {key: 8 + length + entry["data_offsets"][1] for key, (_, entry) in entries.items()}
+        odd = [key for key, (tensor, _) in entries.items() if tensor.begin + tensor.nbytes != ends[key]]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{origin}: its header is broken: {error!r}") from error
-    places = sorted((tensor.begin, ends[key]) for key, (tensor, _) in found.items())
+    places = sorted((tensor.begin, ends[key]) for key, (tensor, _) in entries.items())
     gaps = any(end != begin for (_, end), (begin, _) in pairwise(places))
     end = places[-1][1] if places else 8 + length
     if odd or gaps or end != size:
         raise CheckpointError(f"{origin}: got {size} bytes, its header describes {end}: it was cut or is damaged")
-    return {key: tensor for key, (tensor, _) in found.items()}
+    return {key: tensor for key, (tensor, _) in entries.items()}
 
 
 def _zipped(origin: str, name: str, size: int, opened: BinaryIO) -> dict[str, Tensor] | None:
@@ -255,7 +255,7 @@ def _zipped(origin: str, name: str, size: int, opened: BinaryIO) -> dict[str, Te
     except (zipfile.BadZipFile, ValueError, EOFError, pickle.UnpicklingError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{origin}: {size} bytes that torch did not write, or that were cut: {error}") from error
     folder = pickled.removesuffix("data.pkl")
-    found = {}
+    tensors = {}
     for key, described in state.items():
         if not isinstance(described, _Described):
             continue
@@ -264,8 +264,8 @@ def _zipped(origin: str, name: str, size: int, opened: BinaryIO) -> dict[str, Te
         tensor = Tensor(name, described.dtype, described.shape, begin, member)
         if held.get(member, -1) < tensor.begin + tensor.nbytes:
             raise CheckpointError(f"{origin}: {key} is not whole in it: the file was cut or is damaged")
-        found[str(key)] = tensor
-    return found
+        tensors[str(key)] = tensor
+    return tensors
 
 
 class _UnknownObjectError(Exception):

@@ -107,13 +107,13 @@ def assess(probability: Floats, relevant: Bools) -> dict[str, Any]:
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     curve = [
         {
-            "from": found / BINS,
-            "to": (found + 1) / BINS,
-            "pairs": int((bins == found).sum()),
-            "mean_probability": float(probability[bins == found].mean()),
-            "relevant_fraction": float(relevant[bins == found].mean()),
+            "from": bin_ / BINS,
+            "to": (bin_ + 1) / BINS,
+            "pairs": int((bins == bin_).sum()),
+            "mean_probability": float(probability[bins == bin_].mean()),
+            "relevant_fraction": float(relevant[bins == bin_].mean()),
         }
-        for found in np.unique(bins).tolist()
+        for bin_ in np.unique(bins).tolist()
     ]
     return {"brier": float(np.mean((probability - relevant) ** 2)), "reliability": curve}
 

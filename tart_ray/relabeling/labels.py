@@ -136,9 +136,9 @@ def count_parts(scores: pa.Table, column: str, places: pa.Table | None = None) -
     wanted = None if places is None else dict(zip(*(places[name].to_pylist() for name in ("instruction", "parts"))))  # noqa: B905
     tables = [COUNTS.empty_table()]
     for instruction, rows in _by_instruction(scores):
-        found, high = keys[rows], keys[rows] >> np.uint32(LOW_BITS)
-        found = high if wanted is None else found[np.isin(high, wanted[instruction])]
-        parts, pairs = np.unique(found, return_counts=True)
+        numbers, high = keys[rows], keys[rows] >> np.uint32(LOW_BITS)
+        numbers = high if wanted is None else numbers[np.isin(high, wanted[instruction])]
+        parts, pairs = np.unique(numbers, return_counts=True)
         names = pa.array([instruction] * len(parts), pa.large_string())
         tables.append(pa.table([names, parts.astype(np.int64), pairs.astype(np.int64)], schema=COUNTS))
     return pa.concat_tables(tables)
@@ -170,8 +170,8 @@ def find_places(counts: pa.Table, quantiles: Sequence[float]) -> pa.Table:
     rows = []
     numbers = counts.select(["part", "pairs"]).combine_chunks()
     for instruction, of in _by_instruction(counts):
-        found = numbers.take(pa.array(of)).sort_by("part")
-        parts, ends = found["part"].to_numpy(), np.cumsum(found["pairs"].to_numpy())
+        by_part = numbers.take(pa.array(of)).sort_by("part")
+        parts, ends = by_part["part"].to_numpy(), np.cumsum(by_part["pairs"].to_numpy())
         ranks = [math.floor(Fraction(repr(q)) * int(ends[-1])) for q in quantiles]
         at = np.searchsorted(ends, ranks, side="right")
         rests = np.array(ranks) - np.append(0, ends)[at]
@@ -187,8 +187,8 @@ def thresholds_at(places: pa.Table, counts: pa.Table) -> pa.Table:
     keys = {instruction: numbers.take(pa.array(rows)).sort_by("part") for instruction, rows in _by_instruction(counts)}
     rows = []
     for place in places.to_pylist():
-        found = keys[place["instruction"]]
-        whole, pairs = found["part"].to_numpy(), found["pairs"].to_numpy()
+        by_part = keys[place["instruction"]]
+        whole, pairs = by_part["part"].to_numpy(), by_part["pairs"].to_numpy()
         thresholds = []
         for part, rest in zip(place["parts"], place["rests"], strict=True):
             inside = np.flatnonzero(whole >> LOW_BITS == part)
@@ -256,14 +256,14 @@ def diff(old: pa.Table, new: pa.Table) -> Diff:
 
 
 def _rows(status: str, old: pa.Table | None, new: pa.Table | None) -> pa.Table:
-    there = new if new is not None else old
-    assert there is not None
-    missing = {field.name: pa.nulls(len(there), field.type) for field in LABELLED}
+    pairs = new if new is not None else old
+    assert pairs is not None
+    missing = {field.name: pa.nulls(len(pairs), field.type) for field in LABELLED}
     before = missing if old is None else old
     after = missing if new is None else new
     columns = [
-        *(there[name] for name in PAIR),
-        pa.array([status] * len(there), pa.string()),
+        *(pairs[name] for name in PAIR),
+        pa.array([status] * len(pairs), pa.string()),
         *(side[name] for name, side in itertools.product(("label", "margin"), (before, after))),
         pc.not_equal(before["content"], after["content"]),
     ]

@@ -55,13 +55,13 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
     columns = [name for name in ("text", "title") if name in corpus.schema.names]
     at = pc.index_in(rows["doc_id"], value_set=corpus["doc_id"].combine_chunks())
     missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
-    found = quarantine.sift(candidates, rows, [(missing, "doc_id is not in the corpus")])
+    known = quarantine.sift(candidates, rows, [(missing, "doc_id is not in the corpus")])
     documents = texts.share(corpus.select(columns)).take(pc.drop_null(at))
-    rows_with_text = found.drop_columns([name for name in columns if name in found.schema.names])
+    rows_with_text = known.drop_columns([name for name in columns if name in known.schema.names])
     for name in columns:
         column = documents[name]
-        if name in found.schema.names:
-            column = texts.first_known(column, texts.share(found)[name])
+        if name in known.schema.names:
+            column = texts.first_known(column, texts.share(known)[name])
         rows_with_text = rows_with_text.append_column(name, column)
     rows_with_text = texts.share(rows_with_text)
     return quarantine.sift(candidates, rows_with_text, list(document_rules(rows_with_text, candidates)))
@@ -71,9 +71,9 @@ def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quaranti
     """Candidates with the text of their query; those whose query is not there go to quarantine."""
     at = pc.index_in(rows["query_id"], value_set=queries["query_id"].combine_chunks())
     missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
-    found = quarantine.sift(candidates, rows, [(missing, "query_id is not in the queries")])
+    known = quarantine.sift(candidates, rows, [(missing, "query_id is not in the queries")])
     asked = queries["query"].take(pc.drop_null(at))
-    return found.append_column(pa.field("query", pa.large_string()), asked)
+    return known.append_column(pa.field("query", pa.large_string()), asked)
 
 
 def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
