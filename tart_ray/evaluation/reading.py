@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +15,7 @@ from tart_ray.input.readers import read_split
 from tart_ray.input.sources import Source
 from tart_ray.storage import FileInfo, Storage
 from tart_ray.tables.groups import first_rows, in_input_order
+from tart_ray.tables.masks import as_mask
 
 QUERIES = pa.schema([("query_id", pa.string()), ("query", pa.large_string())])
 JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int32())])
@@ -49,7 +49,7 @@ def first_of_each(read: Read, source: Source, quarantine: Quarantine, keys: Sequ
         pc.binary_join_element_wise(*(part[name].cast(pa.string()) for name in keys), "\0") for part in (ordered, first)
     )
     at = pc.index_in(key_of_all, value_set=key_of_first.combine_chunks())
-    differs = np.asarray(pc.not_equal(ordered[value], first[value].take(at)).to_numpy(zero_copy_only=False), bool)
+    differs = as_mask(pc.not_equal(ordered[value], first[value].take(at)))
     reason = f"another {value} than an earlier row of this {' and '.join(keys)}"
     kept = quarantine.sift(source, ordered, [(differs, reason)])
     return Read(first_rows(kept, *keys).select([*keys, value]), read.rows)

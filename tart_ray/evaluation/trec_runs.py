@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +16,7 @@ from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.sources import Source
 from tart_ray.storage import Storage
 from tart_ray.tables.groups import first_rows, in_input_order
+from tart_ray.tables.masks import as_mask
 from tart_ray.tables.ranking import first_stage_ranks
 from tart_ray.tables.schemas import Rule
 
@@ -37,9 +37,9 @@ def read_run(storage: Storage, source: Source, quarantine: Quarantine, prefix: s
     if "score" not in table.schema.names:
         table = table.append_column("score", pa.nulls(len(table), pa.float64()))
     is_scored = table["score"].null_count < len(table)
-    rules: list[Rule] = [(_mask(pc.is_null(table["score"])), "score is null")] if is_scored else []
+    rules: list[Rule] = [(as_mask(pc.is_null(table["score"])), "score is null")] if is_scored else []
     if prefix is None:
-        is_strange = ~_mask(are_of_tasks(table["doc_id"], pool))
+        is_strange = ~as_mask(are_of_tasks(table["doc_id"], pool))
         rules.append((is_strange, f"doc_id is not of {', '.join(pool)}: expected {{task}}:{{doc_id}}"))
     good = first_rows(in_input_order(quarantine.sift(source, table, rules)), "query_id", "doc_id")
     if not is_scored:
@@ -86,7 +86,3 @@ def have_blanks(tables: Iterable[pa.Table]) -> bool:
     """Whether an id has white space in it, so that only tabs can stand between the columns of a run's lines."""
     columns = (table[name] for table in tables for name in ("query_id", "doc_id"))
     return any(pc.any(pc.match_substring_regex(ids, r"[\s\x{85}\p{Z}]")).as_py() for ids in columns)
-
-
-def _mask(column: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=bool)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +16,7 @@ from tart_ray.input.sources import Source, Split
 from tart_ray.input.text_rows import read_text_rows
 from tart_ray.storage import Storage
 from tart_ray.tables import texts
+from tart_ray.tables.masks import as_mask
 from tart_ray.tables.schemas import Rule
 
 
@@ -34,25 +33,25 @@ def _rules(source: Source, table: pa.Table) -> Iterator[Rule]:
     ids = {"queries": ("query_id",), "corpus": ("doc_id",)}.get(source.role, ("query_id", "doc_id"))
     names = table.schema.names
     for name in ids:
-        yield _mask(pc.is_null(table[name])), f"{name} is null"
-        yield _mask(pc.equal(table[name], "")), f"{name} is empty"
+        yield as_mask(pc.is_null(table[name])), f"{name} is null"
+        yield as_mask(pc.equal(table[name], "")), f"{name} is empty"
     if "relevance" in names and source.role == "qrels":
-        yield _mask(pc.is_null(table["relevance"])), "relevance is null"
+        yield as_mask(pc.is_null(table["relevance"])), "relevance is null"
     if "query" in names:
-        yield _mask(pc.is_null(table["query"])), "query is null"
-        yield _mask(_is_blank(table["query"])), "query is empty"
+        yield as_mask(pc.is_null(table["query"])), "query is null"
+        yield as_mask(_is_blank(table["query"])), "query is empty"
     if "text" in names and source.role == "candidates":
         yield from document_rules(table, source)
 
 
 def document_rules(table: pa.Table, candidates: Source) -> Iterator[Rule]:
     """A document is its title and text; the text may be blank where there is a title, but not null."""
-    yield _mask(pc.is_null(table["text"])), "text is null"
+    yield as_mask(pc.is_null(table["text"])), "text is null"
     if candidates.allows_empty_documents:
         return
-    blank = _mask(_is_blank(table["text"]))
+    blank = as_mask(_is_blank(table["text"]))
     if "title" in table.schema.names:
-        blank &= _mask(pc.or_kleene(pc.is_null(table["title"]), _is_blank(table["title"])))
+        blank &= as_mask(pc.or_kleene(pc.is_null(table["title"]), _is_blank(table["title"])))
     yield blank, "empty document"
 
 
@@ -67,7 +66,3 @@ def _without_odd_scores(table: pa.Table) -> pa.Table:
 
 def _is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return texts.each_value(column, lambda text: pc.equal(pc.binary_length(pc.utf8_trim_whitespace(text)), 0))
-
-
-def _mask(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(column, False).to_numpy(zero_copy_only=False), dtype=bool)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.mining.mined import Mined
-from tart_ray.mining.unrolled import Bools, Documents, Formatted, Ints, Unrolled, bools, structs
+from tart_ray.mining.unrolled import Bools, Documents, Formatted, Ints, Unrolled, structs
+from tart_ray.tables.masks import as_mask
 from tart_ray.tables.texts import document_text_column
 
 TEXT = pa.large_string()
@@ -73,11 +74,10 @@ def group(
     unrolled = unrolled.keep_queries(
         ~several_instructions[~several_texts], "the query was scored under several instructions"
     )
-    unrolled = unrolled.keep_queries(bools(pc.is_valid(unrolled.queries["query"])), "the query has no text")
+    unrolled = unrolled.keep_queries(as_mask(pc.is_valid(unrolled.queries["query"])), "the query has no text")
     unrolled = unrolled.keep_documents_with("text", "the document has no text")
     lists = [
-        side.lists(structs({name: side.table[name] for name in side.table.schema.names}))
-        for side in (unrolled.positives, unrolled.negatives)
+        side.lists(structs({name: side.table[name] for name in side.table.schema.names})) for side in unrolled.sides
     ]
     return unrolled.formatted(pa.table([*unrolled.queries.columns, *lists], schema=GROUPS))
 
@@ -100,9 +100,9 @@ def _instructions(
     count = positives.num_queries
     if "instruction" not in mined.negatives.schema.names:
         return pa.nulls(count, TEXT), np.zeros(count, bool)
-    is_scored = bools(pc.is_valid(mined.positives["rank"]))
+    is_scored = as_mask(pc.is_valid(mined.positives["rank"]))
     has_none_scored = np.bincount(positives.query[is_scored], minlength=count) == 0
-    of_other = bools(pc.is_in(mined.negatives["policy"], value_set=pa.array(of_other_instructions, pa.string())))
+    of_other = as_mask(pc.is_in(mined.negatives["policy"], value_set=pa.array(of_other_instructions, pa.string())))
     counts = ~of_other | has_none_scored[negatives.query]
     texts = pa.chunked_array(
         [

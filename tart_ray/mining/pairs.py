@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from tart_ray.mining.mined import ADDED, JUDGED, LEFT_OUT, QUERY_ITSELF
 from tart_ray.tables.keys import TEXT_KEY, normalise, text_keys
+from tart_ray.tables.masks import as_mask
 from tart_ray.tables.texts import plain
 
 Bools = npt.NDArray[np.bool_]
@@ -93,12 +94,12 @@ class Pairs:
     def _find_queries_themselves(self) -> Bools:
         """The pairs whose document is their query, by id or text, or a copy of such a document; no judged positives."""
         query_ids, doc_ids = (self.scores[name].cast(pa.string()) for name in ("query_id", "doc_id"))
-        itself = as_bools(pc.equal(query_ids, doc_ids))
+        itself = as_mask(pc.equal(query_ids, doc_ids))
         if "query" in self.scores.schema.names:
             asked = text_keys(pa.table({"text": self.scores["query"].cast(pa.large_string())}))
             for key in (self._keys or _keys(self.scores, required=False), _joined_keys(self.scores)):
                 if key is not None:
-                    itself |= as_bools(pc.equal(key, asked))
+                    itself |= as_mask(pc.equal(key, asked))
         if self._keys is not None and itself.any():
             itself |= self._copies(self._keys.filter(pa.array(itself)), self.query[itself])
         return itself & ~self.judged
@@ -203,10 +204,6 @@ def _first_words(texts: pa.ChunkedArray) -> pa.Array:
     encoded = texts.cast(pa.large_string()).combine_chunks().dictionary_encode()
     words = ((normalise(text) if text else "").partition(" ")[0] for text in encoded.dictionary.to_pylist())
     return pa.array([word or None for word in words], pa.large_string()).take(encoded.indices)
-
-
-def as_bools(mask: pa.ChunkedArray) -> Bools:
-    return np.asarray(pc.fill_null(mask, False).to_numpy(), dtype=bool)
 
 
 def codes_of(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[Ints]]:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.mining.format_options import FormatOptions
-from tart_ray.mining.unrolled import Formatted, Unrolled, bools, list_rows, structs, unroll
+from tart_ray.mining.unrolled import Formatted, Unrolled, list_rows, structs, unroll
+from tart_ray.tables.masks import as_mask
 
 _ENDS_OF_FIELDS = "\t\n\v\f\r\x1c-\x1e\u0085\u2028\u2029"
 
@@ -116,7 +117,7 @@ def _retriever_rows(
     unrolled = unroll(groups, options)
     negatives = unrolled.negatives
     columns = {"question": unrolled.query_texts(join_instruction=join_instruction)}
-    is_easy = bools(pc.is_in(negatives.table["policy"], value_set=pa.array(options.easy_policies, pa.string())))
+    is_easy = as_mask(pc.is_in(negatives.table["policy"], value_set=pa.array(options.easy_policies, pa.string())))
     in_negative_ctxs = is_easy
     if always_negatives:
         has_easy = np.diff(negatives.keep(is_easy).starts) > 0  # of each query
@@ -177,7 +178,7 @@ def margin_mse(groups: pa.Table, options: FormatOptions) -> Formatted:
     unrolled = unrolled.keep_ids(f"^[^{_ENDS_OF_FIELDS}]*$", "has a tab or a line end in it")
     query_ids = unrolled.queries["query_id"]
     unrolled = unrolled.keep_queries(
-        bools(pc.equal(pc.utf8_ltrim_whitespace(query_ids), query_ids)), "the query_id begins with white space"
+        as_mask(pc.equal(pc.utf8_ltrim_whitespace(query_ids), query_ids)), "the query_id begins with white space"
     )
     positives, negatives = unrolled.positives, unrolled.negatives
     positive, negative = unrolled.pairs()

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tart_ray.mining.format_options import FormatOptions
 from tart_ray.mining.mined import LEFT_OUT
 from tart_ray.tables.groups import places_in_groups
+from tart_ray.tables.masks import as_mask
 from tart_ray.tables.texts import document_text_column
 
 Ints = npt.NDArray[np.int64]
@@ -90,6 +91,11 @@ class Unrolled:
     negatives: Documents
     left_out: tuple[pa.Table, ...] = ()
 
+    @property
+    def sides(self) -> tuple[Documents, Documents]:
+        """Positives and negatives."""
+        return self.positives, self.negatives
+
     def formatted(self, rows: pa.Table) -> Formatted:
         """Rows that were made of this, with what was left out before."""
         left_out = pa.concat_tables([LEFT_OUT.empty_table(), *self.left_out])
@@ -111,7 +117,7 @@ class Unrolled:
     def keep_documents(self, positives: Bools, negatives: Bools, reason: str) -> Unrolled:
         """Without some documents, and without the queries that then have no positive or no negative."""
         left_out = [*self.left_out]
-        for documents, kept in ((self.positives, positives), (self.negatives, negatives)):
+        for documents, kept in zip(self.sides, (positives, negatives), strict=True):
             lost = documents.keep(~kept)
             query_ids = self.queries["query_id"].take(pa.array(lost.query)).combine_chunks()
             left_out.append(_left_out(query_ids, lost.table["doc_id"].combine_chunks(), reason))
@@ -121,16 +127,14 @@ class Unrolled:
 
     def keep_documents_with(self, column: str, reason: str) -> Unrolled:
         """Without the documents whose ``column`` is null."""
-        positives, negatives = (bools(pc.is_valid(side.table[column])) for side in (self.positives, self.negatives))
+        positives, negatives = (as_mask(pc.is_valid(side.table[column])) for side in self.sides)
         return self.keep_documents(positives, negatives, reason)
 
     def keep_ids(self, pattern: str, otherwise: str) -> Unrolled:
         """Without the queries and documents whose id does not match; ``otherwise`` says what is wrong with it."""
-        positives, negatives = (
-            bools(pc.match_substring_regex(side.table["doc_id"], pattern)) for side in (self.positives, self.negatives)
-        )
+        positives, negatives = (as_mask(pc.match_substring_regex(side.table["doc_id"], pattern)) for side in self.sides)
         rest = self.keep_documents(positives, negatives, f"the doc_id {otherwise}")
-        queries = bools(pc.match_substring_regex(rest.queries["query_id"], pattern))
+        queries = as_mask(pc.match_substring_regex(rest.queries["query_id"], pattern))
         return rest.keep_queries(queries, f"the query_id {otherwise}")
 
     def pairs(self) -> tuple[Ints, Ints]:
@@ -200,12 +204,6 @@ def structs(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.StructArray
 def list_rows(values: pa.Array, length: int) -> pa.ListArray:
     """Lists of ``length`` values each, of the values of all lists one after another."""
     return pa.ListArray.from_arrays(pa.array(np.arange(0, len(values) + 1, length), pa.int32()), values)
-
-
-def bools(mask: pa.Array | pa.ChunkedArray) -> Bools:
-    """A mask without nulls as an array of numpy."""
-    values = mask.to_numpy() if isinstance(mask, pa.ChunkedArray) else mask.to_numpy(zero_copy_only=False)
-    return np.asarray(values, dtype=bool)
 
 
 def _left_out(query_ids: pa.Array, doc_ids: pa.Array, reason: str) -> pa.Table:

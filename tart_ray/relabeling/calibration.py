@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from tart_ray.config import CalibrationConfig
 from tart_ray.errors import CalibrationError
 from tart_ray.tables.keys import random_keys
+from tart_ray.tables.masks import as_mask
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -142,9 +143,7 @@ def calibrate(pairs: pa.Table, config: CalibrationConfig) -> tuple[Calibration, 
         CalibrationError: there are too few labels, or relevance does not rise with the margin.
     """
     score, margin = (np.asarray(pairs[name].to_numpy(), np.float64) for name in ("score", "margin"))
-    relevant, held_out = (
-        np.asarray(pairs[name].to_numpy(zero_copy_only=False), bool) for name in ("relevant", "held_out")
-    )
+    relevant, held_out = (as_mask(pairs[name]) for name in ("relevant", "held_out"))
     check_labels(relevant[~held_out], config.min_labels, "to fit on")
     check_labels(relevant[held_out], config.min_labels, "held out")
     calibration = fit(config.method, margin[~held_out], relevant[~held_out])

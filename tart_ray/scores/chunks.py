@@ -14,6 +14,7 @@ from tart_ray.input.readers import document_rules
 from tart_ray.input.sources import Source
 from tart_ray.tables import texts
 from tart_ray.tables.groups import first_rows, group_starts, in_input_order
+from tart_ray.tables.masks import as_mask
 
 CHUNK_BYTES = 256 << 20  # of the documents of all its pairs: some hundred times as much as usual
 
@@ -39,7 +40,7 @@ def first_of_each(
         known = pc.or_(pc.is_valid(now), pc.is_valid(before))
         differs = pc.and_(pc.fill_null(pc.not_equal(now, before), True), known)
         mask = np.zeros(len(rows), dtype=bool)
-        mask[later] = np.asarray(differs.to_numpy(zero_copy_only=False), dtype=bool)
+        mask[later] = as_mask(differs)
         rules.append((mask, f"another {name} than an earlier row of this {key}"))
         bad |= mask
     quarantine.sift(source, rows, rules)
@@ -54,7 +55,7 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
     """
     columns = [name for name in ("text", "title") if name in corpus.schema.names]
     at = pc.index_in(rows["doc_id"], value_set=corpus["doc_id"].combine_chunks())
-    missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
+    missing = as_mask(pc.is_null(at))
     known = quarantine.sift(candidates, rows, [(missing, "doc_id is not in the corpus")])
     documents = texts.share(corpus.select(columns)).take(pc.drop_null(at))
     rows_with_text = known.drop_columns([name for name in columns if name in known.schema.names])
@@ -70,7 +71,7 @@ def join_documents(rows: pa.Table, corpus: pa.Table, candidates: Source, quarant
 def join_queries(rows: pa.Table, queries: pa.Table, candidates: Source, quarantine: Quarantine) -> pa.Table:
     """Candidates with the text of their query; those whose query is not there go to quarantine."""
     at = pc.index_in(rows["query_id"], value_set=queries["query_id"].combine_chunks())
-    missing = np.asarray(pc.is_null(at).to_numpy(zero_copy_only=False), dtype=bool)
+    missing = as_mask(pc.is_null(at))
     known = quarantine.sift(candidates, rows, [(missing, "query_id is not in the queries")])
     asked = queries["query"].take(pc.drop_null(at))
     return known.append_column(pa.field("query", pa.large_string()), asked)
@@ -87,10 +88,8 @@ def quarantine_contradictions(rows: pa.Table, candidates: Source, quarantine: Qu
     rules = []
     for name in ("query", "instruction"):
         values = pc.fill_null(ordered[name], "\0")
-        differs = pc.not_equal(values, values.take(first)).to_numpy(zero_copy_only=False)
-        rules.append(
-            (np.asarray(differs, dtype=bool), f"another {name} than an earlier row of this query_id and doc_id")
-        )
+        differs = as_mask(pc.not_equal(values, values.take(first)))
+        rules.append((differs, f"another {name} than an earlier row of this query_id and doc_id"))
     return quarantine.sift(candidates, ordered, rules)
 
 

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.tables.masks import as_mask
+
 
 def in_input_order(table: pa.Table, *first: str) -> pa.Table:
     """Rows sorted by the columns ``first``, then by where they stood in the input."""
@@ -20,7 +22,7 @@ def group_starts(rows: pa.Table, *keys: str) -> npt.NDArray[np.int64]:
     begins[:1] = True
     for key in keys:
         ids = rows[key].combine_chunks()
-        begins[1:] |= np.asarray(pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False), dtype=bool)
+        begins[1:] |= as_mask(pc.not_equal(ids[1:], ids[:-1]))
     return np.append(np.flatnonzero(begins), len(rows))
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.tables.groups import group_starts, places_in_groups
+from tart_ray.tables.masks import as_mask
 
 RANKING_VERSION = 1  # of ranks: goes up when the same scores are ranked in another order
 ORDER = (
@@ -44,7 +45,7 @@ def first_stage_ranks(rows: pa.Table, *, listed: bool) -> pa.Array:
     order = pc.sort_indices(table, sort_keys=keys).to_numpy()  # nulls sort last
     ranks = np.empty(len(rows), dtype=np.int32)
     ranks[order] = _places(rows)
-    unknown = None if listed else np.asarray(pc.is_null(score).to_numpy(zero_copy_only=False), dtype=bool)
+    unknown = None if listed else as_mask(pc.is_null(score))
     return pa.array(ranks, pa.int32(), mask=unknown)
 
 
