@@ -17,7 +17,8 @@ from tart_ray.errors import ExitCode
 
 Config = TypeVar("Config", bound=Section)
 
-EXTRAS = {  # of the package, with what each brings: distribution → module
+EXTRAS = {  # of the package, with what each brings: distribution → module; all but the first are named by a job
+    "cross-encoders": {"accelerate": "accelerate", "sentence-transformers": "sentence_transformers"},
     "demo": {"bm25s": "bm25s", "ir-measures": "ir_measures"},
     "evaluate": {"bm25s": "bm25s", "ir-measures": "ir_measures", "scipy": "scipy"},
     "relabel": {"scikit-learn": "sklearn"},

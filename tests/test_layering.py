@@ -54,7 +54,14 @@ MAY_NOT_IMPORT = {
     "engine": {"torch", "transformers"},
 }
 JOBS = ("reranking", "mining", "relabeling", "evaluation", "training")  # none of which imports another
-EXTRAS = {"bm25s", "ir_measures", "scipy", "sklearn"}  # what a plain install does not bring
+EXTRAS = {
+    "accelerate",
+    "bm25s",
+    "ir_measures",
+    "scipy",
+    "sentence_transformers",
+    "sklearn",
+}  # what a plain install does not bring
 
 
 def imported_names(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:

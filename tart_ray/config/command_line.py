@@ -189,9 +189,9 @@ def _read_file(url: str) -> Mapping[str, Any]:
         filesystem, path = open_filesystem(url, StorageConfig().fsspec_options(url))
         text = filesystem.cat_file(path)
     except LocationError as error:
-        raise ConfigurationError(f"--config: {error}") from error
+        raise ConfigurationError(f"cannot read the configuration: {error}") from error
     except Exception as error:  # object storage has many ways to refuse a file
-        raise ConfigurationError(f"--config: cannot read {url}: {type(error).__name__}: {error}") from error
+        raise ConfigurationError(f"cannot read the configuration {url}: {type(error).__name__}: {error}") from error
     try:
         values = read_yaml(text)
     except ConfigurationError as error:

@@ -21,7 +21,8 @@ from tart_ray.input import json_lines
 from tart_ray.input.parquet_files import is_damage
 from tart_ray.input.quarantine import READ, Quarantine
 from tart_ray.input.readers import read_split
-from tart_ray.input.sources import Source, Split
+from tart_ray.input.sources import Source
+from tart_ray.input.splits import Split
 from tart_ray.storage import Storage, explained
 from tart_ray.tables.schemas import CANDIDATES_COLUMN, IDS
 

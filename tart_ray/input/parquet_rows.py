@@ -14,7 +14,8 @@ from tart_ray.errors import InputError
 from tart_ray.input.columns import is_id
 from tart_ray.input.parquet_files import read_footer, row_group_or_reason
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.input.sources import Source, Split, table_schema
+from tart_ray.input.sources import Source, table_schema
+from tart_ray.input.splits import Split
 from tart_ray.storage import Storage
 from tart_ray.tables.groups import places_in_groups
 from tart_ray.tables.printing import printable

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from tart_ray.input.parquet_rows import decoded, read_parquet_rows
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.input.sources import Source, Split
+from tart_ray.input.sources import Source
+from tart_ray.input.splits import Split
 from tart_ray.input.text_rows import read_text_rows
 from tart_ray.storage import Storage
 from tart_ray.tables import texts

@@ -10,25 +10,13 @@ import pyarrow as pa
 from tart_ray.errors import InputError
 from tart_ray.input import cascade, json_lines
 from tart_ray.input.columns import Naming, Shape, other_columns
-from tart_ray.input.formats import Format, format_by_content, format_by_name, format_of
+from tart_ray.input.formats import Format, format_of
 from tart_ray.input.inspect_parquet import inspect_parquet
-from tart_ray.input.inspect_text import SAMPLED_FILES, inspect_text
+from tart_ray.input.inspect_text import inspect_text
 from tart_ray.input.listing import list_files, look_at
-from tart_ray.input.splits import SPLIT_BYTES, Split
+from tart_ray.input.splits import Split
 from tart_ray.storage import FileInfo, Storage
 from tart_ray.tables.schemas import FIELDS, FIELDS_OF_A_CANDIDATE, ORIGIN, Role
-
-__all__ = [
-    "SAMPLED_FILES",
-    "SPLIT_BYTES",
-    "Source",
-    "Split",
-    "format_by_content",
-    "format_by_name",
-    "inspect_source",
-    "notes_of",
-    "table_schema",
-]
 
 MAX_FIELDS = 1_000  # that become columns
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from tart_ray.input import json_lines, text_files
 from tart_ray.input.columns import as_candidate, with_keys
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.input.sources import Source, Split, table_schema
+from tart_ray.input.sources import Source, table_schema
+from tart_ray.input.splits import Split
 from tart_ray.storage import Storage
 from tart_ray.tables.schemas import CANDIDATES_COLUMN, FIELDS, FIELDS_OF_A_CANDIDATE, IDS
 

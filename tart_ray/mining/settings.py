@@ -10,9 +10,11 @@ import pyarrow as pa
 from tart_ray.config import MineConfig, MiningPolicy
 from tart_ray.errors import ConfigurationError
 from tart_ray.input.sources import Source
+from tart_ray.mining.format_options import FormatOptions
+from tart_ray.mining.groups import group
 from tart_ray.mining.negatives import mine
 from tart_ray.mining.positives import judgements_from_labels
-from tart_ray.mining.trainer_files import FORMATS, FormatOptions, group
+from tart_ray.mining.trainer_files import FORMATS
 from tart_ray.tables import texts
 
 JUDGEMENTS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int64())])

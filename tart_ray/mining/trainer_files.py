@@ -15,7 +15,6 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tart_ray.mining.format_options import FormatOptions
-from tart_ray.mining.groups import group
 from tart_ray.mining.rows_other_trainers import (
     colbert,
     dpr,
@@ -28,8 +27,6 @@ from tart_ray.mining.rows_other_trainers import (
 )
 from tart_ray.mining.rows_sentence_transformers import labeled_list, labeled_pair, n_tuple, triplet
 from tart_ray.mining.unrolled import Formatted
-
-__all__ = ["FORMATS", "FormatOptions", "TrainerFormat", "contents", "group", "lines"]
 
 
 @dataclass(frozen=True)

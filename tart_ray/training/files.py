@@ -17,11 +17,12 @@ import pyarrow as pa
 
 from tart_ray.errors import InputError
 from tart_ray.input import text_files
-from tart_ray.input.formats import Format
+from tart_ray.input.formats import Format, format_by_content, format_by_name
+from tart_ray.input.inspect_text import SAMPLED_FILES
 from tart_ray.input.listing import Listing, list_files
 from tart_ray.input.parquet_files import read_footer, row_group_or_reason
 from tart_ray.input.quarantine import READ, Quarantine
-from tart_ray.input.sources import SAMPLED_FILES, SPLIT_BYTES, format_by_content, format_by_name
+from tart_ray.input.splits import SPLIT_BYTES
 from tart_ray.storage import FileInfo, Storage
 from tart_ray.tables.printing import printable
 from tart_ray.training.examples import Query

@@ -159,7 +159,7 @@ def test_a_configuration_where_none_can_be_is_refused_in_one_sentence(
     assert caught.value.code == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
-    assert told[0].startswith("configuration error: --config: ")
+    assert told[0].startswith("configuration error: cannot read the configuration: ")
 
 
 def test_python_users_see_no_secret_either() -> None:

@@ -70,7 +70,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Pa
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines["candidates"].startswith("1 files, jsonl")
     assert lines["  carried through"] == "colour"
-    assert lines["warning"].startswith("57 of 57 pairs of the sample have no instruction, or an empty one")
+    assert lines["warning"].startswith("in the sample, 57 of 57 pairs have no instruction, or an empty one")
     assert lines["pairs"] == "about 57 in about 1 chunks of whole queries"
     assert "0.0% truncated at 512" in lines["tokens"]
     assert lines["time"] == "28.5s with 1 replicas at 2 pairs/s each"
