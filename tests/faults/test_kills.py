@@ -35,7 +35,7 @@ QUICK = POINTS[10:11]
 
 
 @pytest.mark.parametrize("points", [QUICK, pytest.param(POINTS, marks=pytest.mark.matrix)], ids=["some", "all"])
-@pytest.mark.parametrize("family", ["enct5", "cross-encoder"], indirect=True)
+@pytest.mark.parametrize("family", ["enct5", pytest.param("cross-encoder", marks=pytest.mark.matrix)], indirect=True)
 @pytest.mark.timeout(1800)
 def test_named_moments(points: list[Any], jobs: Jobs, undisturbed_job: Any, assert_same: Any) -> None:
     run = f"named-{len(points)}"

@@ -52,7 +52,7 @@ def load_noted(folder: Path, config: Any) -> Any:
     return load_scorer(config)
 
 
-@pytest.mark.parametrize("family", ["enct5", "cross-encoder"], indirect=True)
+@pytest.mark.parametrize("family", ["enct5", pytest.param("cross-encoder", marks=pytest.mark.matrix)], indirect=True)
 @pytest.mark.parametrize("killed", [pytest.param(1, marks=pytest.mark.matrix), 2])
 @pytest.mark.usefixtures("cluster")
 def test_replicas_killed_while_they_score(
