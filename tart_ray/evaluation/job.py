@@ -181,6 +181,12 @@ def look(config: EvaluateConfig) -> Plan:
         to_score = _to_score(config, run)
         spec = ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, to_score)
         config = config.model_copy(update={"model": spec.model})
+        turned = [task.name for task in config.input.tasks if task.template == "query_first" and not task.scores]
+        if turned and spec.family != "enct5":
+            raise ConfigurationError(
+                f"input.tasks: {', '.join(turned)}: template: got query_first, which is how an EncT5 is asked; "
+                f"{config.model.path} is asked as model.template says: expected instruction_first"
+            )
     identity = {
         "job": "evaluate",
         "format_version": FORMAT_VERSION,

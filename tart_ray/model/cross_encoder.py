@@ -53,6 +53,8 @@ def load_cross_encoder(folder: Path, *, device: str, dtype: Any = None) -> Cross
         raise CheckpointError(
             f"{folder}: sentence-transformers cannot load this cross-encoder: {type(error).__name__}: {error}"
         ) from error
+    if str(dtype) == "torch.bfloat16":
+        model.set_keep_in_fp32_modules(_heads(model))
     model.eval()
     return model
 
@@ -63,6 +65,14 @@ def missing_library(name: str) -> str:
         f"a cross-encoder other than EncT5 needs {name}, which is not installed: "
         "pip install 'tart-ray[cross-encoders]', on every node"
     )
+
+
+def _heads(model: CrossEncoder) -> list[str]:
+    """The linear layers that give the logits of a classifier: in 8 bits they would tie where the model does not."""
+    from torch.nn import Linear
+
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear)}
+    return [name for name, layer in layers.items() if layer.out_features == model.num_labels]
 
 
 def _check_weights(model: CrossEncoder, folder: Path) -> None:

@@ -128,6 +128,18 @@ def test_a_template_for_an_enct5_and_code_of_a_checkpoint_are_refused(
         rerank(make_config(model={"path": str(tmp_path / "foreign")}))
 
 
+def test_an_evaluation_turns_no_template_around(tmp_path: Path) -> None:
+    write_beir(tmp_path / "beir", {"d1": ("", "paris")}, {"q1": "what"}, {"q1": {"d1": 1}})
+    task = {"name": "t", "path": str(tmp_path / "beir"), "template": "query_first", "instructions": ["Find"]}
+    config = {
+        "input": {"tasks": [task]},
+        "model": {"path": str(make_bert(tmp_path / "model")), "max_length": 64},
+        "output": {"path": str(tmp_path / "measured")},
+    }
+    with pytest.raises(ConfigurationError, match="t: template: got query_first, which is how an EncT5 is asked"):
+        tart_ray.evaluate(config)
+
+
 def test_a_teacher_of_another_family_teaches_an_enct5(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Scored and mined, trained, evaluated; the corpus is relabelled by the teacher as well."""
     draw = random.Random(0)

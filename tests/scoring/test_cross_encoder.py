@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ import torch
 from support.cross_encoders import make_bert, make_modern_bert, make_modular, make_qwen3
 
 from tart_ray import Scorer
-from tart_ray.errors import CheckpointError
+from tart_ray.errors import CheckpointChangedError, CheckpointError
+from tart_ray.model.checkpoint import fingerprint_checkpoint
+from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES
 from tart_ray.model.cross_encoder import CrossEncoderTokenizer, load_cross_encoder
+from tart_ray.model.family import family_of
 from tart_ray.model.template import Template
 from tart_ray.scoring.cross_encoder import CrossEncoderScorer
 
@@ -128,3 +132,32 @@ def test_three_labels_and_longer_pairs_than_a_model_reads_are_refused(tmp_path: 
         load_cross_encoder(make_bert(tmp_path / "three", labels=3), device="cpu")
     with pytest.raises(CheckpointError, match=r"max_length: got 512, and this checkpoint reads 128 tokens"):
         CrossEncoderScorer.from_pretrained(make_bert(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("make", [make_bert, make_modular], ids=["bert", "modules"])
+def test_margins_in_bfloat16_are_not_rounded_to_8_bits(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    queries, documents = some_pairs(60)
+    scorer = CrossEncoderScorer.from_pretrained(make(tmp_path / "m"), max_length=MAX_LENGTH, dtype="bfloat16")
+    margins = torch.from_numpy(scorer.score(queries, documents).margin)
+    assert (margins != margins.bfloat16().float()).float().mean() > 0.9
+    exact = predicted(tmp_path / "m", queries, documents)
+    np.testing.assert_allclose(margins, exact, atol=0.2 * np.ptp(exact))
+
+
+def test_a_checkpoint_in_a_store_comes_with_the_folders_of_its_modules(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path / "cache"))
+    local, bucket = make_modular(tmp_path / "m"), s3.new_bucket()
+    for file in (path for path in local.rglob("*") if path.is_file()):
+        s3.filesystem().pipe_file(f"{bucket}/m/{file.relative_to(local)}", file.read_bytes())
+    url, where = f"s3://{bucket}/m/", {"storage_options": s3.storage_options}
+    assert family_of(url, **where) == "cross-encoder"
+    fingerprint = fingerprint_checkpoint(url, files=CROSS_ENCODER_FILES, **where)
+    scorer = CrossEncoderScorer.from_pretrained(url, fingerprint=fingerprint, max_length=MAX_LENGTH, **where)
+    assert scorer.score(["what"], ["paris"]).margin == predicted(local, ["what"], ["paris"])
+    head = next(local.glob("2_*/model.safetensors"))
+    s3.filesystem().pipe_file(f"{bucket}/m/{head.relative_to(local)}", head.read_bytes()[:-4] + b"\0\0\0\1")
+    monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path / "another"))
+    with pytest.raises(CheckpointChangedError, match="the manifest names a checkpoint of fingerprint"):
+        CrossEncoderScorer.from_pretrained(url, fingerprint=fingerprint, max_length=MAX_LENGTH, **where)
