@@ -12,7 +12,9 @@ H heads, h = n * H, K d_kv, I = H * K, C labels.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,8 @@ from tart_ray.scoring.projections import Projection, make_projection
 
 SCORES_AT_ONCE = 1 << 20  # elements of attention scores: more leave the caches
 POSITIONS_STEP = 64
+
+Project = Callable[..., Projection]  # `project` with its options set, but for the gain
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,27 @@ class PackedEncoder:
         model: in evaluation mode, on the CPU, with a gated GELU (T5 1.1, flan-t5, TART).
         consume: take each weight out of the model once it is in the layout that the kernels want, so that memory
             holds one copy. The model's own forward pass cannot be used any more.
+        projection: makes a projection of a weight (out, in); by default the fastest one for the processor.
 
     Raises:
         ValueError: the model has another feed-forward.
     """
 
-    def __init__(self, model: EncT5ForSequenceClassification, *, consume: bool = False) -> None:
+    def __init__(
+        self,
+        model: EncT5ForSequenceClassification,
+        *,
+        consume: bool = False,
+        projection: Callable[[torch.Tensor], Projection] = make_projection,
+    ) -> None:
         require_gated_gelu(model)
         self._model = model
         self._epsilon = model.config.layer_norm_epsilon
         self._heads = model.config.num_heads
         *blocks, last = model.encoder.block
-        self._layers = [_Layer(block, self._heads, self._epsilon, consume) for block in blocks]
-        self._last = _LastLayer(last, self._heads, self._epsilon, consume)
+        project_as_asked = partial(project, make=projection, consume=consume)
+        self._layers = [_Layer(block, self._heads, self._epsilon, project_as_asked) for block in blocks]
+        self._last = _LastLayer(last, self._heads, self._epsilon, project_as_asked)
         if consume:
             model.encoder.forward = _refuse
         self._bias_HTT = torch.empty(self._heads, 0, 0)
@@ -117,13 +129,13 @@ def _refuse(*_: object, **__: object) -> None:
 class _Layer:
     """One layer for every token."""
 
-    def __init__(self, block: T5Block, heads: int, epsilon: float, consume: bool) -> None:
+    def __init__(self, block: T5Block, heads: int, epsilon: float, project: Project) -> None:
         attention, forward = block.layer[0], block.layer[1]
         own = attention.SelfAttention
         self._heads, self._epsilon = heads, epsilon
-        self._qkv = project(own.q, own.k, own.v, gain=attention.layer_norm.weight, consume=consume)
-        self._out = project(own.o, consume=consume)
-        self._feed_forward = _FeedForward(forward, epsilon, consume)
+        self._qkv = project(own.q, own.k, own.v, gain=attention.layer_norm.weight)
+        self._out = project(own.o)
+        self._feed_forward = _FeedForward(forward, epsilon, project)
 
     def qkv(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Queries, keys and values, (N, 3 * I): of each token by itself."""
@@ -150,16 +162,16 @@ class _LastLayer:
     ``sum p (W x) = W (sum p x)``, for each head.
     """
 
-    def __init__(self, block: T5Block, heads: int, epsilon: float, consume: bool) -> None:
+    def __init__(self, block: T5Block, heads: int, epsilon: float, project: Project) -> None:
         attention, forward = block.layer[0], block.layer[1]
         own = attention.SelfAttention
         self._epsilon = epsilon
         self._norm = attention.layer_norm.weight
-        self._q = project(own.q, consume=consume)
+        self._q = project(own.q)
         self._k_HKD = own.k.weight.detach().view(heads, -1, own.q.in_features)
         self._v_HKD = own.v.weight.detach().view(heads, -1, own.q.in_features)
-        self._out = project(own.o, consume=consume)
-        self._feed_forward = _FeedForward(forward, epsilon, consume)
+        self._out = project(own.o)
+        self._feed_forward = _FeedForward(forward, epsilon, project)
 
     def __call__(
         self, hidden_ND: torch.Tensor, first_B: torch.Tensor, groups: list[Group], bias_HTT: torch.Tensor
@@ -185,12 +197,12 @@ class _LastLayer:
 class _FeedForward:
     """``x + wo(gelu(wi_0(norm(x))) * wi_1(norm(x)))``."""
 
-    def __init__(self, layer: T5LayerFF, epsilon: float, consume: bool) -> None:
+    def __init__(self, layer: T5LayerFF, epsilon: float, project: Project) -> None:
         dense = layer.DenseReluDense
         self._epsilon = epsilon
-        self._gate = project(dense.wi_0, gain=layer.layer_norm.weight, consume=consume)
-        self._up = project(dense.wi_1, gain=layer.layer_norm.weight, consume=consume)
-        self._down = project(dense.wo, consume=consume)
+        self._gate = project(dense.wi_0, gain=layer.layer_norm.weight)
+        self._up = project(dense.wi_1, gain=layer.layer_norm.weight)
+        self._down = project(dense.wo)
 
     def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         unit_ND = unit_rows(hidden_ND, self._epsilon)
@@ -242,10 +254,16 @@ def position_bias(model: EncT5ForSequenceClassification, length: int) -> torch.T
     return bias[0].detach().to(model.shared.weight.dtype).contiguous()
 
 
-def project(*linears: nn.Linear, consume: bool, gain: torch.Tensor | None = None) -> Projection:
+def project(
+    *linears: nn.Linear,
+    make: Callable[[torch.Tensor], Projection],
+    consume: bool,
+    gain: torch.Tensor | None = None,
+) -> Projection:
     """One projection that gives what these give, side by side.
 
     Args:
+        make: of the weight that these have together, (out, in).
         gain: of the layer norm before them, (D,), which is multiplied into the weights, with the sqrt(D) that
             `unit_rows` leaves out.
         consume: take the weights out of these.
@@ -255,7 +273,7 @@ def project(*linears: nn.Linear, consume: bool, gain: torch.Tensor | None = None
         factor_D = gain.detach().float() * len(gain) ** 0.5
         weights = [(weight * factor_D).to(weight.dtype) for weight in weights]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-    projection = make_projection(weight)
+    projection = make(weight)
     if consume:
         for linear in linears:
             linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
