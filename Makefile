@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults cases fuzz lint setup bench bench-pipeline bench-data-plane bench-load bench-mining train-demo-model clean
+.PHONY: demo test faults cases fuzz lint setup bench bench-gpu bench-pipeline bench-data-plane bench-load bench-mining train-demo-model clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -43,6 +43,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 bench: setup
 	$(BIN)/python -m benchmarks.scorer --geometry small
 	$(BIN)/python -m benchmarks.scorer --geometry base --pairs 100
+
+# For a machine with a GPU, nine minutes; needs no Ray, so `python3 -m benchmarks.gpu` does without the set-up where torch,
+# transformers, sentencepiece and pyarrow are there.
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --output gpu.json
 
 bench-pipeline: setup
 	$(BIN)/python -m benchmarks.pipeline

@@ -36,7 +36,7 @@ import torch
 from transformers import T5Config
 
 from benchmarks.data_plane import write_input
-from benchmarks.scorer import GEOMETRIES
+from benchmarks.random_models import GEOMETRIES
 from tart_ray import EncT5ForSequenceClassification, Scorer
 from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
 from tart_ray.demo.checkpoint import make_untrained_checkpoint

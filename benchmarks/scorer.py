@@ -47,6 +47,7 @@ from scipy.stats import kendalltau
 from torch import nn
 from transformers import T5Config
 
+from benchmarks.random_models import GEOMETRIES, make_random_model, needed_flops
 from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.demo.corpus import build_collection, first_stage
 from tart_ray.model.checkpoint_files import VOCAB_FILE
@@ -62,13 +63,6 @@ from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.scoring.scores import Scores
 
-GEOMETRIES = {
-    "tiny": {"num_layers": 2, "d_model": 64, "num_heads": 4, "d_kv": 16, "d_ff": 128},
-    "small": {"num_layers": 8, "d_model": 512, "num_heads": 6, "d_kv": 64, "d_ff": 1024},
-    "base": {"num_layers": 12, "d_model": 768, "num_heads": 12, "d_kv": 64, "d_ff": 2048},
-    "xl": {"num_layers": 24, "d_model": 2048, "num_heads": 32, "d_kv": 64, "d_ff": 5120},
-}
-VOCABULARY = 32_128
 INSTRUCTION = "Retrieve a passage that answers this question"
 MAX_LENGTH = 512
 NOT_PEERS = [("loop", "bfloat16")]  # the published code has float32 alone
@@ -197,17 +191,7 @@ def _flat(queries: Pairs) -> tuple[list[str], list[str]]:
 
 def make_model(arguments: argparse.Namespace, dtype: str) -> EncT5ForSequenceClassification:
     """The same random weights for every dtype."""
-    config = T5Config(**GEOMETRIES[arguments.geometry], vocab_size=VOCABULARY, feed_forward_proj="gated-gelu")
-    torch.manual_seed(0)
-    with torch.device(arguments.device):
-        model = EncT5ForSequenceClassification(config).eval()
-    nn.init.normal_(model.classifier.weight, std=config.d_model**-0.5)
-    # transformers begins with gains of 1 and hardly any position bias: drift would not show them left out
-    nn.init.normal_(model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
-    for name, gain in model.named_parameters():
-        if name.endswith("layer_norm.weight"):
-            nn.init.uniform_(gain, 0.5, 1.5)
-    return model.to(DTYPES[dtype])
+    return make_random_model(arguments.geometry, arguments.device).to(DTYPES[dtype])
 
 
 def make_methods(
@@ -304,13 +288,6 @@ def fastest_batch_size(predict: Callable[..., np.ndarray], device_type: str) -> 
 
     predict()
     return min(BATCH_SIZES[device_type], key=seconds)
-
-
-def needed_flops(config: T5Config, lengths: np.ndarray) -> float:
-    """Of the products of all layers but the last, padding left out: projections, and attention with itself."""
-    inner = config.num_heads * config.d_kv
-    by_token = 2 * (4 * config.d_model * inner + 3 * config.d_model * config.d_ff)
-    return float((config.num_layers - 1) * (by_token * lengths.sum() + 4 * inner * (lengths**2).sum()))
 
 
 def make_limit(model: EncT5ForSequenceClassification, device: str) -> Callable[[], tuple[float, float]]:

@@ -68,11 +68,13 @@ class Trial:
     """What came of one candidate.
 
     ``largest_difference``: of a logit from the float32 reference; None where there are no logits to compare.
+    ``rms_difference``: the root of the mean square of these differences, which decides nothing.
     ``pairs_per_second``: None where it was not measured. ``max_tokens_per_batch``: padded tokens, as it was tried.
     ``reason``: why it is out; None for one that is right.
     """
 
     largest_difference: float | None = None
+    rms_difference: float | None = None
     pairs_per_second: float | None = None
     max_tokens_per_batch: int | None = None
     reason: str | None = None
@@ -286,17 +288,22 @@ class _Trying:
 
     def _attempt(self, name: str, make: Maker, budget: int) -> Trial:
         encoder = make()
-        difference: float | None = None
+        measured: dict[str, Any] = {"max_tokens_per_batch": budget}
         try:
             found = self._logits(name, encoder, budget)
-            difference = max(map(self._difference, found))
-            self._judge(name, found, difference)
-            speed = self._pairs_per_second(encoder, budget)
+            difference = np.stack([self._difference(logits) for logits in found])
+            measured["largest_difference"] = largest = float(np.abs(difference).max())
+            if not math.isfinite(largest):
+                del measured["largest_difference"]
+                raise _WrongLogitsError("the float32 reference itself gives logits that are not finite")
+            measured["rms_difference"] = float(np.sqrt(np.square(difference, dtype=np.float64).mean()))
+            self._judge(name, difference, largest)
+            measured["pairs_per_second"] = self._pairs_per_second(encoder, budget)
         except _WrongLogitsError as error:
-            return Trial(difference, max_tokens_per_batch=budget, reason=str(error))
+            return Trial(**measured, reason=str(error))
         except _OutOfTimeError:  # the reference can be taken without a speed
-            return Trial(difference, max_tokens_per_batch=budget, reason=None if name == REFERENCE else OUT_OF_TIME)
-        return Trial(difference, speed, budget)
+            return Trial(**measured, reason=None if name == REFERENCE else OUT_OF_TIME)
+        return Trial(**measured)
 
     def _logits(self, name: str, encoder: Encoder, budget: int) -> list[npt.NDArray[np.float32]]:
         """Of the trial's pairs, in small batches of several lengths, and in batches as large as they come."""
@@ -304,31 +311,29 @@ class _Trying:
         small = LONGEST_AT_ONCE * int(self.pairs.lengths.max())
         return [_encode(encoder, self.pairs, size, check) for size in sorted({min(small, budget), budget})]
 
-    def _difference(self, logits: npt.NDArray[np.float32]) -> float:
+    def _difference(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if logits.shape != self.expected.shape:
             raise _WrongLogitsError(f"gives logits of shape {logits.shape}, expected {self.expected.shape}")
         if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
             raise _WrongLogitsError(f"gives logits that are not finite for {bad} of {len(logits)} pairs")
-        return float(np.abs(logits - self.expected).max())
+        return logits - self.expected
 
-    def _judge(self, name: str, found: list[npt.NDArray[np.float32]], difference: float) -> None:
-        if not math.isfinite(difference):
-            raise _WrongLogitsError("the float32 reference itself gives logits that are not finite")
+    def _judge(self, name: str, difference: npt.NDArray[np.float32], largest: float) -> None:
         if self.dtype == torch.float32:
             allowed_NC = FLOAT32_TOLERANCE * np.maximum(1, np.abs(self.expected))
-            if any((np.abs(logits - self.expected) > allowed_NC).any() for logits in found):
+            if (np.abs(difference) > allowed_NC).any():
                 raise _WrongLogitsError(
-                    f"its logits are up to {difference:.3g} from the reference's, expected at most "
+                    f"its logits are up to {largest:.3g} from the reference's, expected at most "
                     f"{FLOAT32_TOLERANCE:g}, relative to logits beyond 1"
                 )
             return
         if name == REFERENCE:
-            self.allowed_difference = BFLOAT16_FACTOR * difference
+            self.allowed_difference = BFLOAT16_FACTOR * largest
         if self.allowed_difference is None:
             raise _WrongLogitsError(f"there is no reference in {self.dtype} that it could be compared with")
-        if difference > self.allowed_difference:
+        if largest > self.allowed_difference:
             raise _WrongLogitsError(
-                f"its logits are up to {difference:.3g} from float32, expected at most {self.allowed_difference:.3g}, "
+                f"its logits are up to {largest:.3g} from float32, expected at most {self.allowed_difference:.3g}, "
                 f"{BFLOAT16_FACTOR} times the distance of the reference in this dtype"
             )
 

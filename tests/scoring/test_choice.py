@@ -191,6 +191,7 @@ def test_in_bfloat16_the_reference_is_the_measure(offset: float, chosen: str) ->
     choice = choose(makers, clock, dtype=torch.bfloat16)
     assert (choice.encoder, choice.dtype) == (chosen, "bfloat16")
     assert choice.trials["fast"].largest_difference == pytest.approx(offset, rel=1e-3)
+    assert choice.trials["fast"].rms_difference == pytest.approx(offset, rel=1e-3)
 
 
 def test_the_reference_is_tried_with_fewer_tokens_where_memory_runs_out() -> None:
@@ -213,7 +214,7 @@ def test_after_the_time_no_candidate_begins() -> None:
     makers = {"reference": encoder(clock, 100), "fast": encoder(clock, 0.1)}
     choice = choose(makers, clock, seconds=50, on_trial=tried.append)
     assert (choice.encoder, tried) == ("reference", ["reference"])
-    assert choice.trials["reference"] == Trial(0.0, None, 640, None)  # compared in any case, not measured
+    assert choice.trials["reference"] == Trial(0.0, 0.0, None, 640)  # compared in any case, not measured
     assert choice.trials["fast"] == Trial(reason=OUT_OF_TIME)
 
 
