@@ -212,7 +212,7 @@ def try_encoders(
         dtype: of the model, float32 or bfloat16.
         max_tokens: padded tokens of a batch.
         seconds: after them no candidate begins, no further round of a measurement, and no further batch but those that
-            the reference is checked with.
+            the reference is checked with. Each candidate has an equal share of what the ones before it have left.
         excluded: candidates that are not tried, each with the reason, because they hung or killed the process before.
         on_trial: called with the name of each candidate before it is made.
 
@@ -222,13 +222,17 @@ def try_encoders(
             process to be started again.
     """
     excluded = excluded or {}
-    trying = _Trying(expected, pairs, speed_pairs, device, dtype, max_tokens, clock() + seconds, clock)
     started = clock()
+    ends = started + seconds
+    trying = _Trying(expected, pairs, speed_pairs, device, dtype, max_tokens, ends, clock)
     trials = {name: Trial(reason=reason) for name, reason in excluded.items() if name in makers}
-    for name in sorted((name for name in makers if name not in trials), key=lambda name: name != REFERENCE):
-        if name != REFERENCE and clock() >= trying.ends:
+    names = sorted((name for name in makers if name not in trials), key=lambda name: name != REFERENCE)
+    for index, name in enumerate(names):
+        left = ends - clock()
+        if name != REFERENCE and left <= 0:
             trials[name] = Trial(reason=OUT_OF_TIME)
             continue
+        trying.ends = clock() + left / (len(names) - index)
         on_trial(name)
         trials[name] = trying.attempt(name, makers[name])
         gc.collect()  # a compiled layer and its encoder know each other

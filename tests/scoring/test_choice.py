@@ -218,15 +218,40 @@ def test_after_the_time_no_candidate_begins() -> None:
     assert choice.trials["fast"] == Trial(reason=OUT_OF_TIME)
 
 
-def test_a_slow_candidate_is_stopped_between_batches() -> None:
+def test_a_slow_candidate_is_stopped_between_batches_and_leaves_others_their_share() -> None:
     clock = Clock()
-    slow = encoder(clock, 100)
-    choice = choose({"reference": encoder(clock, 1), "compiles": slow, "after": encoder(clock, 1)}, clock, seconds=250)
-    assert choice.encoder == "reference"
+    makers = {"reference": encoder(clock), "compiles": encoder(clock, 150), "last": encoder(clock, 0.5)}
+    choice = choose(makers, clock, seconds=400)
+    assert choice.encoder == "last"
     assert choice.trials["reference"].pairs_per_second == 20 / 2
-    assert choice.trials["compiles"].reason == OUT_OF_TIME
-    assert choice.trials["after"].reason == OUT_OF_TIME
-    assert choice.seconds < 250 + 100
+    assert choice.trials["compiles"] == Trial(max_tokens_per_batch=640, reason=OUT_OF_TIME)
+    assert choice.seconds < 400
+
+
+def test_a_reference_that_is_slow_to_measure_leaves_others_their_share() -> None:
+    clock = Clock()
+    choice = choose({"reference": encoder(clock, 20), "fast": encoder(clock, 0.5)}, clock, seconds=500)
+    assert choice.encoder == "fast"
+    assert choice.seconds < 500
+
+
+def test_candidates_get_nothing_when_one_has_taken_all() -> None:
+    clock = Clock()
+    makers = {"reference": encoder(clock), "compiles": encoder(clock, 1_000), "last": encoder(clock, 0.5)}
+    choice = choose(makers, clock, seconds=400)
+    assert choice.encoder == "reference"
+    assert choice.trials["last"] == Trial(reason=OUT_OF_TIME)
+    assert choice.seconds < 400 + 1_000
+
+
+def test_the_encoder_that_is_chosen_can_consume_the_model() -> None:
+    model = make_model()
+    pairs = make_pairs([5, 90, 17])
+    expected = ReferenceEncoder(model)(pairs, all_rows(pairs))
+    chosen = candidates(model, max_length=200, max_tokens=1_024, consume=True)["packed-torch"]()
+    np.testing.assert_allclose(chosen(pairs, all_rows(pairs)), expected, atol=1e-5, rtol=0)
+    with pytest.raises(RuntimeError, match="weights belong to a Scorer"):
+        ReferenceEncoder(model)(pairs, all_rows(pairs))
 
 
 def test_a_device_that_fails_for_good_ends_the_trials() -> None:
