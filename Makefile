@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults cases fuzz lint setup bench bench-gpu bench-pipeline bench-data-plane bench-load bench-mining train-demo-model clean
+.PHONY: demo test faults cases fuzz lint setup bench bench-gpu bench-pipeline bench-data-plane bench-load bench-mining bench-cross-encoders train-demo-model clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo

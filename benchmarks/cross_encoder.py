@@ -1,13 +1,14 @@
 """A cross-encoder of sentence-transformers in jobs.rerank, beside the library alone and Ray Data by hand.
 
-    python -m benchmarks.cross_encoder                    # MiniLM-L6's geometry, random weights; a few minutes
+    python -m benchmarks.cross_encoder                    # MiniLM-L6's geometry, random weights; about ten minutes
+    python -m benchmarks.cross_encoder --parts commands   # what is measured of whole commands alone
 
 - library: pairs/s of `CrossEncoder.predict` at several batch sizes, each in one go over all pairs.
 - scorer: pairs/s of `Scorer.from_pretrained(...).score` on the same pairs, tokenising included, in the same process.
 - job: jobs.rerank with one replica: pairs/s of the score stage on the wall, and of the whole command.
 - by hand: `benchmarks.by_hand`, what a user would write with Ray Data: pairs/s of the whole command, lines of code.
-- killed: both commands are killed (SIGKILL) when half of what they score is there, and started again: pairs that are
-  missing or there twice in what they leave.
+- killed: both commands are killed (SIGKILL) after three quarters of the time that they took, and started again: scored
+  pairs that were kept, what the second start took, and pairs that are missing or there twice at the end.
 
 Rates are of pairs whose documents have the lengths of a web corpus: 20 to 250 words, a token each.
 """
@@ -39,12 +40,14 @@ from tart_ray import Scorer
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 BATCH_SIZES = (4, 8, 16, 32)
+PARTS = IN_PROCESS, COMMANDS = "in-process", "commands"
 BY_HAND = [sys.executable, "-m", "benchmarks.by_hand"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=1_000)
+    parser.add_argument("--pairs", type=int, default=1_200)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--threads", type=int, default=1, help="of the library, the scorer and each replica")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -53,12 +56,12 @@ def main() -> None:
         model = make_model(root / "model")
         source = make_pairs(root / "pairs.parquet", arguments.pairs)
         results: dict[str, Any] = {}
-        for part in (
-            lambda: in_process(model, source),
-            lambda: whole_commands(root, model, source, arguments.threads),
-            lambda: {"killed": {name: killed(root, name, *how) for name, how in commands(model, source).items()}},
-        ):
-            done = part()
+        for part in arguments.parts:
+            done = (
+                in_process(model, source)
+                if part == IN_PROCESS
+                else whole_commands(root, model, source, arguments.threads)
+            )
             print(json.dumps(done, indent=2), flush=True)
             results |= done
     print(json.dumps({**vars(arguments), **results}))
@@ -159,11 +162,16 @@ def job(model: Path, source: Path, output: Path, threads: int = 1) -> list[str]:
 
 def whole_commands(root: Path, model: Path, source: Path, threads: int) -> dict[str, Any]:
     count = pq.read_metadata(source).num_rows
-    took = {
-        "job": seconds_of(job(model, source, root / "run", threads)),
-        "by hand": seconds_of([*BY_HAND, str(source), str(model), str(root / "by-hand")]),
-    }
-    report = json.loads((root / "run/report.json").read_text())
+
+    def commands(folder: str) -> dict[str, tuple[list[str], Path]]:
+        run, by_hand = root / folder / "run", root / folder / "by-hand"
+        return {
+            "job": (job(model, source, run, threads), run),
+            "by hand": ([*BY_HAND, str(source), str(model), str(by_hand)], by_hand),
+        }
+
+    took = {name: seconds_of(command) for name, (command, _) in commands("whole").items()}
+    report = json.loads((root / "whole/run/report.json").read_text())
     import benchmarks.by_hand
 
     code = [line for line in inspect.getsource(benchmarks.by_hand).split('"""', 2)[2].splitlines() if line.strip()]
@@ -172,7 +180,7 @@ def whole_commands(root: Path, model: Path, source: Path, threads: int) -> dict[
         "job, a busy replica": round(report["pairs_per_replica_second"], 1),
         **{f"{name}, whole command": round(count / seconds, 1) for name, seconds in took.items()},
         "lines by hand": len(code),
-        "lines of configuration": 4,
+        "killed": {name: killed(root, *how, took[name]) for name, how in commands("killed").items()},
     }
 
 
@@ -182,38 +190,29 @@ def seconds_of(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-Count = Callable[[Path], int]
-
-
-def commands(model: Path, source: Path) -> dict[str, tuple[Callable[[Path], list[str]], Count]]:
-    """What is killed, and how many files tell how far it is."""
-    return {
-        "job": (lambda output: job(model, source, output), lambda output: len([*output.glob("_commits/score/*")])),
-        "by hand": (
-            lambda output: [*BY_HAND, str(source), str(model), str(output)],
-            lambda output: len([*output.glob("*.parquet")]),
-        ),
-    }
-
-
-def killed(root: Path, name: str, command: Callable[[Path], list[str]], count: Count) -> dict[str, int]:
-    """Pairs that are missing or twice after a kill, and after the same command again."""
-    output = root / f"killed-{name.replace(' ', '-')}"
+def killed(root: Path, command: list[str], output: Path, seconds: float) -> dict[str, Any]:
+    """What a command that is killed after three quarters of its time leaves, and what the same command makes of it."""
     expected = pq.read_metadata(root / "pairs.parquet").num_rows
     log = subprocess.DEVNULL
-    with subprocess.Popen(command(output), start_new_session=True, stdout=log, stderr=log) as driver:
-        while count(output) < 2 and driver.poll() is None:
-            time.sleep(0.05)
-        with suppress(ProcessLookupError):  # it has ended
-            os.killpg(driver.pid, signal.SIGKILL)
-    left = in_output(output)
-    subprocess.run(command(output), check=True, capture_output=True)
-    again = in_output(output)
+    with subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log) as driver:
+        with suppress(subprocess.TimeoutExpired):
+            driver.wait(0.75 * seconds)
+        os.killpg(driver.pid, signal.SIGKILL)
+    kept = scored_pairs(output)
+    again = seconds_of(command)
+    documents = in_output(output)
     return {
-        "there after the kill": len({*left}),
-        "missing at the end": expected - len({*again}),
-        "twice at the end": len(again) - len({*again}),
+        "kept at the kill": kept,
+        "the same command again, of its time undisturbed": round(again / seconds, 2),
+        "missing at the end": expected - len({*documents}),
+        "twice at the end": len(documents) - len({*documents}),
     }
+
+
+def scored_pairs(output: Path) -> int:
+    """Pairs that a rerun need not score again, or that a reader finds."""
+    commits = [json.loads(path.read_text()) for path in output.glob("_commits/score/*.json")]
+    return sum(commit["rows"] for commit in commits) if commits else len(in_output(output))
 
 
 def in_output(output: Path) -> list[str]:
