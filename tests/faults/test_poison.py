@@ -30,7 +30,7 @@ QUICK = ["kill", "memory", "raise", "nan"]  # one alone in its chunk, two in one
 
 
 @pytest.mark.parametrize("faults", [QUICK, pytest.param([*ROWS], marks=pytest.mark.matrix)], ids=["some", "all"])
-@pytest.mark.parametrize("family", ["enct5", "cross-encoder"], indirect=True)
+@pytest.mark.parametrize("family", ["enct5", pytest.param("cross-encoder", marks=pytest.mark.matrix)], indirect=True)
 def test_every_poison_row_is_found_and_all_others_are_scored(
     faults: list[str],
     pairs: Any,

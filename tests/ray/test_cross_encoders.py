@@ -209,18 +209,25 @@ def test_a_teacher_of_another_family_teaches_an_enct5(tmp_path: Path, tiny_check
     )
     assert after < 0.5 * before
 
-    for name, model in (("student", {"path": f"{trained.path}/checkpoint", "max_length": 128}), ("teacher", teacher)):
-        task = {"name": "t", "path": str(tmp_path / "beir"), "first_stage": str(tmp_path / "run.trec")}
-        measured = tart_ray.evaluate(
-            {
-                "input": {"tasks": [{**task, "instructions": [INSTRUCTION]}]},
-                "model": model,
-                "cluster": on_cpus,
-                "output": {"path": str(tmp_path / f"measured-{name}")},
-            }
-        )
-        assert measured.complete
-        assert measured.counts["scored"] == len(scored)
+    measured = tart_ray.evaluate(
+        {
+            "input": {
+                "tasks": [
+                    {
+                        "name": "t",
+                        "path": str(tmp_path / "beir"),
+                        "first_stage": str(tmp_path / "run.trec"),
+                        "instructions": [INSTRUCTION],
+                    }
+                ]
+            },
+            "model": {"path": f"{trained.path}/checkpoint", "max_length": 128},
+            "cluster": on_cpus,
+            "output": {"path": str(tmp_path / "measured")},
+        }
+    )
+    assert measured.complete
+    assert measured.counts["scored"] == len(scored)
 
 
 def divergence(scorer: Any, teacher: dict[tuple[str, str], float], queries: Any, texts: Any) -> float:
