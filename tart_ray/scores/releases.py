@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tart_ray.errors import ConfigurationError, OtherReleaseError
 from tart_ray.model.cross_encoder import CROSS_ENCODER_VERSION, missing_library
@@ -18,9 +18,10 @@ from tart_ray.model.tokenizer import TOKENISING_VERSION
 from tart_ray.scoring import SCORING_VERSION
 
 # numbers of a release that count: patches give the same scores
-LIBRARIES = {
-    "enct5": {"torch": 2, "transformers": 2, "sentencepiece": 3},
-    "cross-encoder": {"torch": 2, "transformers": 2, "sentence-transformers": 2, "tokenizers": 2},
+NUMBERS = {"torch": 2, "transformers": 2, "sentencepiece": 3, "sentence-transformers": 2, "tokenizers": 2}
+LIBRARIES: dict[Family, tuple[str, ...]] = {
+    "enct5": ("torch", "transformers", "sentencepiece"),
+    "cross-encoder": ("torch", "transformers", "sentence-transformers", "tokenizers"),
 }
 
 
@@ -36,13 +37,7 @@ def library_releases(family: Family = "enct5") -> dict[str, str]:
     Raises:
         ConfigurationError: one of them is not installed.
     """
-    try:
-        return {
-            name: ".".join(importlib.metadata.version(name).partition("+")[0].split(".")[:numbers])
-            for name, numbers in LIBRARIES[family].items()
-        }
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ConfigurationError(missing_library(str(error.name))) from None
+    return _releases(LIBRARIES[family])
 
 
 def check_releases(expected: Mapping[str, str]) -> None:
@@ -51,8 +46,7 @@ def check_releases(expected: Mapping[str, str]) -> None:
     Raises:
         OtherReleaseError: a library has another one.
     """
-    family: Family = "cross-encoder" if "sentence-transformers" in expected else "enct5"
-    found = library_releases(family)
+    found = _releases(expected)
     other = [
         f"{name} {found[name]}, expected {release}" for name, release in expected.items() if found[name] != release
     ]
@@ -61,3 +55,13 @@ def check_releases(expected: Mapping[str, str]) -> None:
             f"node {socket.gethostname()}: got {'; '.join(other)} as in the run's manifest: install the same releases "
             "on every node and run the same command again"
         )
+
+
+def _releases(names: Iterable[str]) -> dict[str, str]:
+    try:
+        return {
+            name: ".".join(importlib.metadata.version(name).partition("+")[0].split(".")[: NUMBERS[name]])
+            for name in names
+        }
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigurationError(missing_library(str(error.name))) from None
