@@ -113,28 +113,23 @@ class LibraryEncoder:
     @torch.inference_mode()
     def __call__(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Float32 logits (len(rows), labels); of a model that answers yes or no their difference, (len(rows), 1)."""
-        lengths = pairs.lengths[rows]
+        taken = pairs.take(rows)
+        lengths = taken.lengths
         columns = np.arange(int(lengths.max()))
         mask_BT = columns >= (len(columns) - lengths)[:, None] if self._pads_left else columns < lengths[:, None]
-        ids_BT = self._padded(pairs.input_ids, pairs, rows, mask_BT, self._model.tokenizer.pad_token_id)
+        ids_BT = _padded(taken.input_ids, mask_BT, self._model.tokenizer.pad_token_id)
         features: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT.astype(np.int64)}
-        if pairs.token_types is not None:
-            features["token_type_ids"] = self._padded(pairs.token_types, pairs, rows, mask_BT, 0)
+        if taken.token_types is not None:
+            features["token_type_ids"] = _padded(taken.token_types, mask_BT, 0)
         if self._pads_left:  # else a row's positions would depend on the longest of its company
             features["position_ids"] = np.maximum(mask_BT.cumsum(axis=1) - 1, 0)
         tensors = {name: torch.from_numpy(array).to(self._model.device) for name, array in features.items()}
         scores: torch.Tensor = self._model({**tensors, **self._constants})["scores"].float()
         return scores if scores.ndim == 2 else scores.unsqueeze(1)
 
-    @staticmethod
-    def _padded(
-        flat: npt.NDArray[Any],
-        pairs: EncodedPairs,
-        rows: npt.NDArray[np.int64],
-        mask_BT: npt.NDArray[np.bool_],
-        fill: int,
-    ) -> npt.NDArray[np.int64]:
-        padded_BT = np.full(mask_BT.shape, fill, np.int64)
-        taken = [flat[pairs.offsets[row] : pairs.offsets[row + 1]] for row in rows.tolist()]
-        padded_BT[mask_BT] = np.concatenate(taken)
-        return padded_BT
+
+def _padded(flat: npt.NDArray[Any], mask_BT: npt.NDArray[np.bool_], fill: int) -> npt.NDArray[np.int64]:
+    """Values of the tokens of pairs, one pair behind the other, where the mask has them."""
+    padded_BT = np.full(mask_BT.shape, fill, np.int64)
+    padded_BT[mask_BT] = flat
+    return padded_BT
