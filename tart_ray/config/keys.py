@@ -135,26 +135,30 @@ def _in_words(schema: Mapping[str, Any]) -> str:
 def _sentences(config_class: type[Section], error: ValidationError) -> Iterator[str]:
     """One for each place that is wrong, and one for all that is missing."""
     faults: dict[str, list[Any]] = {}
-    sections: dict[str, str] = {}  # of each place, the keys that are available there
+    above: dict[str, str] = {}  # the section that each place is in
+    sections: dict[str, type[Section]] = {}  # its class
     for fault in error.errors(include_url=False):
-        place, above, section = _resolve(config_class, fault["loc"])
+        place, in_section, section = _resolve(config_class, fault["loc"])
         faults.setdefault(place, []).append(fault)
-        keys = keys_of(section, f"{above}." if above else "")
-        sections[place] = f"available: {', '.join(key for key, _ in keys)}"
+        above[place], sections[place] = in_section, section
+
+    def available(place: str) -> str:
+        keys = keys_of(sections[place], f"{above[place]}." if above[place] else "")
+        return f"available: {', '.join(key for key, _ in keys)}"
+
     missing = [place for place, (fault, *_) in faults.items() if fault["type"] == "missing"]
     if missing:
-        yield "\n".join([f"required: {', '.join(missing)}", *dict.fromkeys(sections[place] for place in missing)])
+        yield "\n".join([f"required: {', '.join(missing)}", *dict.fromkeys(map(available, missing))])
     for place, (fault, *others) in faults.items():
         kind = fault["type"]
         if kind == "missing" or (kind == "too_short" and any(other.startswith(f"{place}[") for other in faults)):
             continue  # pydantic counts the good items of a list alone
         if kind == "extra_forbidden":
-            _, above, section = _resolve(config_class, fault["loc"])
             name = str(fault["loc"][-1])
-            where = f" in {above}" if above else ""
-            yield f"got an unknown key {name!r}{where}{nearest(name, section.model_fields)}\n{sections[place]}"
+            where = f" in {above[place]}" if above[place] else ""
+            yield f"got an unknown key {name!r}{where}{nearest(name, sections[place].model_fields)}\n{available(place)}"
         elif kind == "model_type":
-            yield f"{place}: got {_shown(place, fault['input'])}, expected keys below it\n{sections[place]}"
+            yield f"{place}: got {_shown(place, fault['input'])}, expected keys below it\n{available(place)}"
         elif kind == "value_error":  # of a validator of ours, which says what it got
             message = str(fault["ctx"]["error"])
             yield message if message.startswith(place) else f"{place}: {message}"
