@@ -8,7 +8,7 @@ traceback), or `skipped` (with the reason); the JSON is on the last line, and in
 leaves the device unusable, the others run in a new process. Encoders that are wrong or fail are in `out`, by part.
 
 - matmul: the rate of bare products, 8192 x 8192 x 8192 and of the model's own shapes.
-- correctness_*: the candidates of `tart_ray.scoring.choice`, tried as a replica would, at the geometries of
+- correctness_*: the candidates of `tart_ray.scoring.candidates`, tried as a replica would, at the geometries of
   flan-t5-small and flan-t5-xl (24 layers, d_model 2048, d_kv 64, d_ff 5120, 32 heads), in float32 and bfloat16.
 - speed: pairs and tokens a second in bfloat16 at xl, of pairs that are token ids already, and the share of the matmul
   rate, by the FLOPs of `benchmarks.random_models.needed_flops`: that of the 8192 x 8192 x 8192 product, and that of the
@@ -32,6 +32,7 @@ On CPUs nothing is compiled: the layers of the encoders for CUDA run as they are
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import importlib.metadata
 import json
@@ -60,21 +61,14 @@ from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.scoring.batched import BatchedScorer
-from tart_ray.scoring.choice import (
-    OUT_OF_TIME,
-    REFERENCE,
-    candidates,
-    compiled_candidates,
-    device_name,
-    find_budget,
-    float32_logits,
-    trial_pairs,
-    try_encoders,
-)
+from tart_ray.scoring.candidates import candidates, compiled_candidates, device_name
+from tart_ray.scoring.choice import Choice
+from tart_ray.scoring.choosing import ChoosingScorer, suitable_max_tokens
 from tart_ray.scoring.cuda import bytes_per_token
 from tart_ray.scoring.dtypes import DTYPES
 from tart_ray.scoring.reference import Encoder
-from tart_ray.scoring.scorer import Scorer, suitable_max_tokens
+from tart_ray.scoring.scorer import Scorer
+from tart_ray.scoring.trials import OUT_OF_TIME, Expected, float32_logits, try_encoders
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 495  # for all parts; with the start, and a part that takes too long, less than nine minutes
@@ -321,39 +315,27 @@ def try_candidates(bench: Bench, geometry: str, dtype_name: str, part: Part) -> 
     if bench.model is not None and geometry == bench.scale.large:
         bench.release()
     model = bench.make_model(geometry)
-    pairs = trial_pairs(bench.scale.max_length, VOCABULARY)
-    expected = float32_logits(model, pairs)
+    expected = Expected.of(model, bench.scale.max_length)
     part.say("  the float32 reference is computed")
     model = model.to(DTYPES[dtype_name])
     budget = bench.suitable_budget(model)
     length = bench.scale.max_length // 4  # one shape: `measure_speed` says how fast they are
     speed_pairs = random_pairs(np.full(max(2 * budget // length, 1), length))
-    _try(bench, part, bench.makers(model, budget), expected, pairs, speed_pairs, model.dtype, budget)
-
-
-def _try(
-    bench: Bench,
-    part: Part,
-    makers: dict[str, Callable[[], Encoder]],
-    expected: np.ndarray,
-    pairs: EncodedPairs,
-    speed_pairs: EncodedPairs,
-    dtype: torch.dtype,
-    budget: int,
-) -> str:
-    """The name of the chosen encoder."""
-    choice = try_encoders(
-        makers,
+    choice, _ = try_encoders(
+        bench.makers(model, budget),
         expected,
-        pairs,
         speed_pairs,
         device=bench.device,
-        dtype=dtype,
+        dtype=model.dtype,
         max_tokens=budget,
         seconds=part.seconds_left(),
         on_trial=lambda name: part.say(f"  {name}: is tried"),
     )
-    part.found["choice"] = json.loads(choice.to_json())
+    tell(part, choice)
+
+
+def tell(part: Part, choice: Choice) -> None:
+    part.found["choice"] = dataclasses.asdict(choice)
     part.found["out"] = {
         name: trial.reason for name, trial in choice.trials.items() if trial.reason not in (None, OUT_OF_TIME)
     }
@@ -361,7 +343,6 @@ def _try(
         part.say(f"  {name}: difference {trial.largest_difference}, {trial.pairs_per_second} pairs/s, {trial.reason}")
     if any(trial.reason == OUT_OF_TIME for trial in choice.trials.values()):
         part.found["status"] = "partly"
-    return choice.encoder
 
 
 def mixed_lengths(scale: Scale, count: int, seed: int = 0) -> np.ndarray:
@@ -720,20 +701,27 @@ def choose_like_a_replica(bench: Bench, part: Part) -> None:
     """Trials in the dtype of the device, then the budget of the chosen encoder."""
     bench.release()
     model = bench.make_model(bench.scale.large)
-    pairs = trial_pairs(bench.scale.max_length, VOCABULARY)
-    expected = float32_logits(model, pairs)
+    longest = bench.scale.max_length
+    expected = Expected.of(model, longest)
     model = model.to(torch.bfloat16 if bench.on_cuda else torch.float32)
-    budget = bench.suitable_budget(model)
-    speed_pairs = mixed_pairs(bench.scale, bench.scale.mix)
-    makers = partial(bench.makers, model)
-    name = _try(bench, part, makers(budget), expected, pairs, speed_pairs, model.dtype, budget)
-    most = 2 * budget
-    started = time.perf_counter()
-    found = find_budget(
-        makers(most)[name](), speed_pairs, budget, least=budget // 4, most=most, seconds=part.seconds_left()
+    scorer = BenchScorer(model, max_length=longest, max_tokens_per_batch=None, expected=expected)
+    scorer.makers = partial(bench.makers, model)
+    before = scorer.max_tokens_per_batch
+    choice = scorer.choose(
+        mixed_pairs(bench.scale, bench.scale.mix), on_trial=lambda name: part.say(f"  {name}: is tried")
     )
-    part.found["budget"] = {"from": budget, "most": most, "to": found, "seconds": time.perf_counter() - started}
-    part.say(f"  {name or REFERENCE}: {found} tokens a batch, from {budget}")
+    tell(part, choice)
+    part.found["budget"] = {"from": before, "to": choice.max_tokens_per_batch, "seconds": choice.seconds}
+    part.say(f"  {choice.encoder}: {choice.max_tokens_per_batch} tokens a batch, from {before}")
+
+
+class BenchScorer(ChoosingScorer):
+    """Tries the encoders for CUDA on CPUs as well."""
+
+    makers: Callable[[int], dict[str, Callable[[], Encoder]]]
+
+    def candidates(self, max_tokens: int) -> dict[str, Callable[[], Encoder]]:
+        return self.makers(max_tokens)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.encoded import EncodedPairs
-from tart_ray.scoring.scorer import fastest_encoder
+from tart_ray.scoring.choosing import ChoosingScorer
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
@@ -43,9 +43,9 @@ thread = threading.Thread(target=watch); thread.start()
 started = time.monotonic()
 model = EncT5ForSequenceClassification.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
 weights = sum(p.numel() * p.element_size() for p in model.parameters())
-encoder = fastest_encoder(model.eval(), consume=True)
+scorer = ChoosingScorer(model.eval(), max_length=512, consume=True)
 seconds = time.monotonic() - started
-encoder(EncodedPairs(np.ones(4, np.int32), np.array([0, 4]), np.zeros(1, bool)), np.array([0]))  # touches every weight
+scorer.score_encoded(EncodedPairs(np.ones(4, np.int32), np.array([0, 4]), np.zeros(1, bool)))  # touches every weight
 ended.set(); thread.join()
 print(json.dumps({"weights_mb": round(weights / 2**20), "anonymous_peak_mb": round((peak - base) / 1024),
                   "resident_peak_mb": round(status("VmHWM") / 1024), "seconds": round(seconds, 1)}))

@@ -119,7 +119,10 @@ class ModelConfig(Section):
             the best window's score is the pair's. See docs/long_documents.md.
         truncation: longest_first as TART was trained (it can cut the query), or only_document.
         split_special_tokens: True encodes "</s>" and the like in raw text as plain text.
-        max_tokens_per_batch: Padded tokens that go through a replica at once; auto suits the device.
+        max_tokens_per_batch: Padded tokens that go through a replica at once; auto suits the device, and is found by
+            trying on GPUs.
+        encoder: Of an EncT5. On GPUs auto tries all on the first chunk and takes the fastest that is right, for the
+            whole run; on CPUs it is packed. reference is transformers' own; padded is for GPUs. See docs/speed.md.
     """
 
     path: Location = "facebook/tart-full-flan-t5-xl"
@@ -133,6 +136,7 @@ class ModelConfig(Section):
     truncation: Literal["longest_first", "only_document"] = "longest_first"
     split_special_tokens: bool = False
     max_tokens_per_batch: PositiveInt | Literal["auto"] = "auto"
+    encoder: Literal["auto", "reference", "padded", "packed"] = "auto"
 
 
 class CandidatesConfig(Section):

@@ -32,22 +32,39 @@ def this_process() -> Process | None:
 
 def excuse(process: Process) -> str | None:
     """Why the death of a process says nothing about its rows; None if it may."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    if process.node not in {node["NodeID"] for node in nodes if node["Alive"]}:
+    if process.node not in _living_nodes():
         return LOST_NODE
     return OUT_OF_MEMORY if _was_ended_for_memory(process) else None
 
 
+def has_ended(process: Process) -> bool:
+    """Whether a process of Ray is gone; False too where Ray does not say."""
+    if process.node not in _living_nodes():
+        return True
+    worker = _worker(process)
+    return worker is not None and not worker.is_alive
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
 def _was_ended_for_memory(process: Process) -> bool:
+    from ray.core.generated import common_pb2
+
+    worker = _worker(process)
+    return worker is not None and worker.exit_type == common_pb2.WorkerExitType.NODE_OUT_OF_MEMORY  # type: ignore[attr-defined]
+
+
+def _worker(process: Process) -> Any:
+    """What Ray's table says of a process; None if it says nothing."""
     try:
         from ray._private.state import state
-        from ray.core.generated import common_pb2, gcs_pb2
+        from ray.core.generated import gcs_pb2
 
         accessor: Any = state._connect_and_get_accessor()
         workers = map(gcs_pb2.WorkerTableData.FromString, accessor.get_worker_table())  # type: ignore[attr-defined]
-        memory = common_pb2.WorkerExitType.NODE_OUT_OF_MEMORY  # type: ignore[attr-defined]
-        ended = (worker for worker in workers if worker.exit_type == memory)
-        return any(worker.worker_address.worker_id.hex() == process.worker for worker in ended)
+        return next((worker for worker in workers if worker.worker_address.worker_id.hex() == process.worker), None)
     except Exception as error:  # Ray has no public way without its dashboard, and may change this one
-        log.debug("Ray does not say why worker %s ended: %s", process.worker, error)
-        return False
+        log.debug("Ray does not say what became of worker %s: %s", process.worker, error)
+        return None

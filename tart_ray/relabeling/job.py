@@ -312,7 +312,16 @@ def _execute(
         calibrated = fit(work)
         labelled = label_pairs(work)
     bad_judgements = total(judged.values(), "quarantined")
-    done = Done(prepared, spread, matched, collected, labelled, calibrated, bad_judgements)
+    done = Done(
+        prepared,
+        spread,
+        matched,
+        collected,
+        labelled,
+        calibrated,
+        bad_judgements,
+        stages.report_encoder(work, collected),
+    )
     return make_outcome(task, run, id_, base, done)
 
 
@@ -326,6 +335,6 @@ def make_outcome(task: Task, run: Run, id_: str, base: str | None, done: Done) -
         report={"run": id_, "base": base, "model": task.scores["model"], **done.report},
         figures=done.figures,
         notes=task.notes,
-        warnings=done.prepared.warnings,
+        warnings=[*done.prepared.warnings, *done.encoder.warnings],
         held=too_many_changed(run, base, done.counts, task.config.limits.max_changed_fraction),
     )

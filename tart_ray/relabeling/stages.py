@@ -7,6 +7,7 @@ scores of earlier runs ──by query_id──┘ └▶ changed and new ones �
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ from tart_ray.runs.run import Run
 from tart_ray.runs.stage import Record, Stage, total
 from tart_ray.runs.versions import Versions
 from tart_ray.scores.chunks import cut
+from tart_ray.scores.encoder_report import EncoderReport, count_encoders
+from tart_ray.scores.one_encoder import chosen
 from tart_ray.scores.plan import FORMAT_VERSION, Plan, scores_schema
 from tart_ray.scores.prepare import (
     Chunk,
@@ -75,7 +78,11 @@ class Matched(Record):
 
 
 class Collected(Record):
-    """A bucket all of whose scores are together; ``tokens`` and what follows is of those that are new."""
+    """A bucket all of whose scores are together; ``tokens`` and what follows is of those that are new.
+
+    Attributes:
+        encoders: chunks by the encoder that scored them, ``fallbacks`` by why it is another one than was chosen.
+    """
 
     rows: int
     scored: int
@@ -84,6 +91,8 @@ class Collected(Record):
     tokens: int
     padded_tokens: int
     seconds: float
+    encoders: dict[str, int] = {}
+    fallbacks: dict[str, int] = {}
 
 
 class Labelled(Record):
@@ -281,7 +290,18 @@ def _collect_bucket(work: Work, matched: Mapping[str, Matched], scored: Mapping[
         kept = len(rows)
     names = ("quarantined", "truncated", "tokens", "padded_tokens", "seconds")
     sums = {name: total(records.values(), name) for name in names}
-    return Collected(rows=kept, scored=total(records.values(), "rows"), **sums)
+    encoders, fallbacks = count_encoders(records.values())
+    return Collected(rows=kept, scored=total(records.values(), "rows"), encoders=encoders, fallbacks=fallbacks, **sums)
+
+
+def report_encoder(work: Work, collected: Mapping[str, Collected]) -> EncoderReport:
+    """By what the pairs were scored that this run scored."""
+    chunks: Counter[str] = Counter()
+    fallbacks: Counter[str] = Counter()
+    for record in collected.values():
+        chunks.update(record.encoders)
+        fallbacks.update(record.fallbacks)
+    return EncoderReport(chosen(work.pending), dict(chunks), dict(fallbacks))
 
 
 def collected_scores(work: Work, unit: str) -> pa.Table:

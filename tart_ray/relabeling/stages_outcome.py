@@ -12,6 +12,7 @@ from tart_ray.relabeling.stages_labels import Calibrated
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
+from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.prepare import Prepared
 
 
@@ -21,6 +22,7 @@ class Done:
 
     Attributes:
         judged_quarantined: bad judgements.
+        encoder: by what the pairs were scored that this run scored.
     """
 
     prepared: Prepared
@@ -30,6 +32,7 @@ class Done:
     labelled: Mapping[str, Labelled]
     calibrated: Calibrated | None
     judged_quarantined: int
+    encoder: EncoderReport
 
     @property
     def counts(self) -> dict[str, int]:
@@ -101,6 +104,7 @@ class Done:
             "tokens": tokens,
             "padding": 1 - tokens / padded if padded else 0.0,
             "replica_seconds": sum(record.seconds for record in collected),
+            **self.encoder.report,
             "columns": self.prepared.columns,
         }
 
@@ -110,6 +114,7 @@ class Done:
         calibrated = self.calibrated
         return {
             **{f"label {name}": pairs for name, pairs in self.labels.items()},
+            **self.encoder.figures,
             **{f"label {old} → {new}": pairs for old, new, pairs in self.flips},
             **{f"column {line}": "" for line in self.prepared.columns},
             **({"Brier score, held out": round(calibrated.held_out["brier"], 4)} if calibrated else {}),

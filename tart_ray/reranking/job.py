@@ -17,6 +17,7 @@ from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
 from tart_ray.scores import estimate
+from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.plan import Plan, check_partitions, make_plan
 from tart_ray.scores.prepare import Prepared, prepare
 from tart_ray.scores.replica import LoadScorer, load_scorer
@@ -96,7 +97,8 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, ends_process
             store, scored = ScoreStore.build(run, prepared, task.spec, load)
         with session.timed("rank"):
             ranked = rank_queries(run, prepared.plan, config.output, store)
-        return session.finish(run, make_outcome(config, prepared, scored, ranked))
+        encoder = EncoderReport.of(run, scored.values())
+        return session.finish(run, make_outcome(config, prepared, scored, ranked, encoder))
 
 
 def describe(config: RerankConfig) -> Iterator[str]:
@@ -110,7 +112,11 @@ def describe(config: RerankConfig) -> Iterator[str]:
 
 
 def make_outcome(
-    config: RerankConfig, prepared: Prepared, scored: Mapping[str, Scored], ranked: Mapping[str, Ranked]
+    config: RerankConfig,
+    prepared: Prepared,
+    scored: Mapping[str, Scored],
+    ranked: Mapping[str, Ranked],
+    encoder: EncoderReport,
 ) -> Outcome:
     """Counts of rows, after every one of them is accounted for, and what the report says.
 
@@ -136,6 +142,7 @@ def make_outcome(
             "padding": padding,
             "replica_seconds": busy,
             "pairs_per_replica_second": speed,
+            **encoder.report,
             "files": {role: len(source.files) for role, source in sources.items()},
             "skipped_files": {role: source.skipped for role, source in sources.items()},
             "columns": prepared.columns,
@@ -145,8 +152,9 @@ def make_outcome(
             "tokens": tokens,
             "padding": f"{padding:.1%}",
             "pairs/s of a busy replica": speed,
+            **encoder.figures,
             **{f"column {line}": "" for line in prepared.columns},
         },
         notes=notes_of(sources),
-        warnings=prepared.warnings,
+        warnings=[*prepared.warnings, *encoder.warnings],
     )

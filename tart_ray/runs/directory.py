@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from tart_ray.errors import RunConflictError, RunLostError, StorageError
 from tart_ray.input.quarantine import Quarantine
-from tart_ray.runs.stage import R, Stage
-from tart_ray.storage import Storage, join_url
+from tart_ray.runs.stage import R, Record, Stage
+from tart_ray.storage import Storage, is_missing, join_url
 from tart_ray.tables.parquet import parquet_bytes, read_parquet
 
 MANIFEST, COMMITS, WORK, LEASE, SUCCESS = "manifest.json", "_commits", "_work", "_lease", "_SUCCESS"
@@ -140,9 +140,33 @@ class Directory:
     def commit(self, stage: Stage[R], unit: str, record: R) -> R:
         """Say that a unit of work is done and all its files are there."""
         run = self.known()
-        content = record.model_dump(mode="json", by_alias=True) | {RUN_ID: run.id}
-        run.write(json.dumps(content).encode(), COMMITS, stage.name, f"{unit}.json")
+        run.write(run._commit_of(record), COMMITS, stage.name, f"{unit}.json")
         return record
+
+    def commit_first(self, stage: Stage[R], unit: str, record: R) -> R:
+        """Say something that several processes may say at once: the record of whoever was first."""
+        run = self.known()
+        run.confirm()
+        url = run.url(COMMITS, stage.name, f"{unit}.json")
+        if run.storage.create(url, run._commit_of(record)):
+            return record
+        if (first := run.record(stage, unit)) is not None:
+            return first
+        return run.commit(stage, unit, record)  # in place of one that a run left that was here before
+
+    def record(self, stage: Stage[R], unit: str) -> R | None:
+        """The record of one unit; None if it is not done."""
+        run = self.known()
+        try:
+            commit = json.loads(run.read(COMMITS, stage.name, f"{unit}.json"))
+        except StorageError as error:
+            if is_missing(error):
+                return None
+            raise
+        return stage.parse(commit) if commit.pop(RUN_ID, None) == run.id else None
+
+    def _commit_of(self, record: Record) -> bytes:
+        return json.dumps(record.model_dump(mode="json", by_alias=True) | {RUN_ID: self.id}).encode()
 
     def records(self, stage: Stage[R], units: Sequence[str]) -> dict[str, R]:
         """Records of these units, all of which are done. Reads them by name, so it misses none where a listing lags.

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +22,12 @@ from tart_ray.runs.directory import Directory
 from tart_ray.scores.deadline import Deadline
 from tart_ray.scores.encode import TYPES_OF_TOKENS, WINDOW_COLUMNS, to_bytes, windows_of
 from tart_ray.scores.isolate import Rows, isolate
+from tart_ray.scores.one_encoder import settle_encoder
 from tart_ray.scores.releases import check_releases
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scoring.batching import padded_tokens, plan_batches
+from tart_ray.scoring.choice import Choice
+from tart_ray.scoring.protocol import ChoosesEncoder
 from tart_ray.tables.schemas import WINDOWS
 
 if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
@@ -62,6 +66,7 @@ def load_scorer(spec: ScoringSpec) -> PairScorer:
         truncation=spec.model.truncation,
         split_special_tokens=spec.model.split_special_tokens,
         max_tokens_per_batch=None if budget == "auto" else budget,
+        encoder=spec.model.encoder,
     )
 
 
@@ -82,6 +87,7 @@ class Replica:
         self._run, self._max_attempts = run, spec.limits.max_attempts_per_chunk
         self._seconds_per_batch = spec.limits.max_seconds_per_batch
         self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._choice: Choice | None = None
         self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
         try:
             with begin_attempt(run, "load", "model") as attempt:
@@ -97,9 +103,12 @@ class Replica:
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._failure:
             raise self._failure
-        with begin_attempt(self._run, SCORE, batch["unit"][0].as_py()) as attempt:
-            table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
-            pairs = windows_of(table)
+        table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
+        pairs = windows_of(table)
+        scorer = self._scorer
+        if isinstance(scorer, ChoosesEncoder) and self._choice is None and len(pairs):
+            self._choice = settle_encoder(self._run, scorer, pairs.rows, seconds=self._seconds_per_batch)
+        with begin_attempt(self._run, SCORE, batch["unit"][0].as_py()) as attempt, self._careful(attempt):
             began, started = time.time(), time.perf_counter()
             score, margin, best, failed = self._score(attempt, pairs)
             statistics = {
@@ -110,6 +119,8 @@ class Replica:
                 "began": began,  # seconds since 1970
                 "replica": self._name,
             }
+            if isinstance(scorer, ChoosesEncoder):
+                statistics |= {"encoder": scorer.encoder, "fallback": scorer.fallback}
             told = pairs.describe(best)
             added = (score, margin, told.index, told.count, told.start, told.end)
             result = table.drop_columns(
@@ -123,6 +134,12 @@ class Replica:
             payload = pa.array([to_bytes(result)], pa.large_binary())
             notes = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
             return pa.table({"unit": batch["unit"], "table": payload, **notes})
+
+    def _careful(self, attempt: Attempt) -> AbstractContextManager[None]:
+        """A block in which the reference scores if a process died at this chunk: it may have been the encoder."""
+        if attempt.evidence and isinstance(self._scorer, ChoosesEncoder):
+            return self._scorer.distrusted("a process died at this chunk")
+        return nullcontext()
 
     def _score(self, attempt: Attempt, pairs: EncodedWindows) -> tuple[Floats, Floats, Rows, dict[int, str]]:
         """Score, margin and best window's row of each pair; NaN and the first where there is no score, and why."""

@@ -68,6 +68,10 @@ class ScoringSpec:
             "dtype": dtype_of(model, cluster),
         }
         check_settings(model, family)
+        if model.encoder == "padded" and not cluster.gpus_per_replica:
+            raise ConfigurationError(
+                "model.encoder: got padded and cluster.gpus_per_replica: 0, expected auto, packed or reference on CPUs"
+            )
         if family == "enct5":
             check_checkpoint(model.path, fingerprint=found, **where)
         else:
@@ -113,6 +117,8 @@ class ScoringSpec:
         read = {"fingerprint", "max_length", "long_documents", "truncation", "split_special_tokens", "dtype"}
         if self.family != "enct5":  # whose runs of older releases know no family
             read |= {"family", "template"}
+        if self.model.encoder != "auto":
+            read |= {"encoder"}
         return {**self.model.model_dump(include=read), "versions": versions_of_scores(self.family)}
 
 
@@ -136,7 +142,7 @@ def check_settings(model: ModelConfig, family: Family) -> None:
                 '"{instruction} [SEP] {query}" and "{title} {text}", as it was trained'
             )
         return
-    for name in ("long_documents", "truncation", "split_special_tokens"):
+    for name in ("long_documents", "truncation", "split_special_tokens", "encoder"):
         default = type(model).model_fields[name].default
         if getattr(model, name) != default:
             raise ConfigurationError(

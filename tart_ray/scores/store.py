@@ -54,6 +54,8 @@ class Scored(Record):
         rows: that have a score.
         seconds: that the replica was busy; ``began`` in seconds since 1970.
         replica: ``host:pid``.
+        encoder: that scored it; None for a model that has one alone, and in runs of older releases.
+        fallback: why that is another one than was chosen for the run.
     """
 
     rows: int
@@ -65,6 +67,8 @@ class Scored(Record):
     seconds: float
     began: float
     replica: str
+    encoder: str | None = None
+    fallback: str | None = None
 
 
 SCORE_CHUNKS = Stage(SCORE, Scored)

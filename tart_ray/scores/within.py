@@ -15,6 +15,7 @@ from tart_ray.input.sources import notes_of
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
+from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.plan import Plan
 from tart_ray.scores.prepare import Prepared, prepare
 from tart_ray.scores.replica import LoadScorer, load_scorer
@@ -78,13 +79,16 @@ def score_within(
             return ExitCode.DONE, ScoreStore.open(begun, identity)
         prepared = prepare(begun, plan, spec=spec)
         store, scored = ScoreStore.build(begun, prepared, spec, load)
+        encoder = EncoderReport.of(begun, scored.values())
         outcome = Outcome(
             "score",
             config,
             counts(prepared, scored),
             balances(prepared, scored),
+            report=encoder.report,
+            figures=encoder.figures,
             notes=notes_of(plan.sources),
-            warnings=prepared.warnings,
+            warnings=[*prepared.warnings, *encoder.warnings],
         )
         return session.finish(begun, outcome), store
 

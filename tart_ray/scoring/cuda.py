@@ -1,16 +1,17 @@
 """The fast encoder on CUDA: compiled layers over batches of few shapes. No part of it has run on a GPU yet.
 
-Two attentions with one signature, both with T5's bias of relative positions:
+Three attentions with one signature, all with T5's bias of relative positions:
 
 - `PackedAttention`: pairs stand one behind the other, FlexAttention keeps them apart and adds the bias.
+- `FlashPackedAttention`: the same, by the kernels of FlashAttention 4 in place of Triton's.
 - `PaddedAttention`: pairs are padded to a common length, torch's fused attention adds bias and mask as one tensor.
 
-Which one is faster is not measured; packed is the default, it pads no pair. Everything else works token by token and is
-the same for both. torch.compile compiles *one layer*, which all layers share, once for each shape of a batch: batches
+Which one is fastest is found out on the device, see `tart_ray.scoring.trials`. Everything else works token by token and
+is the same for all. torch.compile compiles *one layer*, which all layers share, once for each shape of a batch: batches
 are filled up to a few shapes, and filling costs what tokens do. The last layer, which matters for position 0 alone, is
 not compiled and has no filling.
 
-Both run on CPUs too, where their tests compare them with the reference.
+All run on CPUs too, where their tests compare them with the reference.
 
 Shapes: N tokens of the batch with filling, B pairs, T tokens of a pair, D d_model, H heads, K d_kv, I = H * K,
 F d_ff, C labels.
@@ -19,14 +20,14 @@ F d_ff, C labels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, FlexKernelOptions, flex_attention
 from transformers.models.t5.modeling_t5 import T5Block
 
 from tart_ray.model.encoded import EncodedPairs
@@ -70,6 +71,8 @@ class PackedAttention:
         max_tokens: of a batch, at least those of the longest pair; token counts are rounded up to it, to a half of it,
             and so on.
     """
+
+    kernel_options: ClassVar[FlexKernelOptions | None] = None
 
     def __init__(self, bias_HTT: torch.Tensor, max_tokens: int) -> None:
         self._max_tokens = max_tokens
@@ -122,9 +125,17 @@ class PackedAttention:
 
     def attend(self, q_NHK: torch.Tensor, k_NHK: torch.Tensor, v_NHK: torch.Tensor, inputs: BlockMask) -> torch.Tensor:
         q, k, v = (x.transpose(0, 1)[None] for x in (q_NHK, k_NHK, v_NHK))
-        context = flex_attention(q, k, v, score_mod=self._add_bias, block_mask=inputs, scale=1.0)
+        context = flex_attention(
+            q, k, v, score_mod=self._add_bias, block_mask=inputs, scale=1.0, kernel_options=self.kernel_options
+        )
         assert isinstance(context, torch.Tensor)
         return context[0].transpose(0, 1)
+
+
+class FlashPackedAttention(PackedAttention):
+    """`PackedAttention` by FlashAttention 4, for which FlexAttention needs the package flash-attn-4."""
+
+    kernel_options = FlexKernelOptions(BACKEND="FLASH")
 
 
 class PaddedAttention:
@@ -178,7 +189,7 @@ class CompiledEncoder:
             goes on working, on views of the fused weights.
         max_length: tokens of the longest pair there can be.
         max_tokens: of a batch, padded; larger ones are split. One pair of ``max_length`` fits in any case.
-        attention: `PackedAttention` or `PaddedAttention`.
+        attention: one of the three.
         compile_layer: of the one function that all layers share.
 
     Raises:

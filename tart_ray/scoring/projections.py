@@ -88,10 +88,11 @@ def _pointwise_binary(*arguments: object) -> torch.Tensor:
 
 def make_projection(weight: torch.Tensor) -> Projection:
     """The fastest implementation for the weight's device and dtype."""
-    return OneDnnProjection(weight) if _has_onednn(weight) else TorchProjection(weight)
+    return OneDnnProjection(weight) if has_onednn(weight) else TorchProjection(weight)
 
 
-def _has_onednn(weight: torch.Tensor) -> bool:
+def has_onednn(weight: torch.Tensor) -> bool:
+    """Whether oneDNN has kernels for the weight's device and dtype."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

@@ -20,13 +20,11 @@ from tart_ray.model.template import Template
 from tart_ray.model.texts import check_pairs, join_instruction
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH, LongDocuments, QueryTooLongError, Truncation
-from tart_ray.scoring.batched import BatchedScorer
-from tart_ray.scoring.batching import default_max_tokens, fitting_max_tokens
-from tart_ray.scoring.cuda import bytes_per_token
+from tart_ray.scoring.choosing import ChoosingScorer
 from tart_ray.scoring.dtypes import resolve_dtype
-from tart_ray.scoring.encoder import PackedEncoder, has_gated_gelu
-from tart_ray.scoring.reference import Encoder, ReferenceEncoder
+from tart_ray.scoring.reference import Encoder
 from tart_ray.scoring.scores import Scores
+from tart_ray.scoring.trials import Expected
 
 if TYPE_CHECKING:
     from tart_ray.scoring.cross_encoder import CrossEncoderScorer
@@ -36,7 +34,7 @@ log = logging.getLogger(__name__)
 PAIRS_AHEAD = 4_096  # tokenised together, while those before them are encoded
 
 
-class Scorer(BatchedScorer):
+class Scorer(ChoosingScorer):
     """Score pairs: tokenise, sort by length, encode under a token budget, return results in input order.
 
     Args:
@@ -49,7 +47,8 @@ class Scorer(BatchedScorer):
         max_tokens_per_batch: padded tokens that go through the encoder at once; by default what suits the device and
             its free memory. Running out of CUDA memory halves it, or splits the batch alone if that one was of half of
             it at most, and goes on.
-        encoder: in place of the fastest one for the model and its device.
+        encoder: by name, or one of the caller's own; see `ChoosingScorer`.
+        expected: logits in float32 for an encoder that is chosen by trying.
 
     Raises:
         CheckpointError: the model has more than two labels, so that no one number is a pair's relevance.
@@ -64,14 +63,20 @@ class Scorer(BatchedScorer):
         long_documents: LongDocuments = "truncate",
         truncation: Truncation = "longest_first",
         max_tokens_per_batch: int | None = None,
-        encoder: Encoder | None = None,
+        encoder: str | Encoder = "auto",
+        expected: Expected | None = None,
+        consume: bool = False,
     ) -> None:
         check_label_count(model.config.num_labels, model.name_or_path or type(model).__name__)
-        budget = max_tokens_per_batch or suitable_max_tokens(model)
-        super().__init__(encoder or fastest_encoder(model), model.config.num_labels, budget)
-        self.model = model
+        super().__init__(
+            model,
+            max_length=max_length,
+            max_tokens_per_batch=max_tokens_per_batch,
+            encoder=encoder,
+            expected=expected,
+            consume=consume,
+        )
         self.tokenizer = tokenizer
-        self.max_length = max_length
         self.long_documents = long_documents
         self.truncation = truncation
 
@@ -89,6 +94,7 @@ class Scorer(BatchedScorer):
         truncation: Truncation = "longest_first",
         split_special_tokens: bool = False,
         max_tokens_per_batch: int | None = None,
+        encoder: str = "auto",
         fingerprint: str | None = None,
         family: Family | Literal["auto"] = "auto",
         template: Template | None = None,
@@ -98,6 +104,8 @@ class Scorer(BatchedScorer):
         Args:
             device: by default CUDA where there is one, else the CPU.
             dtype: ``float32`` (the reference), ``bfloat16``, or ``auto`` / None: bfloat16 on CUDA, float32 on the CPU.
+            encoder: ``reference``, ``padded`` (on CUDA) or ``packed``; ``auto`` is packed on CPUs, and on CUDA the
+                reference until `choose` finds the fastest one, as a job does.
             fingerprint: of the checkpoint that must be there, as a run's ``manifest.json`` names it.
             family: of the model; ``auto`` reads the checkpoint's ``config.json``. Any other than ``enct5`` needs the
                 package sentence-transformers.
@@ -116,8 +124,12 @@ class Scorer(BatchedScorer):
         if family != "enct5":
             from tart_ray.scoring.cross_encoder import CrossEncoderScorer
 
-            if (long_documents, truncation, split_special_tokens) != ("truncate", "longest_first", False):
-                raise ValueError(f"{path}: long_documents, truncation and split_special_tokens are for an EncT5")
+            if (long_documents, truncation, split_special_tokens, encoder) != (
+                "truncate", "longest_first", False, "auto",
+            ):  # fmt: skip
+                raise ValueError(
+                    f"{path}: long_documents, truncation, split_special_tokens and encoder are for an EncT5"
+                )
             options: dict[str, Any] = {"max_length": max_length, "max_tokens_per_batch": max_tokens_per_batch}
             return CrossEncoderScorer.from_pretrained(
                 path, template=template, device=device, dtype=dtype, **options, **where
@@ -125,18 +137,22 @@ class Scorer(BatchedScorer):
         if template is not None:
             raise ValueError(f"{path}: got a template for an EncT5, which has one way to write a pair")
         tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
-        model = EncT5ForSequenceClassification.from_pretrained(path, dtype=resolve_dtype(dtype, device), **where)
+        dtype, tries = resolve_dtype(dtype, device), encoder == "auto" and device.type == "cuda"
+        model = EncT5ForSequenceClassification.from_pretrained(path, dtype=torch.float32 if tries else dtype, **where)
         model = model.to(device).eval()
+        expected = Expected.of(model, max_length) if tries else None
         scorer = cls(
-            model,
+            model.to(dtype),
             tokenizer,
             max_length=max_length,
             long_documents=long_documents,
             truncation=truncation,
             max_tokens_per_batch=max_tokens_per_batch,
-            encoder=fastest_encoder(model, consume=True),
+            encoder=encoder,
+            expected=expected,
+            consume=device.type == "cpu",
         )
-        if device.type == "cuda":
+        if device.type == "cuda" and not tries:
             scorer.calibrate(max_length, tokenizer.eos_token_id)
         return scorer
 
@@ -187,24 +203,3 @@ class Scorer(BatchedScorer):
                 ready, following = following, thread.submit(encode, start)
                 yield ready.result()
             yield following.result()
-
-
-def fastest_encoder(model: EncT5ForSequenceClassification, *, consume: bool = False) -> Encoder:
-    """The fastest encoder for the model and its device, of those that have run there.
-
-    `tart_ray.scoring.cuda.CompiledEncoder` has not: it is given to a Scorer by hand.
-
-    Args:
-        consume: the model's own forward pass is not needed any more; see `PackedEncoder`.
-    """
-    if model.device.type != "cpu" or not has_gated_gelu(model):
-        return ReferenceEncoder(model)
-    return PackedEncoder(model, consume=consume)
-
-
-def suitable_max_tokens(model: EncT5ForSequenceClassification) -> int:
-    """Tokens of a batch for the model's device; on CUDA as many as go into half of the memory that is free."""
-    most = default_max_tokens(model.device.type)
-    if model.device.type != "cuda":
-        return most
-    return fitting_max_tokens(most, torch.cuda.mem_get_info(model.device)[0], bytes_per_token(model))

@@ -11,10 +11,10 @@ import torch
 from support.random_models import LENGTHS, all_rows, make_model, make_pairs
 
 from tart_ray import EncT5ForSequenceClassification
+from tart_ray.scoring.choosing import ChoosingScorer
 from tart_ray.scoring.encoder import Group, PackedEncoder, equal_lengths, unit_rows
 from tart_ray.scoring.projections import OneDnnProjection, TorchProjection, make_projection
 from tart_ray.scoring.reference import ReferenceEncoder
-from tart_ray.scoring.scorer import fastest_encoder
 
 SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}  # flan-t5-small
 BASE = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}  # flan-t5-base
@@ -119,8 +119,7 @@ def test_other_feed_forwards_go_through_the_reference(proj: str) -> None:
     model = make_model(feed_forward_proj=proj)
     with pytest.raises(ValueError, match=f"feed_forward_proj='{proj}', expected 'gated-gelu'"):
         PackedEncoder(model)
-    assert isinstance(fastest_encoder(model), ReferenceEncoder)
-    assert isinstance(fastest_encoder(make_model()), PackedEncoder)
+    assert ChoosingScorer(model, max_length=200).encoder == "reference"
 
 
 def test_groups_by_hand() -> None:

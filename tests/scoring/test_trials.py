@@ -13,23 +13,22 @@ import torch
 from support.random_models import VOCABULARY, all_rows, make_model, make_pairs
 
 from tart_ray.model.encoded import EncodedPairs
-from tart_ray.scoring.choice import (
-    OUT_OF_TIME,
-    Choice,
-    DeviceFailedError,
-    NoEncoderError,
-    Trial,
-    candidates,
-    compiled_candidates,
-    find_budget,
-    float32_logits,
-    trial_pairs,
-    try_encoders,
-)
+from tart_ray.scoring.budget import find_budget
+from tart_ray.scoring.candidates import candidates, compiled_candidates
+from tart_ray.scoring.choice import Choice, Trial
 from tart_ray.scoring.cuda import CompiledEncoder
 from tart_ray.scoring.encoder import PackedEncoder
 from tart_ray.scoring.projections import TorchProjection
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
+from tart_ray.scoring.trials import (
+    OUT_OF_TIME,
+    DeviceFailedError,
+    Expected,
+    NoEncoderError,
+    float32_logits,
+    trial_pairs,
+    try_encoders,
+)
 
 PAIRS = trial_pairs(140, VOCABULARY)
 SPEED_PAIRS = make_pairs([40, 30, 20, 10] * 5)  # 20
@@ -52,7 +51,7 @@ def logits_of(pairs: EncodedPairs, rows: Any) -> torch.Tensor:
     return torch.tensor([[value / 1_000, 1 - value / 1_000] for value in sums])
 
 
-EXPECTED = logits_of(PAIRS, all_rows(PAIRS)).numpy()
+EXPECTED = Expected(PAIRS, logits_of(PAIRS, all_rows(PAIRS)).numpy())
 
 
 def encoder(
@@ -78,7 +77,8 @@ def raising(error: Exception) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def choose(makers: Any, clock: Clock, **options: Any) -> Choice:
     defaults: dict[str, Any] = {"dtype": torch.float32, "seconds": 10_000, "max_tokens": 640, "clock": clock}
-    return try_encoders(makers, EXPECTED, PAIRS, SPEED_PAIRS, **{"device": torch.device("cpu"), **defaults, **options})
+    choice, _ = try_encoders(makers, EXPECTED, SPEED_PAIRS, **{"device": torch.device("cpu"), **defaults, **options})
+    return choice
 
 
 def test_the_fastest_is_chosen() -> None:
@@ -261,18 +261,6 @@ def test_a_device_that_fails_for_good_ends_the_trials() -> None:
         choose(makers, clock, device=torch.device("meta"))  # which computes nothing
 
 
-def test_json_and_back() -> None:
-    clock = Clock()
-    makers = {"reference": encoder(clock), "wrong": encoder(clock, 1, not_a_number), "fast": encoder(clock, 0.1)}
-    choice = choose(makers, clock, excluded={"fast": "killed the process"})
-    text = choice.to_json()
-    assert "\n" not in text
-    assert Choice.from_json(text) == choice
-    for bad in ("", "[]", "{}", text.replace("largest_difference", "largest"), text.replace('"dtype"', '"type"')):
-        with pytest.raises(ValueError, match="expected a choice of an encoder"):
-            Choice.from_json(bad)
-
-
 def test_the_pairs_of_a_trial() -> None:
     pairs = trial_pairs(512, 32_128)
     lengths = set(pairs.lengths.tolist())
@@ -299,32 +287,30 @@ def test_the_reference_is_computed_in_float32_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_candidates_of_this_machine_are_right(dtype: torch.dtype) -> None:
     model = make_model()
-    pairs = trial_pairs(200, VOCABULARY)
-    expected = float32_logits(model, pairs)
+    expected = Expected.of(model, 200)
     makers = candidates(model.to(dtype), max_length=200, max_tokens=2_048)
     options: Any = {"device": torch.device("cpu"), "dtype": dtype, "max_tokens": 2_048, "seconds": 300}
-    choice = try_encoders(makers, expected, pairs, make_pairs([30, 90, 60] * 30), **options)
+    choice, chosen = try_encoders(makers, expected, make_pairs([30, 90, 60] * 30), **options)
     assert list(choice.trials) == ["reference", "packed", "packed-torch"]
     assert choice.encoder in choice.trials
     for trial in choice.trials.values():
         assert trial.reason is None
         assert trial.pairs_per_second is not None
-    assert isinstance(makers[choice.encoder](), PackedEncoder | ReferenceEncoder)
+    assert isinstance(chosen, PackedEncoder | ReferenceEncoder)
 
 
 @NO_WARNING
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_candidates_for_cuda_are_right_where_nothing_is_compiled(dtype: torch.dtype) -> None:
     model = make_model()
-    pairs = trial_pairs(200, VOCABULARY)
-    expected = float32_logits(model, pairs)
+    expected = Expected.of(model, 200)
     model = model.to(dtype)
     limits: Any = {"max_length": 200, "max_tokens": 1_024}
     makers = candidates(model, **limits) | compiled_candidates(model, **limits, compile_layer=lambda layer: layer)
     del makers["packed-torch"]
     assert list(makers) == ["reference", "packed", "padded"]
     options: Any = {"device": torch.device("cpu"), "dtype": dtype, "max_tokens": 1_024, "seconds": 300}
-    choice = try_encoders(makers, expected, pairs, make_pairs([30, 90, 60] * 10), **options)
+    choice, _ = try_encoders(makers, expected, make_pairs([30, 90, 60] * 10), **options)
     assert {name: trial.reason for name, trial in choice.trials.items()} == dict.fromkeys(makers)
 
 
