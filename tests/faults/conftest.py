@@ -125,7 +125,7 @@ def assert_same() -> Any:
         for key, row in found.items():
             margin = expected[key]["margin"]
             assert row["margin"] == pytest.approx(margin, abs=1e-5), key
-            assert row["score"] == pytest.approx(expected[key]["score"], abs=1e-6), key
+            assert row["score"] == pytest.approx(expected[key]["score"], abs=3e-6), key  # a quarter of the margin's
             others = margins[key[0]].values()  # those that come as close as rounding may change places
             better = sum(other > margin + 2e-5 for other in others)
             assert better < row["rank"] <= sum(other >= margin - 2e-5 for other in others), key
