@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -33,6 +34,8 @@ from tart_ray.tables.schemas import WINDOWS
 if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
     from tart_ray.scoring.protocol import PairScorer
 
+log = logging.getLogger(__name__)
+
 SCORE = "score"  # the stage that replicas work in
 TIMES_TO_LOAD = 4  # a model may come from far away: as much longer than a batch may take
 ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
@@ -50,6 +53,9 @@ def load_scorer(spec: ScoringSpec) -> PairScorer:
 
     transformers.utils.logging.disable_progress_bar()
     threads = max(int(spec.cluster.cpus_per_replica), 1)
+    if spec.device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        advice = "bfloat16 is slower there; take float32" if spec.model.dtype == "bfloat16" else "scoring in float32"
+        log.warning("this processor has AVX2, not AVX-512: %s", advice)
     torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS, which torch reads once and others may change
     budget = spec.model.max_tokens_per_batch
     return Scorer.from_pretrained(

@@ -109,6 +109,24 @@ def test_commits_come_back(run: Run) -> None:
     assert run.committed(stage("rank")) == {"00000": Noted(rows=9)}
 
 
+def test_of_several_first_commits_one_is_believed(run: Run) -> None:
+    run = run.begin(IDENTITY, {})
+    assert run.record(stage("choice"), "u") is None
+    with ThreadPoolExecutor(4) as pool:
+        said = pool.map(lambda name: run.commit_first(stage("choice"), "u", Noted(name=name)).name, "abcdefgh")
+    (first,) = {*said}
+    assert run.record(stage("choice"), "u") == Noted(name=first)
+    assert run.commit_first(stage("choice"), "u", Noted(name="late")).name == first
+
+
+def test_a_first_commit_takes_the_place_of_another_runs(run: Run) -> None:
+    run.commit(stage("choice"), "u", Noted(name="of no run"))
+    run = run.begin(IDENTITY, {})
+    assert run.record(stage("choice"), "u") is None
+    assert run.commit_first(stage("choice"), "u", Noted(name="of this one")).name == "of this one"
+    assert run.record(stage("choice"), "u") == Noted(name="of this one")
+
+
 def test_bad_rows_of_an_attempt_that_did_not_commit_are_replaced(run: Run) -> None:
     bad = Quarantine("score")
     bad.add("NaN", "a.jsonl", 0, 0, {"query_id": "q"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from support.specs import spec_of
 
-from tart_ray import Scorer
+from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.config import CandidatesConfig, RerankConfig
-from tart_ray.errors import CheckpointChangedError, CheckpointError
+from tart_ray.errors import CheckpointChangedError, CheckpointError, ConfigurationError
 from tart_ray.runs.attempts import Attempt
 from tart_ray.runs.run import Run
 from tart_ray.scores.encode import window_columns
@@ -157,3 +159,48 @@ def test_a_pair_is_given_up_for_one_window_that_raises(scorer: Scorer, run: Run,
     found = window_results(answer)
     assert np.isnan(found[3][0])
     assert [index for _, index, _ in np.delete(found, 3, axis=0).tolist()] == np.delete(expected, 3).tolist()
+
+
+def test_after_a_death_at_a_chunk_the_reference_scores_it(run: Run, tiny_checkpoint: Path) -> None:
+    model = EncT5ForSequenceClassification.from_pretrained(tiny_checkpoint).eval()
+    scorer = Scorer(model, EncT5Tokenizer.from_pretrained(tiny_checkpoint), encoder="packed")
+    own = scorer.encoder
+    replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)
+    statistics = json.loads(replica(chunk_of(scorer))["statistics"][0].as_py())
+    assert (statistics["encoder"], statistics["fallback"]) == (own, None)
+    Attempt.begin(run, "score", "00000-00000")
+    statistics = json.loads(replica(chunk_of(scorer))["statistics"][0].as_py())
+    assert (statistics["encoder"], statistics["fallback"]) == ("reference", "a process died at this chunk")
+    statistics = json.loads(replica(chunk_of(scorer))["statistics"][0].as_py())
+    assert (statistics["encoder"], statistics["fallback"]) == (own, None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [("float32", "scoring in float32"), ("bfloat16", "bfloat16 is slower there; take float32")],
+)
+def test_a_processor_with_avx2_alone_is_named(
+    dtype: str, advice: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = pinned(config(tiny_checkpoint))
+    spec = dataclasses.replace(spec, model=spec.model.model_copy(update={"dtype": dtype}))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    load_scorer(spec)
+    assert f"this processor has AVX2, not AVX-512: {advice}" in caplog.messages
+
+
+def test_the_encoder_of_the_configuration_is_loaded_and_is_part_of_a_runs_identity(tiny_checkpoint: Path) -> None:
+    spec = pinned(config(tiny_checkpoint))
+    assert "encoder" not in spec.identity  # of runs that older releases began
+    named = dataclasses.replace(spec, model=spec.model.model_copy(update={"encoder": "reference"}))
+    assert named.identity == spec.identity | {"encoder": "reference"}
+    scorer = load_scorer(named)
+    assert isinstance(scorer, Scorer)
+    assert scorer.encoder == "reference"
+
+
+def test_an_encoder_for_gpus_is_refused_on_cpus(tiny_checkpoint: Path) -> None:
+    padded = config(tiny_checkpoint)
+    padded = padded.model_copy(update={"model": padded.model.model_copy(update={"encoder": "padded"})})
+    with pytest.raises(ConfigurationError, match=r"model\.encoder: got padded and cluster\.gpus_per_replica: 0"):
+        pinned(padded)
