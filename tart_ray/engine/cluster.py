@@ -132,10 +132,10 @@ def _there() -> dict[str, float]:
 
 
 def room_for_replicas(config: ClusterConfig) -> Room:
-    """Of the fewest replicas, and of what feeds them."""
+    """Of the fewest replicas, and of the tasks of other stages."""
     return Room(
-        f"{config.replicas.min} replicas (cluster.replicas.min) and a task that feeds them",
-        config.replicas.min * config.cpus_per_replica + 1,
+        f"{config.replicas.min} replicas (cluster.replicas.min)",
+        max(config.replicas.min * config.cpus_per_replica, 1),
         config.replicas.min * config.gpus_per_replica,
         "cluster.gpus_per_replica: 0 scores on CPUs; cluster.cpus_per_replica may be 0.5",
     )
@@ -157,7 +157,7 @@ def chunkwise_execution() -> Iterator[None]:
     """Ray Data set up for rows that are units of work: one row is one block from end to end."""
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of fields that copying touches
         context = DataContext.get_current().copy()
-    context.target_max_block_size = None
+    context.target_max_block_size = 1  # a block for each row, handed on as soon as it is made
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # they take a chunk that runs for minutes for a fault

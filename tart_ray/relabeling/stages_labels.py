@@ -37,7 +37,7 @@ from tart_ray.relabeling.stages import (
 from tart_ray.runs.directory import WORK
 from tart_ray.runs.stage import Record, Stage
 from tart_ray.scores.prepare import read_shuffled
-from tart_ray.scores.store import SCORES
+from tart_ray.scores.scored import SCORES
 from tart_ray.tables.grades import grades
 from tart_ray.tables.hive import partitions
 from tart_ray.tables.schemas import SCORES as SCORES_SCHEMA

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,11 +34,21 @@ TYPES_OF_TOKENS = "token_types"  # beside them, of models that have some
 PairTokenizer = EncT5Tokenizer | CrossEncoderTokenizer
 
 
-def encode_chunk(run: Directory, spec: ScoringSpec, releases: Mapping[str, str], chunk: str) -> dict[str, Any]:
-    """Read and tokenise: a row of the chunk's id, its columns without its texts and with those of `window_columns`.
+@dataclass(frozen=True)
+class EncodedChunk:
+    """A chunk that is tokenised.
 
-    Returns:
-        ``unit``; ``table``, an Arrow stream; ``reasons``, JSON: for each row that is left out why, by position.
+    Attributes:
+        table: its columns without its texts, with ``_row``, a row's position in the chunk, and `window_columns`.
+        reasons: why rows are left out, by position.
+    """
+
+    table: pa.Table
+    reasons: dict[int, str]
+
+
+def encode_chunk(run: Directory, spec: ScoringSpec, releases: Mapping[str, str], chunk: str) -> EncodedChunk:
+    """Read and tokenise.
 
     Raises:
         OtherReleaseError: this node has other releases of libraries than the driver.
@@ -58,7 +67,7 @@ def encode_chunk(run: Directory, spec: ScoringSpec, releases: Mapping[str, str],
         rest = rest.take(pa.array(kept)) if len(kept) < len(table) else rest
         for name, column in added.items():
             rest = rest.append_column(name, column)
-        return {"unit": chunk, "reasons": json.dumps(reasons), "table": to_bytes(rest)}
+        return EncodedChunk(rest, reasons)
 
 
 def _encode_rows(attempt: Attempt, table: pa.Table, spec: ScoringSpec) -> tuple[EncodedWindows, Rows, dict[int, str]]:
@@ -193,11 +202,3 @@ def load_tokenizer(spec: ScoringSpec) -> PairTokenizer:
             spec.storage_options,
         )
     )
-
-
-def to_bytes(table: pa.Table) -> bytes:
-    """The table as an Arrow stream, which is read without a copy."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())

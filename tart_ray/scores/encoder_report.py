@@ -10,7 +10,7 @@ from typing import Any
 
 from tart_ray.runs.directory import Directory
 from tart_ray.scores.one_encoder import chosen
-from tart_ray.scores.store import Scored
+from tart_ray.scores.scored import Scored
 from tart_ray.scoring.choice import Choice
 
 

@@ -1,14 +1,14 @@
-"""Replica: an actor that holds one model on one device and scores chunk after chunk, doing nothing but encode."""
+"""Replica: one model on one device that scores chunk after chunk, doing nothing but encode."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +21,11 @@ from tart_ray.model.encoded import EncodedPairs, EncodedWindows
 from tart_ray.runs.attempts import Attempt
 from tart_ray.runs.directory import Directory
 from tart_ray.scores.deadline import Deadline
-from tart_ray.scores.encode import TYPES_OF_TOKENS, WINDOW_COLUMNS, to_bytes, windows_of
+from tart_ray.scores.encode import TYPES_OF_TOKENS, WINDOW_COLUMNS, EncodedChunk, windows_of
 from tart_ray.scores.isolate import Rows, isolate
 from tart_ray.scores.one_encoder import settle_encoder
 from tart_ray.scores.releases import check_releases
+from tart_ray.scores.scored import SCORE, Work
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scoring.batching import padded_tokens, plan_batches
 from tart_ray.scoring.choice import Choice
@@ -36,7 +37,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: only replicas do
 
 log = logging.getLogger(__name__)
 
-SCORE = "score"  # the stage that replicas work in
 TIMES_TO_LOAD = 4  # a model may come from far away: as much longer than a batch may take
 ORDINARY_PAIR = EncodedPairs(np.array([1], np.int32), np.array([0, 1]), np.array([False]))  # </s>, in any vocabulary
 
@@ -86,60 +86,74 @@ def load_at(releases: Mapping[str, str], load: LoadScorer, spec: ScoringSpec) ->
     return load(spec)
 
 
+@dataclass(frozen=True)
+class ScoredChunk:
+    """What a replica made of a chunk.
+
+    Attributes:
+        table: the chunk's columns, with ``score`` and ``margin``, float32, NaN where there is none, and those of
+            `WINDOWS`.
+        reasons: why rows have no score, by their position in the chunk.
+        work: what it took.
+    """
+
+    table: pa.Table
+    reasons: dict[int, str]
+    work: Work
+
+
 class Replica:
-    """An actor of the pool: one model on one device, one chunk at a time."""
+    """One model on one device, one chunk at a time."""
 
     def __init__(self, run: Directory, spec: ScoringSpec, load: LoadScorer) -> None:
         self._run, self._max_attempts = run, spec.limits.max_attempts_per_chunk
         self._seconds_per_batch = spec.limits.max_seconds_per_batch
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._choice: Choice | None = None
-        self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
-        try:
-            with begin_attempt(run, "load", "model") as attempt:
-                attempt.check(tries=spec.cluster.replicas.max)
-                with Deadline(TIMES_TO_LOAD * self._seconds_per_batch, attempt.add_last_words):
-                    self._scorer = load(spec)
-                    logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would for every pair
-            if not np.isfinite(logits).all():
-                raise CheckpointError(f"{spec.model.path}: its logits for the shortest pair are {logits.tolist()}")
-        except Exception as error:
-            self._failure = error
+        with begin_attempt(run, "load", "model") as attempt:
+            attempt.check(tries=spec.cluster.replicas.max)
+            with Deadline(TIMES_TO_LOAD * self._seconds_per_batch, attempt.add_last_words):
+                self._scorer = load(spec)
+                logits = self._scorer.score_encoded(ORDINARY_PAIR).logits  # fails here what would for every pair
+        if not np.isfinite(logits).all():
+            raise CheckpointError(f"{spec.model.path}: its logits for the shortest pair are {logits.tolist()}")
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        if self._failure:
-            raise self._failure
-        table = pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all()
-        pairs = windows_of(table)
+    def score(self, unit: str, chunk: EncodedChunk, begin: Callable[[Attempt], None] = lambda _: None) -> ScoredChunk:
+        """Score the pairs of a chunk, but for those that raise, or that processes died at.
+
+        Args:
+            begin: called when the chunk is at work, before its first pair is.
+
+        Raises:
+            PoisonUnitError: processes go on dying, or pairs go on raising, whatever the rows.
+            NoEncoderError: no encoder is right on this device.
+        """
+        pairs = windows_of(chunk.table)
         scorer = self._scorer
         if isinstance(scorer, ChoosesEncoder) and self._choice is None and len(pairs):
             self._choice = settle_encoder(self._run, scorer, pairs.rows, seconds=self._seconds_per_batch)
-        with begin_attempt(self._run, SCORE, batch["unit"][0].as_py()) as attempt, self._careful(attempt):
+        with begin_attempt(self._run, SCORE, unit) as attempt, self._careful(attempt):
+            begin(attempt)
             began, started = time.time(), time.perf_counter()
             score, margin, best, failed = self._score(attempt, pairs)
-            statistics = {
-                "tokens": len(pairs.rows.input_ids),
-                "padded_tokens": padded_tokens(pairs.rows.lengths, self._scorer.max_tokens_per_batch),
-                "windows": len(pairs.rows),
-                "seconds": time.perf_counter() - started,
-                "began": began,  # seconds since 1970
-                "replica": self._name,
-            }
-            if isinstance(scorer, ChoosesEncoder):
-                statistics |= {"encoder": scorer.encoder, "fallback": scorer.fallback}
-            told = pairs.describe(best)
-            added = (score, margin, told.index, told.count, told.start, told.end)
-            result = table.drop_columns(
-                [name for name in (*WINDOW_COLUMNS, TYPES_OF_TOKENS) if name in table.schema.names]
+            by = {"encoder": scorer.encoder, "fallback": scorer.fallback} if isinstance(scorer, ChoosesEncoder) else {}
+            work = Work(
+                tokens=len(pairs.rows.input_ids),
+                padded_tokens=padded_tokens(pairs.rows.lengths, scorer.max_tokens_per_batch),
+                windows=len(pairs.rows),
+                seconds=time.perf_counter() - started,
+                began=began,
+                replica=self._name,
+                **by,
             )
-            for name, column in zip(("score", "margin", *WINDOWS.names), added, strict=True):
-                result = result.append_column(name, pa.array(column))
-            origin = table["_row"].to_pylist()
-            reasons = json.loads(batch["reasons"][0].as_py())
-            reasons |= {str(origin[row]): reason for row, reason in failed.items()}
-            payload = pa.array([to_bytes(result)], pa.large_binary())
-            notes = {"reasons": [json.dumps(reasons)], "statistics": [json.dumps(statistics)]}
-            return pa.table({"unit": batch["unit"], "table": payload, **notes})
+        told = pairs.describe(best)
+        added = (score, margin, told.index, told.count, told.start, told.end)
+        dropped = [name for name in (*WINDOW_COLUMNS, TYPES_OF_TOKENS) if name in chunk.table.schema.names]
+        result = chunk.table.drop_columns(dropped)
+        for name, column in zip(("score", "margin", *WINDOWS.names), added, strict=True):
+            result = result.append_column(name, pa.array(column))
+        origin = chunk.table["_row"].to_pylist()
+        return ScoredChunk(result, chunk.reasons | {origin[row]: reason for row, reason in failed.items()}, work)
 
     def _careful(self, attempt: Attempt) -> AbstractContextManager[None]:
         """A block in which the reference scores if a process died at this chunk: it may have been the encoder."""

@@ -10,68 +10,34 @@ they are prepared again from the input, which gives the same chunks (`prepare_ag
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from tart_ray.config import InputConfig, ModelConfig, OutputConfig, StorageConfig
-from tart_ray.engine.deaths import begin_attempt
 from tart_ray.engine.stages import Pool, run_pool
 from tart_ray.errors import ConfigurationError
-from tart_ray.input.quarantine import SCORE as SCORING
-from tart_ray.input.quarantine import Quarantine, find_reasons
 from tart_ray.runs.balance import ReconciliationError
 from tart_ray.runs.directory import MANIFEST, Directory
 from tart_ray.runs.run import Run, differences
-from tart_ray.runs.stage import Record, Stage
-from tart_ray.scores.encode import ENCODE_MEMORY, encode_chunk
-from tart_ray.scores.plan import FORMAT_VERSION, Plan, make_plan, scores_schema
-from tart_ray.scores.prepare import CUT_CHUNKS, Chunk, Prepared, prepare, read_chunk, read_stage, split_names, unit_name
+from tart_ray.scores.actor import ReplicaActor
+from tart_ray.scores.plan import FORMAT_VERSION, Plan, make_plan
+from tart_ray.scores.prepare import CUT_CHUNKS, Chunk, Prepared, prepare, read_stage, split_names, unit_name
 from tart_ray.scores.releases import library_releases
-from tart_ray.scores.replica import SCORE, LoadScorer, Replica, load_at, load_scorer
+from tart_ray.scores.replica import LoadScorer, load_scorer
+from tart_ray.scores.scored import SCORE_CHUNKS, SCORES, Scored
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.storage import Storage
 from tart_ray.tables.parquet import read_parquet
 
 log = logging.getLogger(__name__)
 
-SCORES = "scores"  # the folder
 JOBS = ("rerank", "score")  # whose runs are score stores, with other things beside
-
-
-class Scored(Record):
-    """A chunk that went through a replica.
-
-    Attributes:
-        rows: that have a score.
-        seconds: that the replica was busy; ``began`` in seconds since 1970.
-        replica: ``host:pid``.
-        encoder: that scored it; None for a model that has one alone, and in runs of older releases.
-        fallback: why that is another one than was chosen for the run.
-    """
-
-    rows: int
-    quarantined: int
-    truncated: int
-    tokens: int
-    padded_tokens: int
-    windows: int
-    seconds: float
-    began: float
-    replica: str
-    encoder: str | None = None
-    fallback: str | None = None
-
-
-SCORE_CHUNKS = Stage(SCORE, Scored)
 
 
 @dataclass(frozen=True)
@@ -144,52 +110,17 @@ class ScoreStore:
 def score(
     directory: Directory, plan: Plan, spec: ScoringSpec, chunks: Sequence[Chunk], load: LoadScorer = load_scorer
 ) -> dict[str, Scored]:
-    """Score every chunk that is not committed; the records of all.
-
-    Reading and tokenising run as CPU tasks ahead of the replicas, writing and committing as tasks behind them. Between
-    them a chunk travels as one row: its id and one Arrow table, serialised, which is read on the other side without a
-    copy.
-    """
-    releases = library_releases(spec.family)
+    """Score every chunk that is not committed; the records of all."""
     replicas = spec.cluster.replicas
     pool = Pool(
-        read=functools.partial(encode_chunk, directory, spec, releases),
-        memory=ENCODE_MEMORY,
-        actor=Replica,
-        arguments=(directory, spec, functools.partial(load_at, releases, load)),
-        write=functools.partial(_write_chunk, directory, plan),
+        actor=ReplicaActor,
+        arguments=(directory, plan, spec, library_releases(spec.family), load),
         least=replicas.min,
         most=replicas.max,
         cpus=spec.cluster.cpus_per_replica,
         gpus=spec.cluster.gpus_per_replica,
     )
     return run_pool(directory, SCORE_CHUNKS, [chunk.id for chunk in chunks], pool, sum(chunk.rows for chunk in chunks))
-
-
-def _write_chunk(directory: Directory, plan: Plan, row: Mapping[str, Any]) -> Scored:
-    """Write the scores of a chunk, quarantine what has none, then commit."""
-    chunk = row["unit"]
-    with begin_attempt(directory, "write", chunk) as attempt:
-        attempt.check()
-        table = pa.ipc.open_stream(row["table"]).read_all()
-        reasons = {int(position): reason for position, reason in json.loads(row["reasons"]).items()}
-        finite = np.isfinite(table["score"].to_numpy()) & np.isfinite(table["margin"].to_numpy())
-        good, positions = find_reasons(table, [(~finite, "the model's output is NaN or infinite")])
-        for position, reason in positions.items():
-            reasons.setdefault(table["_row"][position].as_py(), reason)
-        quarantine = Quarantine(SCORING)
-        if reasons:
-            quarantine.add_rows(plan.candidates, read_chunk(directory, chunk), dict(sorted(reasons.items())))
-        if len(good):
-            schema = scores_schema(plan)
-            directory.write_table(good.select(schema.names).cast(schema), SCORES, f"{chunk}.parquet")
-        record = Scored(
-            rows=len(good),
-            quarantined=directory.write_quarantine(quarantine, SCORE, chunk),
-            truncated=pc.sum(good["truncated"]).as_py() or 0,
-            **json.loads(row["statistics"]),
-        )
-        return directory.commit(SCORE_CHUNKS, chunk, record)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from tart_ray.scores.plan import Plan
 from tart_ray.scores.prepare import Prepared, prepare
 from tart_ray.scores.replica import LoadScorer, load_scorer
 from tart_ray.scores.spec import ScoringSpec
-from tart_ray.scores.store import JOBS, Scored, ScoreStore
+from tart_ray.scores.scored import Scored
+from tart_ray.scores.store import JOBS, ScoreStore
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
-"""A replica as Ray calls it, without Ray: every score belongs to its pair, whatever happened before."""
+"""A replica without Ray: every score belongs to its pair, whatever happened before."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,12 @@ from tart_ray.config import CandidatesConfig, RerankConfig
 from tart_ray.errors import CheckpointChangedError, CheckpointError, ConfigurationError
 from tart_ray.runs.attempts import Attempt
 from tart_ray.runs.run import Run
-from tart_ray.scores.encode import window_columns
-from tart_ray.scores.replica import Replica, load_scorer
+from tart_ray.scores.encode import EncodedChunk, window_columns
+from tart_ray.scores.replica import Replica, ScoredChunk, load_scorer
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.storage import Storage
 
+UNIT = "00000-00000"
 TEXTS = [" ".join(["wing"] * count) for count in (3, 9, 1, 7, 5, 2, 8)]
 
 
@@ -48,21 +48,16 @@ def pinned(config: RerankConfig) -> ScoringSpec:
     return ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, config.input)
 
 
-def chunk_of(scorer: Scorer, texts: Sequence[str] = TEXTS, *, max_length: int = 512) -> pa.Table:
-    """The row that reaches a replica, of a chunk whose row 1 the tokenizer refused."""
+def chunk_of(scorer: Scorer, texts: Sequence[str] = TEXTS, *, max_length: int = 512) -> EncodedChunk:
+    """A chunk whose row 1 the tokenizer refused."""
     pairs = scorer.tokenizer.encode_windows(["flow"] * len(texts), texts, max_length=max_length)
     table = pa.table({"_row": [0, *range(2, len(TEXTS) + 1)], **window_columns(pairs)})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
-    return pa.table({"unit": ["00000-00000"], "reasons": [json.dumps({"1": "no room"})], "table": payload})
+    return EncodedChunk(table, {1: "no room"})
 
 
-def results(answer: pa.Table) -> tuple[list[float], dict[str, str]]:
-    table = pa.ipc.open_stream(answer["table"][0].as_buffer()).read_all()
-    assert table["_row"].to_pylist() == [0, *range(2, len(TEXTS) + 1)]
-    return table["margin"].to_pylist(), json.loads(answer["reasons"][0].as_py())
+def results(answer: ScoredChunk) -> tuple[list[float], dict[int, str]]:
+    assert answer.table["_row"].to_pylist() == [0, *range(2, len(TEXTS) + 1)]
+    return answer.table["margin"].to_pylist(), answer.reasons
 
 
 class RaisingScorer:
@@ -84,27 +79,28 @@ def test_scores_belong_to_their_pairs(died: int, scorer: Scorer, run: Run, tiny_
     expected = scorer.score(["flow"] * len(TEXTS), TEXTS).margin
     assert len({*np.round(expected, 3).tolist()}) == len(TEXTS)  # a permutation would show
     for _ in range(died):
-        Attempt.begin(run, "score", "00000-00000")
-    margins, reasons = results(Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)(chunk_of(scorer)))
+        Attempt.begin(run, "score", UNIT)
+    margins, reasons = results(
+        Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer).score(UNIT, chunk_of(scorer))
+    )
     np.testing.assert_allclose(margins, expected, atol=1e-6)
-    assert reasons == {"1": "no room"}
+    assert reasons == {1: "no room"}
 
 
 def test_a_row_that_raises_is_named_by_its_place_in_the_chunk(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
     expected = scorer.score(["flow"] * len(TEXTS), TEXTS).margin
     bad = scorer.tokenizer.encode_pairs(["flow"], [TEXTS[3]]).input_ids.tolist()
     replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
-    margins, reasons = results(replica(chunk_of(scorer)))
-    assert reasons == {"1": "no room", "4": "raised ValueError: not now"}
+    margins, reasons = results(replica.score(UNIT, chunk_of(scorer)))
+    assert reasons == {1: "no room", 4: "raised ValueError: not now"}
     assert np.isnan(margins[3])
     np.testing.assert_allclose(np.delete(margins, 3), np.delete(expected, 3), atol=1e-5)
 
 
 def test_a_model_whose_output_is_never_a_number_is_refused(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
     scorer.model.classifier.weight.data.fill_(float("nan"))
-    replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)
     with pytest.raises(CheckpointError, match="logits for the shortest pair are"):
-        replica(chunk_of(scorer))
+        Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)
 
 
 def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
@@ -112,13 +108,13 @@ def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
 ) -> None:
     model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
     began = pinned(config(model))
-    expected = results(Replica(run, began, load_scorer)(chunk_of(scorer)))
-    assert results(Replica(run, began, load_scorer)(chunk_of(scorer))) == expected
+    expected = results(Replica(run, began, load_scorer).score(UNIT, chunk_of(scorer)))
+    assert results(Replica(run, began, load_scorer).score(UNIT, chunk_of(scorer))) == expected
     weights = bytearray((model / "model.safetensors").read_bytes())
     weights[-1] ^= 64
     (model / "model.safetensors").write_bytes(weights)
     with pytest.raises(CheckpointChangedError, match="the manifest names a checkpoint of fingerprint"):
-        Replica(run, began, load_scorer)(chunk_of(scorer))
+        Replica(run, began, load_scorer).score(UNIT, chunk_of(scorer))
     with pytest.raises(CheckpointChangedError, match=r"got a checkpoint of fingerprint .*, expected"):
         ScoringSpec.resolve(began.model, began.cluster, began.limits, began.storage, CandidatesConfig())
 
@@ -126,9 +122,10 @@ def test_a_replica_that_starts_again_finds_the_manifests_checkpoint_or_ends(
 WINDOW = 20  # tokens: texts of 1 to 9 words are read in one to five windows
 
 
-def window_results(answer: pa.Table) -> list[tuple[Any, ...]]:
-    table = pa.ipc.open_stream(answer["table"][0].as_buffer()).read_all()
-    return list(zip(*(table[name].to_pylist() for name in ("margin", "best_window", "num_windows")), strict=True))
+def window_results(answer: ScoredChunk) -> list[tuple[Any, ...]]:
+    return list(
+        zip(*(answer.table[name].to_pylist() for name in ("margin", "best_window", "num_windows")), strict=True)
+    )
 
 
 @pytest.mark.parametrize("died", [0, 1], ids=["first", "after a death"])
@@ -136,15 +133,16 @@ def test_the_best_window_belongs_to_its_pair(died: int, scorer: Scorer, run: Run
     windows = scorer.tokenizer.encode_windows(["flow"] * len(TEXTS), TEXTS, max_length=WINDOW)
     margin = scorer.score_encoded(windows.rows).margin
     for _ in range(died):
-        Attempt.begin(run, "score", "00000-00000")
-    answer = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)(chunk_of(scorer, max_length=WINDOW))
+        Attempt.begin(run, "score", UNIT)
+    answer = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer).score(
+        UNIT, chunk_of(scorer, max_length=WINDOW)
+    )
     for pair, (found, index, count) in enumerate(window_results(answer)):
         own = margin[windows.starts[pair] : windows.starts[pair + 1]]
         assert (index, count) == (np.argmax(own), len(own))
         assert found == pytest.approx(own.max(), abs=1e-5)
-    statistics = json.loads(answer["statistics"][0].as_py())
-    assert statistics["windows"] == len(windows.rows) > len(TEXTS)
-    assert statistics["tokens"] == windows.lengths.sum() <= statistics["padded_tokens"]
+    assert answer.work.windows == len(windows.rows) > len(TEXTS)
+    assert answer.work.tokens == windows.lengths.sum() <= answer.work.padded_tokens
 
 
 def test_a_pair_is_given_up_for_one_window_that_raises(scorer: Scorer, run: Run, tiny_checkpoint: Path) -> None:
@@ -154,8 +152,8 @@ def test_a_pair_is_given_up_for_one_window_that_raises(scorer: Scorer, run: Run,
     bad = windows.rows.row(windows.starts[4] - 1).tolist()  # the last of pair 3
     assert windows.starts[4] - windows.starts[3] > 2
     replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: RaisingScorer(scorer, bad))  # type: ignore[arg-type]
-    answer = replica(chunk_of(scorer, texts, max_length=WINDOW))
-    assert results(answer)[1] == {"1": "no room", "4": "raised ValueError: not now"}
+    answer = replica.score(UNIT, chunk_of(scorer, texts, max_length=WINDOW))
+    assert results(answer)[1] == {1: "no room", 4: "raised ValueError: not now"}
     found = window_results(answer)
     assert np.isnan(found[3][0])
     assert [index for _, index, _ in np.delete(found, 3, axis=0).tolist()] == np.delete(expected, 3).tolist()
@@ -166,13 +164,13 @@ def test_after_a_death_at_a_chunk_the_reference_scores_it(run: Run, tiny_checkpo
     scorer = Scorer(model, EncT5Tokenizer.from_pretrained(tiny_checkpoint), encoder="packed")
     own = scorer.encoder
     replica = Replica(run, spec_of(config(tiny_checkpoint)), lambda _: scorer)
-    statistics = json.loads(replica(chunk_of(scorer))["statistics"][0].as_py())
-    assert (statistics["encoder"], statistics["fallback"]) == (own, None)
-    Attempt.begin(run, "score", "00000-00000")
-    statistics = json.loads(replica(chunk_of(scorer))["statistics"][0].as_py())
-    assert (statistics["encoder"], statistics["fallback"]) == ("reference", "a process died at this chunk")
-    statistics = json.loads(replica(chunk_of(scorer))["statistics"][0].as_py())
-    assert (statistics["encoder"], statistics["fallback"]) == (own, None)
+    work = replica.score(UNIT, chunk_of(scorer)).work
+    assert (work.encoder, work.fallback) == (own, None)
+    Attempt.begin(run, "score", UNIT)
+    work = replica.score(UNIT, chunk_of(scorer)).work
+    assert (work.encoder, work.fallback) == ("reference", "a process died at this chunk")
+    work = replica.score(UNIT, chunk_of(scorer)).work
+    assert (work.encoder, work.fallback) == (own, None)
 
 
 @pytest.mark.parametrize(
