@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from recipes.demo_model.entries import Entry
-from recipes.demo_model.examples import collect, joined
+from recipes.demo_model.examples import collect
 from recipes.demo_model.tasks import TASKS, Task
-from tart_ray.demo.corpus import Collection, Document, first_stage
-from tart_ray.evaluation.metrics import interval, per_query
+from tart_ray.demo.corpus import Collection, first_stage
+from tart_ray.evaluation.metrics import Floats, interval
+from tart_ray.retrieval.measures import NDCG_AT_10, Qrels, Run, per_query
 from tart_ray.scoring.scorer import Scorer
+from tart_ray.tables.texts import document_text
 
 RERANKED = 50  # documents of BM25 that the model reorders
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
-Floats = npt.NDArray[np.float64]
-Run = dict[str, dict[str, float]]
 log = logging.getLogger(__name__)
 
 
@@ -139,7 +138,7 @@ def instruction_following(
             other = draw.choice([kind for kind in entry.answers if kind != task.kind])
             queries += [entry.query] * 2
             instructions += [draw.choice(getattr(task, wording))] * 2
-            documents += [joined(Document(entry.title, entry.answers[kind])) for kind in (task.kind, other)]
+            documents += [document_text(entry.title, entry.answers[kind]) for kind in (task.kind, other)]
         margins = scorer.score(queries, documents, instructions).margin.reshape(-1, 2)
         figures[name] = (margins[:, 0] > margins[:, 1]).astype(float)
     return {"all tasks": Interval.of(np.concatenate([*figures.values()]))} | {
@@ -152,16 +151,16 @@ def rerank(scorer: Scorer, collection: Collection, run: Run, instructions: Mappi
     pairs = [(query_id, doc_id) for query_id, hits in run.items() for doc_id in hits]
     margins = scorer.score(
         [collection.queries[query_id] for query_id, _ in pairs],
-        [joined(collection.documents[doc_id]) for _, doc_id in pairs],
+        [document_text(*collection.documents[doc_id]) for _, doc_id in pairs],
         [instructions[query_id] for query_id, _ in pairs],
     ).margin.tolist()
-    reranked: Run = {query_id: {} for query_id in run}
+    reranked: dict[str, dict[str, float]] = {query_id: {} for query_id in run}
     for (query_id, doc_id), margin in zip(pairs, margins, strict=True):
         reranked[query_id][doc_id] = margin
     return reranked
 
 
-def compare(first: Run, second: Run, qrels: dict[str, dict[str, int]]) -> dict[str, Interval]:
+def compare(first: Run, second: Run, qrels: Qrels) -> dict[str, Interval]:
     """nDCG@10 of BM25 and of the model on the same queries, and their difference."""
     bm25, model = ndcg_at_10(first, qrels), ndcg_at_10(second, qrels)
     recall = np.array([float(doc_id in first[query_id]) for query_id in qrels for doc_id in qrels[query_id]])
@@ -173,9 +172,9 @@ def compare(first: Run, second: Run, qrels: dict[str, dict[str, int]]) -> dict[s
     }
 
 
-def ndcg_at_10(run: Run, qrels: dict[str, dict[str, int]]) -> Floats:
+def ndcg_at_10(run: Run, qrels: Qrels) -> Floats:
     """nDCG@10 of each query, in the order of ``qrels``; a query without documents has 0."""
-    return np.array([*per_query(["nDCG@10"], qrels, run)["nDCG@10"].values()])
+    return np.array([*per_query([NDCG_AT_10], qrels, run)[NDCG_AT_10].values()])
 
 
 def _has(entry: Entry, task: Task) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from recipes.demo_model.entries import Entry
 from recipes.demo_model.tasks import TASKS
 from tart_ray.demo.corpus import Collection, Document, first_stage
+from tart_ray.tables.texts import document_text
 from tart_ray.training.examples import Query
 
 SAME_KIND, OTHER_KIND = 8, 4  # negatives kept of each query
@@ -33,10 +34,10 @@ def make_queries(entries: Sequence[Entry]) -> Iterator[Query]:
                 text=query,
                 task=name,
                 instructions=task.instructions,
-                positives=(joined(Document(entry.title, entry.answers[task.kind])),),
-                negatives=tuple(joined(collection.documents[doc_id]) for doc_id in same + other),
+                positives=(document_text(entry.title, entry.answers[task.kind]),),
+                negatives=tuple(document_text(*collection.documents[doc_id]) for doc_id in same + other),
                 unfollowing=tuple(
-                    joined(Document(entry.title, text)) for kind, text in entry.answers.items() if kind != task.kind
+                    document_text(entry.title, text) for kind, text in entry.answers.items() if kind != task.kind
                 ),
             )
 
@@ -50,8 +51,3 @@ def collect(entries: Sequence[Entry]) -> Collection:
     }
     queries = {f"{number}": entry.query for number, entry in enumerate(entries)}
     return Collection(documents, queries, {})
-
-
-def joined(document: Document) -> str:
-    """As scoring reads it."""
-    return f"{document.title} {document.text}".strip()

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import bm25s
-import numpy as np
-
 from tart_ray.demo.functions import describe_functions
+from tart_ray.retrieval.bm25 import Bm25
+from tart_ray.tables.texts import document_text
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test"}  # site-packages and the like are no identifiers
 NOT_DESCRIPTIVE = re.compile(r"(same as|see|like|override|deprecated|dummy|todo|xxx|fixme)\b|.*(->|>>>)", re.IGNORECASE)
@@ -124,18 +123,10 @@ def ask_twice(collection: Collection, size: int, *, seed: int = 0) -> Collection
 
 
 def first_stage(collection: Collection, queries: Mapping[str, str], k: int = 50) -> dict[str, dict[str, float]]:
-    """BM25 over title and text: for each query id its ``k`` best documents at most, as ``{doc_id: score}``, best first.
-
-    Equal scores stand in the order of the documents. A document without any word of the query is not in it.
-    """
-    doc_ids, run = list(collection.documents), {}
-    index = bm25s.BM25()
-    index.index([_words(f"{title} {text}") for title, text in collection.documents.values()], show_progress=False)
-    for query_id, query in queries.items():
-        scores = index.get_scores_from_ids(index.get_tokens_ids(_words(query)))
-        best = np.argsort(-scores, kind="stable")[:k]
-        run[query_id] = {doc_ids[i]: float(scores[i]) for i in best if scores[i] > 0}
-    return run
+    """BM25 over title and text, whose words are the parts of names: by query id what `Bm25.search` finds."""
+    texts = {doc_id: _parts_of_names(document_text(*document)) for doc_id, document in collection.documents.items()}
+    index = Bm25(texts, word=r"\S+", stopwords=None)
+    return {query_id: index.search(_parts_of_names(query), k) for query_id, query in queries.items()}
 
 
 def write_candidates(path: Path, collection: Collection, run: Mapping[str, Mapping[str, float]]) -> int:
@@ -188,5 +179,5 @@ def details_of(docstring: str) -> str | None:
     return details if len(details.split()) >= MIN_DOCUMENTATION_WORDS else None
 
 
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in WORD.findall(text)]
+def _parts_of_names(text: str) -> str:
+    return " ".join(WORD.findall(text))

@@ -20,7 +20,7 @@ from tart_ray.demo.corpus import (
     write_candidates,
     write_qrels,
 )
-from tart_ray.demo.quality import Run, ndcg_at_10
+from tart_ray.retrieval.measures import NDCG_AT_10, Run, mean
 
 CONFIG = """\
 # Written by the demo. Run it again with: {python} -m tart_ray rerank --config {folder}/rerank.yaml
@@ -62,7 +62,7 @@ def show(folder: Path, functions: int) -> int:
     code = subprocess.run(command, check=False).returncode  # noqa: S603
     if code:
         return code
-    run: Run = {}
+    run: dict[str, dict[str, float]] = {}
     for row in ds.dataset(folder / "run" / "reranked").to_table().to_pylist():
         run.setdefault(row["query_id"], {})[row["doc_id"]] = row["margin"]
     show_one_query(collection, run)
@@ -103,8 +103,8 @@ def show_one_query(collection: Collection, run: Run) -> None:
 
 def show_quality(collection: Collection, bm25: Run, run: Run) -> None:
     """Print nDCG@10 of the first stage and of the job, by what is asked for."""
-    print(f"{'nDCG@10':24}{'BM25':>8}{'the job':>10}")
+    print(f"{NDCG_AT_10:24}{'BM25':>8}{'the job':>10}")
     for kind in INSTRUCTIONS:
         qrels = {query_id: judged for query_id, judged in collection.qrels.items() if query_id.startswith(f"{kind}:")}
-        print(f"asked for {kind:14}{ndcg_at_10(bm25, qrels):8.3f}{ndcg_at_10(run, qrels):10.3f}")
+        print(f"asked for {kind:14}{mean(NDCG_AT_10, qrels, bm25):8.3f}{mean(NDCG_AT_10, qrels, run):10.3f}")
     print()

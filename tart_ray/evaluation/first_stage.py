@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import bm25s
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tart_ray.errors import InputError
 from tart_ray.evaluation.trec_runs import RUN
+from tart_ray.retrieval.bm25 import Bm25
 from tart_ray.tables.groups import group_starts, places_in_groups
 from tart_ray.tables.texts import document_texts
-
-STOPWORDS = "en"
 
 
 def in_trec_order(run: pa.Table) -> pa.Table:
@@ -35,46 +31,26 @@ def best(run: pa.Table, top_k: int) -> pa.Table:
     return ranked.filter(pc.less_equal(ranked["rank"], top_k)).drop_columns(["rank"])
 
 
-class Bm25:
-    """BM25 over title and text, by bm25s with its defaults: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
-
-    Holds the corpus' tokens in memory: about 1 KB a passage while it is built.
+def index(documents: Iterable[pa.Table]) -> Bm25:
+    """BM25 over title and text, without English stop words.
 
     Args:
-        documents: parts of a corpus: ``doc_id, title, text``.
+        documents: parts of a corpus: ``doc_id, title, text``. Of an id that comes twice the first counts.
 
     Raises:
-        InputError: there are no documents.
+        InputError: no document has a word.
     """
+    texts: dict[str, str] = {}
+    for part in documents:
+        for doc_id, text in zip(part["doc_id"].to_pylist(), document_texts(part)[0], strict=True):
+            texts.setdefault(doc_id, text)
+    return Bm25(texts)
 
-    def __init__(self, documents: Iterable[pa.Table]) -> None:
-        texts: dict[str, str] = {}  # of an id that comes twice, the first, as everywhere
-        for part in documents:
-            for doc_id, text in zip(part["doc_id"].to_pylist(), document_texts(part)[0], strict=True):
-                texts.setdefault(doc_id, text)
-        self._doc_ids = [*texts]
-        tokens = bm25s.tokenize([*texts.values()], stopwords=STOPWORDS, show_progress=False) if texts else None
-        if tokens is None or not any(map(len, tokens.ids)):
-            raise InputError(f"BM25: got a corpus of {len(texts)} documents without a word, expected some")
-        self._index = bm25s.BM25()
-        self._index.index(tokens, show_progress=False)
 
-    def search(self, queries: pa.Table, top_k: int) -> pa.Table:
-        """The best documents of each query: `RUN`. Documents without a word of the query are in no ranking.
-
-        Of documents with equal scores those are taken that trec_eval ranks first, whatever machine this is.
-        """
-        if not len(queries):
-            return RUN.empty_table()
-        ids = pa.array(self._doc_ids, pa.string())
-        tables = [RUN.empty_table()]
-        texts = queries["query"].to_pylist()
-        tokens = bm25s.tokenize(texts, stopwords=STOPWORDS, return_ids=False, show_progress=False)
-        for query_id, words in zip(queries["query_id"].to_pylist(), tokens, strict=True):
-            known = self._index.get_tokens_ids(words)
-            scores = np.asarray(self._index.get_scores_from_ids(known), np.float64)
-            least = np.partition(scores, -top_k)[-top_k] if top_k < len(scores) else 0.0
-            hits = np.flatnonzero((scores > 0) & (scores >= least))
-            columns = [pa.repeat(pa.scalar(query_id), len(hits)), ids.take(pa.array(hits)), pa.array(scores[hits])]
-            tables.append(best(pa.table(columns, schema=RUN), top_k))
-        return pa.concat_tables(tables)
+def search(corpus: Bm25, queries: pa.Table, top_k: int) -> pa.Table:
+    """The best documents of each query (``query_id, query``), best first: `RUN`."""
+    tables = [RUN.empty_table()]
+    for query_id, query in zip(queries["query_id"].to_pylist(), queries["query"].to_pylist(), strict=True):
+        found = corpus.search(query, top_k)
+        tables.append(pa.table([[query_id] * len(found), [*found], [*found.values()]], schema=RUN))
+    return pa.concat_tables(tables)

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tart_ray.evaluation.first_stage import in_trec_order
-from tart_ray.evaluation.metrics import P_MRR, p_mrr, per_query
+from tart_ray.evaluation.metrics import P_MRR, p_mrr
 from tart_ray.evaluation.tasks import ALL, CHANGED, CLOSED, ORIGINAL, Task
 from tart_ray.evaluation.trec_runs import RUN
+from tart_ray.retrieval.measures import per_query
 
 FIRST_STAGE, COMPARE_WITH, ENSEMBLE = "first_stage", "compare_with", "ensemble"
 # of an evaluation: goes up when the same collection gives other candidates, runs or values of measures

@@ -1,22 +1,20 @@
-"""Measures of rankings by ir-measures, as trec_eval computes them, and how sure their means are."""
+"""Which measures a task may have, how sure their means are, and how far rankings follow a changed instruction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import ir_measures
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
 from tart_ray.errors import InputError
+from tart_ray.retrieval.measures import parse_measure
 
 P_MRR = "p-MRR"
 BATCH = 100  # resamples that are held at once
 
-Qrels = Mapping[str, Mapping[str, int]]
-Run = Mapping[str, Mapping[str, float]]
 Floats = npt.NDArray[np.float64]
 
 
@@ -26,35 +24,12 @@ def check_measures(task: str, names: Sequence[str]) -> None:
     Raises:
         InputError: an unknown name, or a measure that is not one of trec_eval's.
     """
-    for name in names:
-        try:
-            known = ir_measures.pytrec_eval.supports(ir_measures.parse_measure(name))
-        except (NameError, ValueError, SyntaxError) as error:
-            raise InputError(
-                f"input.tasks: {task}: measures: got {name!r}: {error}; expected names like nDCG@10"
-            ) from None
-        if not known:
-            raise InputError(
-                f"input.tasks: {task}: measures: got {name!r}, which trec_eval does not compute; "
-                "available: nDCG@k, R@k, Success@k, P@k, AP, AP@k, RR, Rprec, Bpref"
-            )
-    if len({ir_measures.parse_measure(name) for name in names}) < len(names):
+    try:
+        parsed = {parse_measure(name) for name in names}
+    except InputError as error:
+        raise InputError(f"input.tasks: {task}: measures: {error}") from None
+    if len(parsed) < len(names):
         raise InputError(f"input.tasks: {task}: measures: got {[*names]}, of which some are the same measure")
-
-
-def per_query(measures: Sequence[str], qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
-    """Measure → query → value, of every query in ``qrels``: 0 where the run has nothing for it, or nothing is relevant.
-
-    Args:
-        qrels: query → document → relevance.
-        run: query → document → score; the higher the better, equal ones by document, the greatest first.
-    """
-    values = {name: dict.fromkeys(qrels, 0.0) for name in measures}
-    parsed = {ir_measures.parse_measure(name): name for name in measures}
-    judged = {query: documents for query, documents in qrels.items() if documents}
-    for metric in ir_measures.pytrec_eval.iter_calc(list(parsed), judged, run):
-        values[parsed[metric.measure]][metric.query_id] = float(metric.value)
-    return values
 
 
 def p_mrr(original: Mapping[str, int], changed: Mapping[str, int], documents: Iterable[str]) -> float:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tart_ray.config import MetricsConfig
 from tart_ray.engine.stages import run_stage
 from tart_ray.evaluation.datasets import read_documents, read_judgements, read_queries
-from tart_ray.evaluation.first_stage import Bm25
+from tart_ray.evaluation.first_stage import index, search
 from tart_ray.evaluation.matching import judged_queries
 from tart_ray.evaluation.tasks import CLOSED, POOLED, Task
 from tart_ray.input.quarantine import READ, Quarantine
@@ -103,7 +103,7 @@ def _retrieve(work: Work, unit: str) -> Retrieved:
     setup, _, name = unit.partition("-")
     corpora = [work.tasks[name]] if setup == CLOSED else work.of_pool(name)
     storage = work.run.storage
-    index = Bm25(part for task in corpora for part in read_documents(storage, task))
+    documents = index(part for task in corpora for part in read_documents(storage, task))
     for task in corpora:
         if setup == POOLED and task.pooled_first_stage is not None:
             continue
@@ -111,5 +111,5 @@ def _retrieve(work: Work, unit: str) -> Retrieved:
         judged = judged_queries(read_judgements(storage, task, Quarantine(READ)))
         asked = queries.filter(pc.is_in(queries["query_id"], judged))
         spare = int(task.ignore_identical_ids)  # one may be left out
-        work.run.write_table(index.search(asked, task.top_k + spare), *retrieved(task, setup))
+        work.run.write_table(search(documents, asked, task.top_k + spare), *retrieved(task, setup))
     return Retrieved()

@@ -100,8 +100,13 @@ def slices(table: pa.Table, nbytes: int) -> Iterator[pa.Table]:
     yield table.slice(start)
 
 
+def document_text(title: str | None, text: str | None) -> str:
+    """What a model reads of a document, ``(title + " " + text).strip()``; None is no characters."""
+    return f"{title or ''} {text or ''}".strip()
+
+
 def document_texts(documents: pa.Table) -> tuple[list[str], list[int]]:
-    """What a model reads of each document, ``(title + " " + text).strip()``, and where ``text`` begins in it.
+    """What a model reads of each document, see `document_text`, and where ``text`` begins in it.
 
     Args:
         documents: ``text`` and, if need be, ``title``; a null is no characters. Rows of one document share the string.
@@ -109,15 +114,10 @@ def document_texts(documents: pa.Table) -> tuple[list[str], list[int]]:
     Returns:
         A string and a number of characters for each row; the number is below 0 where ``text`` lost white space.
     """
-    bodies = [text or "" for text in values(documents["text"])]
-    titles = [""] * len(documents)
-    if "title" in documents.schema.names:
-        titles = [f"{title or ''} " for title in values(documents["title"])]
-    read = {}
-    for title, body in {*zip(titles, bodies, strict=True)}:
-        whole = title + body
-        read[title, body] = whole.strip(), len(title) - len(whole) + len(whole.lstrip())
-    of_rows = [read[pair] for pair in zip(titles, bodies, strict=True)]
+    titles = values(documents["title"]) if "title" in documents.schema.names else [None] * len(documents)
+    pairs = [*zip(titles, values(documents["text"]), strict=True)]
+    read = {(title, text): (document_text(title, text), _begin(title or "", text or "")) for title, text in {*pairs}}
+    of_rows = [read[pair] for pair in pairs]
     return [text for text, _ in of_rows], [begin for _, begin in of_rows]
 
 
@@ -125,6 +125,12 @@ def document_text_column(documents: pa.Table) -> pa.ChunkedArray:
     """The strings of `document_texts` as a column, of ``title`` and ``text`` (large_string, without nulls)."""
     joined = pc.binary_join_element_wise(documents["title"], documents["text"], pa.scalar(" ", pa.large_string()))
     return pc.utf8_trim_whitespace(joined)
+
+
+def _begin(title: str, text: str) -> int:
+    """Where a text begins in what `document_text` makes of it."""
+    before = f"{title} "
+    return len(before.lstrip()) if before.strip() else len(text.lstrip()) - len(text)
 
 
 def _is_shared(kind: pa.DataType) -> bool:

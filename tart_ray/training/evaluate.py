@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ir_measures
-
 from tart_ray.model.texts import join_instruction
+from tart_ray.retrieval.measures import NDCG_AT_10, mean
 from tart_ray.scoring.scorer import Scorer
 from tart_ray.training.examples import Query
 
@@ -63,8 +62,6 @@ class Evaluation:
         run: dict[str, dict[str, float]] = {}
         for (query_id, doc_id), margin in zip(self._pairs, margins, strict=True):
             run.setdefault(query_id, {})[doc_id] = margin
-        measure = ir_measures.nDCG @ 10
-        mean = float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])
         labels = [doc_id.startswith(POSITIVE) for _, doc_id in self._pairs]
         right = sum((margin > 0) == label for margin, label in zip(margins, labels, strict=True))
-        return Figures(len(self.qrels), mean, len(labels), right)
+        return Figures(len(self.qrels), mean(NDCG_AT_10, self.qrels, run), len(labels), right)

@@ -1,10 +1,9 @@
-"""The demonstration's collection, first stage, metric and checkpoint."""
+"""The demonstration's collection, first stage and checkpoint."""
 
 from __future__ import annotations
 
 import ast
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from tart_ray.demo.corpus import (
     write_qrels,
 )
 from tart_ray.demo.functions import describe_functions
-from tart_ray.demo.quality import ndcg_at_10
+from tart_ray.retrieval.measures import NDCG_AT_10, mean
 
 QUERY = "Say what this function does."
 
@@ -216,7 +215,7 @@ def test_first_stage_over_the_library_is_better_than_chance(library: Collection)
     run = first_stage(sample, sample.queries)
     assert all(list(hits.values()) == sorted(hits.values(), reverse=True) for hits in run.values())
     assert max(map(len, run.values())) == 50
-    assert 0.2 < ndcg_at_10(run, sample.qrels) < 0.7
+    assert 0.2 < mean(NDCG_AT_10, sample.qrels, run) < 0.7
 
 
 def test_files(small: Collection, tmp_path: Path) -> None:
@@ -240,19 +239,6 @@ def test_files(small: Collection, tmp_path: Path) -> None:
         "q:rows.read_rows\trows.read_rows\t1",
         "q:rows.dropColumn\trows.dropColumn\t1",
     ]
-
-
-def test_ndcg_by_hand() -> None:
-    qrels = {"second": {"a": 1}, "both": {"a": 2, "b": 1}, "eleventh": {"a": 1}, "missing": {"a": 1}}
-    run = {
-        "second": {"x": 3.0, "a": 2.0},
-        "both": {"b": 3.0, "x": 2.0, "a": 1.0},
-        "eleventh": {"a": 0.0} | {f"x{i}": float(i) for i in range(1, 11)},
-        "not judged": {"a": 1.0},
-    }
-    both = (1 + 2 / math.log2(4)) / (2 + 1 / math.log2(3))
-    assert ndcg_at_10(run, qrels) == pytest.approx((1 / math.log2(3) + both + 0 + 0) / 4, abs=1e-6)
-    assert ndcg_at_10({}, qrels) == 0
 
 
 def test_checkpoint_scores_and_is_repeatable(small: Collection, tmp_path: Path) -> None:
@@ -300,4 +286,5 @@ def test_the_shipped_model_is_small_and_follows_instructions_where_bm25_cannot(l
     run: dict[str, dict[str, float]] = {}
     for (query_id, doc_id), margin in zip(pairs, margins, strict=True):
         run.setdefault(query_id, {})[doc_id] = margin
-    assert ndcg_at_10(run, collection.qrels) > ndcg_at_10(bm25, collection.qrels)
+    of_model, of_bm25 = (mean(NDCG_AT_10, collection.qrels, found) for found in (run, bm25))
+    assert of_model > of_bm25

@@ -1,4 +1,4 @@
-"""Measures, intervals and tests against values worked out by hand, and against trec_eval's own."""
+"""Intervals, tests and p-MRR against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,44 +8,7 @@ import numpy as np
 import pytest
 
 from tart_ray.errors import InputError
-from tart_ray.evaluation.beir import MAX_RELEVANCE
-from tart_ray.evaluation.metrics import check_measures, compare, interval, p_mrr, per_query, robustness
-
-
-def test_values_by_hand_and_judged_queries_that_are_missing_count_as_0() -> None:
-    qrels = {"a": {"d1": 1, "d2": 1}, "b": {"d1": 1}, "c": {}, "d": {"d3": 0}}
-    run = {"a": {"d9": 3.0, "d1": 2.0, "d2": 1.0}, "c": {"d1": 1.0}, "d": {"d3": 1.0}, "unjudged": {"d1": 1.0}}
-    found = per_query(["nDCG@10", "R@1", "R@2", "RR", "Success@1", "Success@5"], qrels, run)
-    ndcg = (1 / math.log2(3) + 1 / math.log2(4)) / (1 + 1 / math.log2(3))
-    assert found["nDCG@10"] == pytest.approx({"a": ndcg, "b": 0, "c": 0, "d": 0}, abs=1e-12)
-    assert found["R@2"] == {"a": 0.5, "b": 0, "c": 0, "d": 0}
-    assert found["RR"] == {"a": 0.5, "b": 0, "c": 0, "d": 0}
-    assert found["Success@1"] == {"a": 0, "b": 0, "c": 0, "d": 0}
-    assert found["Success@5"] == {"a": 1, "b": 0, "c": 0, "d": 0}
-
-
-def test_the_highest_grade_that_is_taken_is_measured() -> None:
-    qrels = {"a": {"d1": MAX_RELEVANCE, "d2": 1}, "b": {"d1": -MAX_RELEVANCE, "d2": 1}}
-    found = per_query(["nDCG@10", "AP", "Bpref", "Rprec"], qrels, {q: {"d1": 1.0, "d2": 2.0} for q in qrels})
-    ideal = MAX_RELEVANCE + 1 / math.log2(3)
-    assert found["nDCG@10"] == pytest.approx({"a": (1 + MAX_RELEVANCE / math.log2(3)) / ideal, "b": 1.0}, abs=1e-9)
-    assert found["AP"] == {"a": 1.0, "b": 1.0}
-
-
-def test_odd_ids_and_unjudged_documents_are_measured_as_any_other() -> None:
-    """Documents without a judgement count as irrelevant, and as places in the ranking."""
-    qrels = {"0": {"a b.txt": 1, "": 0}, "q 1": {"0": 2, "d\u00e9": 1}}
-    run = {"0": {"unjudged": 3.0, "a b.txt": 2.0}, "q 1": {"0": 1.0, "d\u00e9": 1.0, "zz": 1.0}}
-    found = per_query(["RR", "nDCG@3", "P@2"], qrels, run)
-    assert found["RR"] == {"0": 0.5, "q 1": 0.5}  # "zz", "d\u00e9", "0": the greatest first, of equal scores
-    dcg, ideal = 1 / math.log2(3) + 2 / math.log2(4), 2 + 1 / math.log2(3)
-    assert found["nDCG@3"] == pytest.approx({"0": 1 / math.log2(3), "q 1": dcg / ideal}, abs=1e-12)
-    assert found["P@2"] == {"0": 0.5, "q 1": 0.5}
-
-
-def test_equal_scores_are_ranked_as_trec_eval_does_the_greatest_document_first() -> None:
-    found = per_query(["RR"], {"a": {"d1": 1}, "b": {"d2": 1}}, {q: {"d1": 1.0, "d2": 1.0} for q in "ab"})
-    assert found["RR"] == {"a": 0.5, "b": 1.0}
+from tart_ray.evaluation.metrics import check_measures, compare, interval, p_mrr, robustness
 
 
 def test_p_mrr_by_hand() -> None:
@@ -93,3 +56,9 @@ def test_robustness_by_hand() -> None:
 def test_measures_that_trec_eval_does_not_have_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"input\.tasks: t: measures: got"):
         check_measures("t", ["nDCG@10", name])
+
+
+def test_the_same_measure_twice_is_refused() -> None:
+    check_measures("t", ["nDCG@10", "nDCG@5", "AP"])
+    with pytest.raises(InputError, match=r"t: measures: got \['AP', 'MAP'\], of which some are the same measure"):
+        check_measures("t", ["AP", "MAP"])
