@@ -222,9 +222,10 @@ def _base(versions: Versions) -> str | None:
     if current is None:
         return None
     if not stages.is_readable(versions, current.run):
+        release = versions.run(current.run).read_manifest().get("tart_ray")
         raise RunConflictError(
             f"output.path {versions.path}: its current run {current.run} was written by another release (tart-ray "
-            f"{versions.manifest(current.run).get('tart_ray')}), whose scores and labels this one does not take over; "
+            f"{release}), whose scores and labels this one does not take over; "
             "go on with that release, or choose another output.path"
         )
     return current.run
@@ -269,7 +270,7 @@ def _target(versions: Versions, wanted: str) -> str:
     """
     current = versions.current()
     complete = [id_ for id_ in versions.ids() if versions.run(id_).is_complete()]
-    base: str | None = versions.manifest(current.run)["identity"][BASE] if current else None
+    base: str | None = versions.run(current.run).read_manifest()["identity"][BASE] if current else None
     target = base if wanted == PREVIOUS else wanted
     if current is None or target not in complete:
         problem = "no run before the current one" if wanted == PREVIOUS and target is None else f"got {target!r}"

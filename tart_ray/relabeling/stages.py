@@ -160,7 +160,7 @@ class Work:
 
 def is_readable(versions: Versions, id_: str) -> bool:
     """Whether this release wrote a run's files, or one that wrote them alike."""
-    return bool(versions.manifest(id_)["identity"]["scores"].get("format_version") == FORMAT_VERSION)
+    return bool(versions.run(id_).read_manifest()["identity"]["scores"].get("format_version") == FORMAT_VERSION)
 
 
 def known_tables(versions: Versions, id_: str, base: str | None) -> Iterator[KnownTable]:
@@ -173,7 +173,7 @@ def known_tables(versions: Versions, id_: str, base: str | None) -> Iterator[Kno
             continue
         run = versions.run(other).opened()
         if run.is_complete():  # its buckets have all of its scores; their names do not depend on a listing
-            buckets = versions.manifest(other)["identity"]["scores"]["plan"]["query_buckets"]
+            buckets = versions.run(other).read_manifest()["identity"]["scores"]["plan"]["query_buckets"]
             yield from (KnownTable(other, BUCKET, unit_name(bucket)) for bucket in range(buckets))
             continue
         yield from (KnownTable(other, BUCKET, bucket) for bucket in run.committed(LABEL_PAIRS))

@@ -144,14 +144,9 @@ class Versions:
         """The run with an id."""
         return Run(self.storage, self.place.url(RUNS, id_), self.place.session, self.place.max_attempts)
 
-    def manifest(self, id_: str) -> dict[str, Any]:
-        """Of a run that has begun."""
-        found: dict[str, Any] = json.loads(self.storage.read(self.run(id_).url(MANIFEST)))
-        return found
-
     def is_at(self, id_: str, identity: Mapping[str, Any]) -> bool:
         """Whether a run is complete and has this identity, whatever it builds upon."""
-        found = {name: value for name, value in self.manifest(id_)["identity"].items() if name != BASE}
+        found = {name: value for name, value in self.run(id_).read_manifest()["identity"].items() if name != BASE}
         return found == json.loads(json.dumps(identity)) and self.run(id_).is_complete()
 
     def _newest(self) -> int:
