@@ -9,7 +9,7 @@ file may hold all three. Nor do ``key=value`` directories become fields: they wo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,37 +115,31 @@ def files_of_examples(storage: Storage, url: str) -> tuple[Listing, list[FileInf
     return Listing(tuple(files), listing.skipped), others
 
 
-def check_fields(storage: Storage, url: str, columns: Mapping[str, str] | None = None) -> Listing:
-    """The files that hold examples, after a look at the first record of some of them.
+def check_fields(
+    storage: Storage, urls: Mapping[str, str], columns: Mapping[str, str] | None = None
+) -> dict[str, Listing]:
+    """The files that hold examples, by role, after a look at the first record of some of them.
 
     Args:
+        urls: of a file, a directory or a glob, by role.
         columns: as in `read_examples`.
 
     Raises:
         StorageError: nothing is there.
-        InputError: none of the files holds examples, or a first record is neither a pair nor a list nor a group.
+        InputError: none of the files of a role holds examples, a first record is neither a pair nor a list nor a group,
+            or ``columns`` names a field that no first record has.
     """
-    listing, _ = files_of_examples(storage, url)
-    for fields, file in _sampled_fields(storage, listing):
-        if kind_of(renamed(dict.fromkeys(fields), columns or {})) is None:
-            raise InputError(f"{file.url}: {describe_mismatch(fields)}; input.columns maps other names")
-    return listing
-
-
-def check_renamed(storage: Storage, listings: Iterable[Listing], columns: Mapping[str, str]) -> None:
-    """Refuse to rename fields that no record has.
-
-    Args:
-        columns: as in `read_examples`.
-
-    Raises:
-        InputError: ``columns`` names such a field.
-    """
-    if not columns:
-        return
-    known = {name for listing in listings for fields, _ in _sampled_fields(storage, listing) for name in fields}
+    columns = columns or {}
+    listings = {role: files_of_examples(storage, url)[0] for role, url in urls.items()}
+    known: set[str] = set()
+    for listing in listings.values():
+        for fields, file in _sampled_fields(storage, listing):
+            if kind_of(renamed(dict.fromkeys(fields), columns)) is None:
+                raise InputError(f"{file.url}: {describe_mismatch(fields)}; input.columns maps other names")
+            known.update(fields)
     if missing := sorted({*columns.values()} - known):
         raise InputError(f"input.columns: got {missing}, which no first record has; available: {sorted(known)}")
+    return listings
 
 
 def read_instructions(storage: Storage, url: str) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from tart_ray.scores.releases import versions_of_scores
 from tart_ray.storage import FileInfo, Storage
 from tart_ray.training import TRAINING_VERSION
 from tart_ray.training.examples import Query
-from tart_ray.training.files import check_fields, check_renamed, read_instructions
+from tart_ray.training.files import check_fields, read_instructions
 from tart_ray.training.pinned_start import pin_start
 from tart_ray.training.stages import TRAIN, Work, read_roles, train_model, urls_of_roles
 
@@ -137,8 +137,7 @@ def make_plan(config: TrainConfig) -> Plan:
     storage = Storage(config.storage)
     url = config.input.instructions
     instructions = read_instructions(storage, url) if url else None
-    listings = {role: check_fields(storage, url, config.input.columns) for role, url in urls_of_roles(config).items()}
-    check_renamed(storage, listings.values(), config.input.columns)
+    listings = check_fields(storage, urls_of_roles(config), config.input.columns)
     run = Run.at(storage, config.output.path, config.limits.max_attempts_per_chunk)
     model, start = pin_start(config.model, config.storage)
     work = Work(run, config.model_copy(update={"model": model}), instructions, start)

@@ -13,13 +13,18 @@ import pytest
 from support.job_files import write_jsonl
 
 from tart_ray.errors import InputError
+from tart_ray.input.listing import Listing
 from tart_ray.mining.format_options import FormatOptions
 from tart_ray.mining.groups import GROUPS
 from tart_ray.mining.trainer_files import FORMATS, lines
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
-from tart_ray.training.files import check_fields, check_renamed, read_examples, read_instructions
+from tart_ray.training.files import check_fields, read_examples, read_instructions
 from tart_ray.training.query_files import decode_queries, encode_queries
+
+
+def fields_of(url: str, columns: dict[str, str] | None = None) -> Listing:
+    return check_fields(Storage(), {"train": url}, columns)["train"]
 
 
 def document(name: str, margin: float) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def test_what_mining_writes_is_read_back(name: str, with_scores: bool, tmp_path:
         pq.write_table(rows, tmp_path / "part.parquet")
     else:
         (tmp_path / FORMATS[name].file_name("part")).write_text("".join(f"{line}\n" for line in lines(name, rows)))
-    check_fields(Storage(), str(tmp_path))
+    fields_of(str(tmp_path))
     examples = read_examples(Storage(), str(tmp_path), needs_scores=with_scores)
     assert examples.queries == (WITH_SCORES if with_scores else WITHOUT_SCORES)
     known = 1 if name == "triplet" else 0  # the last of the crossed pairs says nothing new
@@ -87,7 +92,7 @@ def test_scores_without_labels_are_refused_with_what_to_write(tmp_path: Path) ->
     rows = FORMATS["labeled-pair"].rows(MINED, FormatOptions(with_scores=True)).rows
     pq.write_table(rows, tmp_path / "part.parquet")
     with pytest.raises(InputError, match=r"part\.parquet: .*scores without labels.*triplet"):
-        check_fields(Storage(), str(tmp_path))
+        fields_of(str(tmp_path))
 
 
 def test_bad_records_are_kept_with_reason_and_place(tmp_path: Path) -> None:
@@ -216,13 +221,13 @@ def test_files_without_examples_are_skipped_by_name(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows", [{"query": "r", "positives": ["p"], "negatives": ["n"]}])
     (tmp_path / "README.md").write_text("# What these are\n")
     (tmp_path / "LICENSE").write_text("CC-BY-NC-4.0\n")
-    files = check_fields(Storage(), str(tmp_path)).files
+    files = fields_of(str(tmp_path)).files
     assert [file.url.rsplit("/")[-1] for file in files] == ["rows", "rows.jsonl"]
     read = read_examples(Storage(), str(tmp_path))
     assert [query.text for query in read.queries] == ["r", "q"]
     assert [url.rsplit("/")[-1] for url in read.skipped] == ["LICENSE", "README.md"]
     with pytest.raises(InputError, match=r"README\.md: no JSONL or Parquet in it"):
-        check_fields(Storage(), str(tmp_path / "README.md"))
+        fields_of(str(tmp_path / "README.md"))
 
 
 def test_many_instructions_are_kept(tmp_path: Path) -> None:
@@ -251,11 +256,16 @@ def test_fields_that_are_called_otherwise_are_mapped(tmp_path: Path) -> None:
     columns = {"query": "question", "document": "answer", "label": "relevant"}
     url = str(tmp_path / "rows.jsonl")
     with pytest.raises(InputError, match=r"rows\.jsonl: .*; input\.columns maps other names"):
-        check_fields(Storage(), url)
-    listing = check_fields(Storage(), url, columns)
-    check_renamed(Storage(), [listing], columns)
+        fields_of(url)
+    fields_of(url, columns)
     with pytest.raises(InputError, match=r"got \['tasks'\], which no first record has; available: \['answer'"):
-        check_renamed(Storage(), [listing], columns | {"task": "tasks"})
+        fields_of(url, columns | {"task": "tasks"})
+    write_jsonl(tmp_path / "others.jsonl", [{**rows[0], "tasks": "code"}])
+    both = {"train": url, "evaluation": str(tmp_path / "others.jsonl")}
+    listings = check_fields(Storage(), both, columns | {"task": "tasks"})  # a field that one role has will do
+    assert {role: listing.files[0].url for role, listing in listings.items()} == {
+        r: f"file://{u}" for r, u in both.items()
+    }
     examples = read_examples(Storage(), url, columns=columns, negatives="optional")
     assert [(query.text, query.positives) for query in examples.queries] == [("sort", ("def sort",))]
     (bad,) = examples.quarantine.rows
@@ -266,7 +276,7 @@ def test_parquet_is_read_as_other_jobs_read_it(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "positives": ["p"], "negatives": ["n"], "day": date(2020, 1, i + 1)} for i in range(6)]
     rows[3]["positives"] = [""]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "no suffix", row_group_size=2)
-    check_fields(Storage(), str(tmp_path))
+    fields_of(str(tmp_path))
     examples = read_examples(Storage(), str(tmp_path))
     assert [query.text for query in examples.queries] == ["q0", "q1", "q2", "q4", "q5"]
     (bad,) = examples.quarantine.rows
@@ -290,4 +300,4 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
         read_examples(Storage(), str(tmp_path))
     path.write_bytes(content[:-8])
     with pytest.raises(InputError, match=r"part\.parquet: not a complete Parquet file"):
-        check_fields(Storage(), str(tmp_path))
+        fields_of(str(tmp_path))
