@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tart_ray.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from tart_ray import config, errors
     from tart_ray.api import RunResult, evaluate, mine_negatives, open_run, plan, relabel, rerank, train
     from tart_ray.model.enct5 import EncT5ForSequenceClassification
     from tart_ray.model.tokenizer import EncT5Tokenizer
@@ -20,6 +21,8 @@ __all__ = [
     "RunResult",
     "Scorer",
     "Scores",
+    "config",
+    "errors",
     "evaluate",
     "mine_negatives",
     "open_run",
@@ -29,6 +32,7 @@ __all__ = [
     "train",
 ]
 
+_MODULES = ("config", "errors")
 _HOMES = {
     "EncT5ForSequenceClassification": "tart_ray.model.enct5",
     "EncT5Tokenizer": "tart_ray.model.tokenizer",
@@ -42,6 +46,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import the public names on first use, so that `import tart_ray.config` loads no torch."""
+    if name in _MODULES:
+        return importlib.import_module(f"tart_ray.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tart_ray' has no attribute {name!r}; it offers {__all__}")

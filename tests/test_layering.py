@@ -42,7 +42,7 @@ IMPORTS = {
     "job_table": {"errors", "config", "mining", "relabeling", "reranking", "evaluation", "training"},
     "api": {"errors", "config", "locations", "storage", "runs", "results", "job_table", "relabeling"},
     "jobs_command": {"__init__", "errors", "config", "engine", "demo", "job_table"},
-    "__init__": {"api", "model", "scoring", "version"},
+    "__init__": {"api", "config", "errors", "model", "scoring", "version"},
     "__main__": {"jobs_command"},
 }  # fmt: skip
 MAY_NOT_IMPORT = {
@@ -184,6 +184,16 @@ def every_module_of(part: str) -> str:
     ("statement", "loaded", "not_loaded"),
     [
         ("import tart_ray", set(), {"torch", "transformers", "ray", "pyarrow"}),
+        (
+            "import tart_ray; tart_ray.errors.TartRayError",
+            set(),
+            {"torch", "transformers", "ray", "pyarrow", "pydantic"},
+        ),
+        (
+            "import tart_ray; tart_ray.config.RerankConfig; assert {'config', 'errors'} < {*dir(tart_ray)}",
+            {"pydantic"},
+            {"torch", "transformers", "ray", "pyarrow"},
+        ),
         ("from tart_ray import rerank", {"pydantic"}, {"torch", "transformers", "ray", "pyarrow", *EXTRAS}),
         (every_module_of("config"), {"pydantic"}, {"torch", "transformers", "ray", "pyarrow", "fsspec"}),
         (every_module_of("tables"), {"pyarrow"}, {"torch", "transformers", "ray"}),
@@ -214,6 +224,8 @@ def every_module_of(part: str) -> str:
     ],
     ids=[
         "tart_ray",
+        "errors",
+        "configurations",
         "API",
         "config",
         "tables",
