@@ -240,18 +240,17 @@ def _execute(session: Session, plan: Plan, run: Run, load: LoadScorer) -> ExitCo
         retrieve(work)
     with session.timed("collect"):
         collected = collect(work)
-    scored = NOTHING_SCORED
+    scored: Mapping[str, int] = NOTHING_SCORED
     if total(collected.values(), "pairs"):
         assert plan.spec is not None
         with session.timed("score"):
             files = {role: [run.url(name) for name in names] for role, names in files_to_score(collected).items()}
             windows = config.model.long_documents == "maxp"
             pairs = make_plan(run.storage, _to_score(config, run), windows=windows, files=files)
-            code, store = score_within(session, plan.scoring, pairs, plan.spec, load)
-        if code != ExitCode.DONE:
-            return code
-        work = dataclasses.replace(work, store=store)
-        scored = json.loads(store.directory.read("report.json"))["counts"]
+            within = score_within(session, plan.scoring, pairs, plan.spec, load)
+        if within.code != ExitCode.DONE:
+            return within.code
+        work, scored = dataclasses.replace(work, store=within.store), within.counts
     with session.timed("measure"):
         measured = measure_parts(work)
     with session.timed("summarise"):

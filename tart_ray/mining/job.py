@@ -7,7 +7,6 @@ preparing is deterministic, so a chunk has the rows that its scores belong to. T
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from tart_ray.scores.plan import BYTES_PER_BUCKET, Plan, bucket_count, files_ide
 from tart_ray.scores.prepare import read_stage, split_names
 from tart_ray.scores.replica import LoadScorer, load_scorer
 from tart_ray.scores.spec import ScoringSpec
-from tart_ray.scores.store import ScoreStore, StoredRun, as_read, find_run
+from tart_ray.scores.store import ScoreStore, StoredRun, find_run
 from tart_ray.scores.within import identity_of, score_within
 from tart_ray.storage import Storage
 
@@ -176,20 +175,19 @@ def mine_negatives(config: MineConfig, *, load: LoadScorer = load_scorer, ends_p
         if run.is_complete():  # by another driver, meanwhile
             return nothing_to_do(run)
         if task.stored is not None:
-            return _mine(session, task, run, task.plan, task.stored.store)
+            return _mine(session, task, run, task.plan, task.stored.store, task.stored.warnings)
         assert task.spec is not None
         with session.timed("score"):
-            code, store = score_within(session, task.scoring, task.plan, task.spec, load)
-        if code != ExitCode.DONE:
-            log.error("scoring ended with exit code %d: nothing is mined", code)
-            return code
-        plan = as_read(task.plan, store.directory)
-        check_columns(rows_schema(plan), plan.candidates, task.settings)
-        return _mine(session, task, run, plan, store)
+            within = score_within(session, task.scoring, task.plan, task.spec, load)
+        if within.code != ExitCode.DONE:
+            log.error("scoring ended with exit code %d: nothing is mined", within.code)
+            return within.code
+        check_columns(rows_schema(within.plan), within.plan.candidates, task.settings)
+        return _mine(session, task, run, within.plan, within.store, within.warnings)
 
 
-def _mine(session: Session, task: Task, run: Run, plan: Plan, store: ScoreStore) -> ExitCode:
-    """All stages after scoring."""
+def _mine(session: Session, task: Task, run: Run, plan: Plan, store: ScoreStore, warned: Sequence[str]) -> ExitCode:
+    """All stages after scoring, which gave these warnings."""
     corpus, qrels = task.corpus, task.qrels
     document_buckets = bucket_count(corpus.nbytes / BYTES_PER_BUCKET) if corpus else plan.document_buckets
     work = Work(run, store, plan, task.settings, qrels, corpus, document_buckets)
@@ -201,10 +199,9 @@ def _mine(session: Session, task: Task, run: Run, plan: Plan, store: ScoreStore)
         mined = list(mine_buckets(work).values())
     judgements = total(read.values(), "rows") if qrels else total(mined, "judgements")
     quarantined = total(read.values(), "quarantined")
-    of_scores: list[str] = json.loads(store.directory.read("report.json")).get("warnings", [])
-    for warning in of_scores:
+    for warning in warned:
         log.warning("%s", warning)
-    warnings = [*task.warnings, *of_scores]
+    warnings = [*task.warnings, *warned]
     outcome = make_outcome(task, mined, store.rows, judgements, quarantined, warnings)
     _tell_of_trainer_files(outcome.report, task.settings)
     return session.finish(run, outcome)

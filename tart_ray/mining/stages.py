@@ -24,7 +24,7 @@ from tart_ray.runs.directory import WORK, Directory
 from tart_ray.runs.fragments import encode_fragment
 from tart_ray.runs.stage import Record, Stage
 from tart_ray.scores.plan import Plan, scores_schema
-from tart_ray.scores.prepare import fragment_path, read_chunk, read_fragments, read_shuffled, shuffle, unit_name
+from tart_ray.scores.prepare import fragment_path, read_chunk, read_fragments, read_shuffled, shuffle, unit_names
 from tart_ray.scores.store import ScoreStore, prepare_again
 from tart_ray.tables import texts
 from tart_ray.tables.groups import first_rows, in_input_order
@@ -131,7 +131,7 @@ def bring_texts(work: Work, partition_by: list[str]) -> None:
         shuffle(work.run, work.qrels, "doc_id", work.document_buckets)
         if work.corpus is not None:
             shuffle(work.run, work.corpus, "doc_id", work.document_buckets)
-        units = [unit_name(bucket) for bucket in range(work.document_buckets)]
+        units = unit_names(work.document_buckets)
         run_stage(work.run, JOIN_POSITIVES, units, functools.partial(_join_positives, work))
     if work.regroup_by is not None:
         run_stage(work.run, REGROUP, list(work.store.chunks), functools.partial(_regroup, work, work.regroup_by))
@@ -308,7 +308,7 @@ def _judgements(work: Work, unit: str) -> pa.Table:
     assert work.qrels is not None
     if not work.has_corpus:
         return read_shuffled(work.run, work.qrels, int(unit)).select(JUDGEMENTS.names)
-    units = [unit_name(bucket) for bucket in range(work.document_buckets)]
+    units = unit_names(work.document_buckets)
     return read_fragments(work.run, JOIN_POSITIVES.name, units, int(unit), JUDGED_TEXTS)
 
 

@@ -12,7 +12,7 @@ from tart_ray.engine.stages import run_stage
 from tart_ray.runs.directory import Directory
 from tart_ray.runs.stage import Record, Stage
 from tart_ray.scores.plan import Plan, scores_schema
-from tart_ray.scores.prepare import unit_name
+from tart_ray.scores.prepare import unit_names
 from tart_ray.scores.store import ScoreStore
 from tart_ray.tables.hive import partitions
 from tart_ray.tables.ranking import rank
@@ -45,7 +45,7 @@ def ranked_files(run: Directory, query_buckets: int) -> list[str]:
     Raises:
         StorageError: a commit is not there.
     """
-    records = run.records(RANK, [unit_name(bucket) for bucket in range(query_buckets)])
+    records = run.records(RANK, unit_names(query_buckets))
     return [
         run.url(*_path(folder.split("/") if folder else (), bucket))
         for bucket, record in records.items()

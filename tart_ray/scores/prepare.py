@@ -119,8 +119,7 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = (), spec: 
         InputError: a column to partition by turned out to be of another type than in the sample.
     """
     reads = {role: shuffle(run, source, *_key(plan, role)) for role, source in plan.sources.items()}
-    sampled, plan = plan, plan.as_read([record.fields for record in reads["candidates"].values()])
-    columns = json_lines.changes(sampled.candidates.extras, plan.candidates.extras)
+    plan, columns = _as_read(plan, reads)
     for line in columns:
         log.warning("%s: column %s", plan.candidates.url, line)
     try:
@@ -129,17 +128,42 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = (), spec: 
         raise InputError(f"{plan.candidates.url}: {error}; columns: {columns}") from None
     joins: dict[str, Joined] = {}
     if plan.corpus is not None:
-        units = [unit_name(bucket) for bucket in range(plan.document_buckets)]
+        units = unit_names(plan.document_buckets)
         joins = run_stage(run, JOIN_TEXTS, units, lambda unit: _join_bucket(run, plan, unit))
-    units = [unit_name(bucket) for bucket in range(plan.query_buckets)]
     for remark in remarks_before(plan, spec) if spec else ():
         log.warning("%s", remark)
     joined = {unit: record.fragments for unit, record in joins.items()}
+    units = unit_names(plan.query_buckets)
     cuts = run_stage(run, CUT_CHUNKS, units, lambda unit: _cut_bucket(run, plan, joined, partition_by, unit))
-    pairs, bare = total(cuts.values(), "rows"), total(cuts.values(), "without_instruction")
-    warnings = tuple(remarks_after(plan, spec, pairs=pairs, bare=bare)) if spec else ()
-    for warning in warnings:
+    prepared = _summed_up(plan, columns, spec, reads, joins, cuts)
+    for warning in prepared.warnings:
         log.warning("%s", warning)
+    return prepared
+
+
+def prepared_before(run: Directory, plan: Plan, spec: ScoringSpec) -> Prepared:
+    """What `prepare` told of a run that has ended, from its commits.
+
+    Raises:
+        StorageError: a commit is not there.
+    """
+    reads = {role: run.records(read_stage(source.role), split_names(source)) for role, source in plan.sources.items()}
+    joins = run.records(JOIN_TEXTS, unit_names(plan.document_buckets))
+    cuts = run.records(CUT_CHUNKS, unit_names(plan.query_buckets))
+    return _summed_up(*_as_read(plan, reads), spec, reads, joins, cuts)
+
+
+def _as_read(plan: Plan, reads: Mapping[str, Mapping[str, Read]]) -> tuple[Plan, list[str]]:
+    """The plan with the columns that the candidates were found to have, and what became of those of the sample."""
+    found = plan.as_read([record.fields for record in reads["candidates"].values()])
+    return found, json_lines.changes(plan.candidates.extras, found.candidates.extras)
+
+
+def _summed_up(
+    plan: Plan, columns: list[str], spec: ScoringSpec | None,
+    reads: Mapping[str, Mapping[str, Read]], joins: Mapping[str, Joined], cuts: Mapping[str, Cut],
+) -> Prepared:  # fmt: skip
+    pairs, bare = total(cuts.values(), "rows"), total(cuts.values(), "without_instruction")
     candidates = [*reads["candidates"].values(), *joins.values(), *cuts.values()]
     others = [record for role, found in reads.items() if role != "candidates" for record in found.values()]
     return Prepared(
@@ -152,7 +176,7 @@ def prepare(run: Directory, plan: Plan, partition_by: Sequence[str] = (), spec: 
         other_quarantined=total(others, "quarantined") + total((*joins.values(), *cuts.values()), "other_quarantined"),
         corpus_duplicates=total(joins.values(), "corpus_duplicates"),
         query_duplicates=total(cuts.values(), "query_duplicates"),
-        warnings=warnings,
+        warnings=tuple(remarks_after(plan, spec, pairs=pairs, bare=bare)) if spec else (),
         overruled=total((record for found in reads.values() for record in found.values()), "overruled"),
     )
 
@@ -170,6 +194,11 @@ def write_chunk(run: Directory, chunk: str, rows: pa.Table) -> None:
 def unit_name(index: int) -> str:
     """A name that sorts as its number does."""
     return f"{index:05d}"
+
+
+def unit_names(number: int) -> list[str]:
+    """The names of so many units."""
+    return [unit_name(index) for index in range(number)]
 
 
 def _key(plan: Plan, role: str) -> tuple[str, int]:

@@ -27,7 +27,7 @@ from tart_ray.runs.directory import MANIFEST, Directory
 from tart_ray.runs.run import Run, differences
 from tart_ray.scores.actor import ReplicaActor
 from tart_ray.scores.plan import FORMAT_VERSION, Plan, make_plan
-from tart_ray.scores.prepare import CUT_CHUNKS, Chunk, Prepared, prepare, read_stage, split_names, unit_name
+from tart_ray.scores.prepare import CUT_CHUNKS, Chunk, Prepared, prepare, read_stage, split_names, unit_names
 from tart_ray.scores.releases import library_releases
 from tart_ray.scores.replica import LoadScorer, load_scorer
 from tart_ray.scores.scored import SCORE_CHUNKS, SCORES, Scored
@@ -63,10 +63,17 @@ class ScoreStore:
             The store, and the records of all chunks.
         """
         records = score(directory, prepared.plan, spec, prepared.chunks, load)
-        chunks = {
-            bucket: {chunk.id: records[chunk.id].rows for chunk in found} for bucket, found in prepared.buckets.items()
-        }
-        return cls(directory, chunks), records
+        return cls._of(directory, prepared.buckets, records), records
+
+    @classmethod
+    def reopen(cls, directory: Directory, prepared: Prepared) -> tuple[ScoreStore, dict[str, Scored]]:
+        """What `build` returned of a finished run.
+
+        Raises:
+            StorageError: a commit is not there.
+        """
+        records = directory.records(SCORE_CHUNKS, [chunk.id for chunk in prepared.chunks])
+        return cls._of(directory, prepared.buckets, records), records
 
     @classmethod
     def open(cls, directory: Directory, identity: Mapping[str, Any]) -> ScoreStore:
@@ -75,11 +82,18 @@ class ScoreStore:
         Raises:
             StorageError: a commit is not there.
         """
-        buckets = [unit_name(bucket) for bucket in range(identity["plan"]["query_buckets"])]
+        buckets = unit_names(identity["plan"]["query_buckets"])
         cut = {bucket: record.chunks for bucket, record in directory.records(CUT_CHUNKS, buckets).items()}
         records = directory.records(SCORE_CHUNKS, [chunk.id for chunks in cut.values() for chunk in chunks])
+        return cls._of(directory, cut, records)
+
+    @classmethod
+    def _of(
+        cls, directory: Directory, buckets: Mapping[str, Sequence[Chunk]], records: Mapping[str, Scored]
+    ) -> ScoreStore:
         return cls(
-            directory, {bucket: {chunk.id: records[chunk.id].rows for chunk in cut[bucket]} for bucket in buckets}
+            directory,
+            {bucket: {chunk.id: records[chunk.id].rows for chunk in found} for bucket, found in buckets.items()},
         )
 
     @property
@@ -133,6 +147,12 @@ class StoredRun:
     model: str  # the checkpoint's path
     identity: Mapping[str, Any]
     store: ScoreStore
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences of its report."""
+        warnings: list[str] = json.loads(self.run.read("report.json")).get("warnings", [])
+        return warnings
 
 
 def prepare_again(directory: Directory, plan: Plan, partition_by: Sequence[str], store: ScoreStore) -> Prepared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
 from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.plan import Plan
-from tart_ray.scores.prepare import Prepared, prepare
+from tart_ray.scores.prepare import Prepared, prepare, prepared_before
 from tart_ray.scores.replica import LoadScorer, load_scorer
 from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.scored import Scored
@@ -65,10 +65,28 @@ def identity_of(plan: Plan, spec: ScoringSpec, run: Run) -> dict[str, Any]:
     return {"job": "score", **scored}
 
 
+@dataclass(frozen=True)
+class ScoredWithin:
+    """A score store that was built, or found complete, for who is at work above it.
+
+    Attributes:
+        code: how its run ended; unless `ExitCode.DONE`, the store is not to be used.
+        plan: with the columns that the candidates were found to have.
+        counts: rows of its input by what became of them, as `counts` has them.
+        warnings: sentences.
+    """
+
+    code: ExitCode
+    store: ScoreStore
+    plan: Plan
+    counts: Mapping[str, int]
+    warnings: Sequence[str]
+
+
 def score_within(
     session: Session, run: Run, plan: Plan, spec: ScoringSpec, load: LoadScorer = load_scorer
-) -> tuple[ExitCode, ScoreStore]:
-    """Build the score store of a plan, for who is at work above it, or find it complete.
+) -> ScoredWithin:
+    """Build the score store of a plan, or find it complete.
 
     Raises:
         RunConflictError: something else is there.
@@ -77,7 +95,9 @@ def score_within(
     identity, config = identity_of(plan, spec, run), _Config(plan, spec, run.path)
     with session.begun(run, identity, config) as begun:
         if begun.is_complete():
-            return ExitCode.DONE, ScoreStore.open(begun, identity)
+            prepared = prepared_before(begun, plan, spec)
+            store, scored = ScoreStore.reopen(begun, prepared)
+            return ScoredWithin(ExitCode.DONE, store, prepared.plan, counts(prepared, scored), prepared.warnings)
         prepared = prepare(begun, plan, spec=spec)
         store, scored = ScoreStore.build(begun, prepared, spec, load)
         encoder = EncoderReport.of(begun, scored.values())
@@ -91,7 +111,7 @@ def score_within(
             notes=notes_of(plan.sources),
             warnings=[*prepared.warnings, *encoder.warnings],
         )
-        return session.finish(begun, outcome), store
+        return ScoredWithin(session.finish(begun, outcome), store, prepared.plan, outcome.counts, prepared.warnings)
 
 
 def counts(prepared: Prepared, scored: Mapping[str, Scored]) -> dict[str, int]:

@@ -307,6 +307,21 @@ def test_a_run_that_failed_continues_and_tells_what_is_missing(
     assert rows["cqa"]["first_stage"] == pytest.approx((1 + 1 / math.log2(3)) / (1 + 1 / math.log2(3)) / 4)
 
 
+def test_a_store_that_is_found_complete_is_counted_by_its_commits(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    write_beir(tmp_path / "b", {"d1": ("", "wing"), "d2": ("", "flow")}, {"q1": "wing"}, {"q1": {"d1": 1}})
+    write_run(tmp_path / "b.trec", {"q1": {"d1": 3.0, "d2": 2.0, "gone": 1.0}})
+    task = {"name": "b", "path": str(tmp_path / "b"), "first_stage": str(tmp_path / "b.trec")}
+    config = make(tmp_path, tiny_checkpoint, [task], limits={"max_quarantined_fraction": 0.5})
+    assert evaluate(config, load=load_cheap_scorer) == ExitCode.DONE
+    run = tmp_path / "run"
+    counts = report_of(run)["counts"]
+    assert (counts["pairs to score"], counts["scored"], counts["quarantined pairs"]) == (3, 2, 1)
+    for file in ("_SUCCESS", "report.json", "scoring/report.json"):
+        (run / file).unlink()
+    assert evaluate(config, load=never) == ExitCode.DONE
+    assert report_of(run)["counts"] == counts
+
+
 def test_bad_configurations_are_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write_beir(tmp_path / "b", {"d1": ("", "x")}, {"q1": "one"}, {"q1": {"d1": 1}})
     write_qrels(tmp_path / "b" / "qrels" / "dev.tsv", {"q1": {"d1": 1}})

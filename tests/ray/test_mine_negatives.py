@@ -232,7 +232,11 @@ def test_candidates_are_scored_first_and_a_killed_run_resumes(tmp_path: Path, ma
     (mined / "_SUCCESS").unlink()  # as if killed before the bucket was committed
     (mined / "_commits/mine/00000.json").unlink()
     shutil.rmtree(mined / "negatives")
+    (mined / "scoring/report.json").unlink()  # commits tell what it told
     assert mine_negatives(config, load=never) == ExitCode.DONE
+    (warning,) = report_of(mined)["warnings"]
+    assert warning.startswith("10 of 10 pairs have no instruction")
+    assert report_of(tmp_path / "whole")["warnings"] == [warning]
     for part in ("negatives", "positives", "left_out", "shortfalls"):
         assert read_output(mined, part) == read_output(tmp_path / "whole", part)
 
