@@ -61,6 +61,10 @@ bench-load: setup
 bench-mining: setup
 	$(BIN)/python -m benchmarks.mining
 
+# jobs.rerank with a cross-encoder, beside the library alone and Ray Data by hand (benchmarks/by_hand.py); ten minutes.
+bench-cross-encoders: setup
+	$(BIN)/python -m benchmarks.cross_encoder
+
 # Training alone takes over an hour on two cores; a rerun continues where it stopped. Needs pip and Debian's package manager.
 train-demo-model: setup
 	$(BIN)/python -m recipes.demo_model all
