@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 from support.drivers import IN_FLIGHT, Jobs, puts
 from support.faulty_s3 import Exchange, call, hold
+from support.functions import calling
 from support.s3_jobs import ROOT, put
 
 from tart_ray.errors import ExitCode
@@ -178,3 +180,31 @@ def test_a_driver_that_is_suspended_and_comes_back_while_another_goes_on_with_th
     assert jobs.proxy.store.filesystem().cat(f"{jobs.bucket}/suspended/report.json") == written
     assert jobs.exists("suspended/_SUCCESS")
     assert_same(jobs.rows("suspended"), undisturbed_job)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("thread", ["main", "another"])
+def test_a_function_whose_run_another_driver_takes_over_raises_and_its_process_lives_on(
+    thread: str, jobs: Jobs, undisturbed_job: Any, assert_same: Any, tmp_path: Path
+) -> None:
+    """Its process is suspended for longer than a lease lasts, with a chunk's commit on its way to the store."""
+    run, go_on, reached, over = f"taken-from-{thread}", threading.Event(), threading.Event(), threading.Event()
+    commits = puts(f"/{run}/_commits/score/")
+    jobs.proxy.on(lambda request: commits(request) and not over.is_set(), hold(go_on, reached))
+    with calling(thread, tmp_path, jobs.environment) as caller:
+        caller.call(jobs.config_of(run))
+        assert reached.wait(120), caller.log.read_text()
+        caller.process.send_signal(signal.SIGSTOP)
+        over.set()
+        try:
+            assert jobs.finish(run) == ExitCode.DONE, jobs.said
+        finally:
+            caller.process.send_signal(signal.SIGCONT)
+        go_on.set()
+        failed = caller.outcome()
+        assert failed["error"] == "RunFailedError", failed
+        assert "another driver completed the run there" in failed["message"], failed
+        caller.call(jobs.config_of(f"after-{run}"))
+        assert caller.outcome()["counts"]["scored"] == len(undisturbed_job)
+    for name in (run, f"after-{run}"):
+        assert_same(jobs.rows(name), undisturbed_job)

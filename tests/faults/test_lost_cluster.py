@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 import yaml
+from support.drivers import Jobs, puts
+from support.faulty_s3 import hold
+from support.functions import calling
 from support.job_files import WORDS, write_jsonl
 from support.s3_jobs import ROOT, command
 from support.s3_server import free_ports, wait_until_open
 
-from tart_ray.errors import ExitCode
+from tart_ray.errors import CONTINUE, ExitCode
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -75,6 +79,35 @@ def test_a_job_whose_cluster_goes_away_ends_with_a_sentence(
     assert "the job failed: the Ray cluster at " in told
     assert "run the same command again to continue" in told.splitlines()[-1], told
     assert "Traceback" not in told
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("thread", ["main", "another"])
+@pytest.mark.parametrize("lost", ["gcs_server", "raylet", "all"])
+def test_a_function_whose_cluster_goes_away_raises_and_its_process_goes_on_with_the_run(
+    lost: str, thread: str, started: tuple[subprocess.Popen[bytes], int], jobs: Jobs, undisturbed_job: Any,
+    assert_same: Any, tmp_path: Path,
+) -> None:  # fmt: skip
+    cluster, port = started
+    run, go_on, reached = f"function-{lost}-{thread}", threading.Event(), threading.Event()
+    server = jobs.proxy.server
+    store = {"endpoint_url": server.endpoint_url, "key": server.key, "secret": server.secret}
+    config = jobs.config_of(run) | {"storage": store}
+    joins = {**config["cluster"], "address": f"127.0.0.1:{port}"}
+    jobs.proxy.on(puts(f"/{run}/_commits/score/"), hold(go_on, reached), times=1)
+    with calling(thread, tmp_path, jobs.environment) as caller:
+        caller.call(config | {"cluster": joins})
+        assert reached.wait(120), caller.log.read_text()
+        for pid in children(cluster.pid, lost):
+            os.kill(pid, signal.SIGKILL)
+        failed = caller.outcome()
+        go_on.set()
+        assert failed["error"] == "RunFailedError", failed
+        assert failed["message"].startswith(f"the Ray cluster at 127.0.0.1:{port} was lost: "), failed
+        assert failed["advice"] == CONTINUE
+        caller.call(config)
+        assert caller.outcome()["counts"]["scored"] == len(undisturbed_job)
+    assert_same(jobs.rows(run), undisturbed_job)
 
 
 def children(pid: int, name: str) -> list[int]:

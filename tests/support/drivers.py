@@ -39,10 +39,14 @@ class Jobs:
         self.config["output"]["partition_by"] = ["query_id"]
         self.starts = 0
 
+    def config_of(self, run: str) -> dict[str, Any]:
+        """The configuration of a run."""
+        return self.config | {"output": self.config["output"] | {"path": f"s3://{self.bucket}/{run}/"}}
+
     def start(self, run: str, *options: str) -> subprocess.Popen[bytes]:
         """A driver; what it says goes to ``log``."""
         self.starts += 1
-        config = self.config | {"output": self.config["output"] | {"path": f"s3://{self.bucket}/{run}/"}}
+        config = self.config_of(run)
         (self.folder / "job.yaml").write_text(yaml.safe_dump(config))
         with self.log.open("wb") as log:
             return subprocess.Popen(
