@@ -6,6 +6,7 @@ as a whole or not at all. Unwinding through Ray would take longer than the 3 sec
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -28,8 +29,9 @@ class Stop:
     """Ends the work of the thread that made it, when another thread finds that it cannot go on.
 
     A command's process is ended at once, with its lease released so that a rerun can begin. Of a function, the caller
-    gets an error: at once in the main thread; in others when the function comes to its end, as Python interrupts the
-    main thread alone.
+    gets an error: at once in the main thread, which a signal wakes from whatever it waits for; in another thread when
+    it next runs Python, and Ray Data looks for results every few milliseconds. That has to be soon: a minute after its
+    cluster is gone Ray ends the whole process.
 
     Args:
         ends_process: whether this is a command.
@@ -40,6 +42,7 @@ class Stop:
 
     def __init__(self, *, ends_process: bool) -> None:
         self.ends_process = ends_process
+        self._thread = threading.get_ident()
         self._is_main = threading.current_thread() is threading.main_thread()
         self._lock = threading.Lock()
         self._reason: str | None = None
@@ -62,7 +65,9 @@ class Stop:
                 return
             self._reason = message
             if self._is_main:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # it may wait for a lock
+                signal.pthread_kill(self._thread, signal.SIGINT)  # it may wait for a lock
+            else:
+                _raise_in(self._thread, KeyboardInterrupt)
 
     def let_go(self, message: str) -> None:
         """End this process, with its lease released so that a rerun can begin at once."""
@@ -80,10 +85,12 @@ class Stop:
         return self._reason
 
     def outlast_interrupt(self) -> None:
-        """Wait for what `close` came too late for."""
-        if self._is_main:
-            with suppress(KeyboardInterrupt):
+        """Let nothing arrive later of what `close` came too late for."""
+        with suppress(KeyboardInterrupt):
+            if self._is_main:
                 time.sleep(SECONDS_TO_RELEASE)
+            else:
+                _raise_in(self._thread, None)
 
 
 @contextmanager
@@ -142,6 +149,11 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise in another thread when it next runs Python; None takes back what was not raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
 
 
 def _end(message: str) -> None:

@@ -34,17 +34,32 @@ def test_a_loss_after_the_end_is_nothing() -> None:
     lose(stop).join()
 
 
-def test_other_threads_are_told_when_they_come_to_an_end() -> None:
-    done = []
+def test_another_thread_is_interrupted_when_it_runs_python_and_told_why() -> None:
+    looked, done = threading.Event(), []
 
     def work() -> None:
         with stoppable(ends_process=False) as stop:
-            lose(stop).join()
-            done.append("the rest")
+            try:
+                lose(stop)
+                while True:
+                    looked.wait(0.01)  # as Ray Data does
+            finally:
+                done.append("cleaned up")
 
-    with ThreadPoolExecutor() as pool, pytest.raises(RunFailedError, match="another driver"):
+    with ThreadPoolExecutor() as pool, pytest.raises(RunFailedError, match="another driver") as raised:
         pool.submit(work).result()
-    assert done == ["the rest"]
+    assert done == ["cleaned up"]
+    assert raised.value.__cause__ is None
+
+
+def test_of_a_loss_at_the_very_end_another_thread_is_told_and_not_interrupted_later() -> None:
+    def work() -> int:
+        with pytest.raises(RunFailedError, match="another driver"), stoppable(ends_process=False) as stop:
+            lose(stop).join()
+        return sum(range(1_000_000))
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(work).result() == 499_999_500_000
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("of the work")])

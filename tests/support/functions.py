@@ -18,6 +18,8 @@ import json, sys
 from concurrent.futures import ThreadPoolExecutor
 import tart_ray
 
+outcomes, sys.stdout = sys.stdout, sys.stderr  # Ray prints, too
+
 def rerank(config):
     try:
         return {"counts": {**tart_ray.rerank(config).counts}}
@@ -30,7 +32,7 @@ for line in sys.stdin:
     else:
         with ThreadPoolExecutor(1) as pool:
             said = pool.submit(rerank, json.loads(line)).result()
-    print(json.dumps(said), flush=True)
+    print(json.dumps(said), file=outcomes, flush=True)
 """
 
 
