@@ -82,6 +82,7 @@ def test_a_job_whose_cluster_goes_away_ends_with_a_sentence(
 
 
 @pytest.mark.matrix
+@pytest.mark.skipif(os.getpid() == 1, reason="Ray ends children of process 1 whose raylet is lost: docs/python.md")
 @pytest.mark.parametrize("thread", ["main", "another"])
 @pytest.mark.parametrize("lost", ["gcs_server", "raylet", "all"])
 def test_a_function_whose_cluster_goes_away_raises_and_its_process_goes_on_with_the_run(
