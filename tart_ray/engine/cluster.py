@@ -146,7 +146,7 @@ def _check_room(room: Room, *, can_grow: bool) -> None:
     cpus, gpus = _there().values()
     if cpus >= room.cpus and gpus >= room.gpus:
         return
-    problem = f"{room.who} need {room.cpus:g} CPUs and {room.gpus:g} GPUs; got {cpus:g} and {gpus:g}"
+    problem = f"{room.who}: expected {room.cpus:g} CPUs and {room.gpus:g} GPUs at least, got {cpus:g} and {gpus:g}"
     if not can_grow:
         raise ConfigurationError(f"{problem}. {room.advice}")
     log.warning("%s: waiting for the cluster to grow", problem)

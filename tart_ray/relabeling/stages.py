@@ -49,8 +49,8 @@ from tart_ray.scores.prepare import (
     write_chunk,
 )
 from tart_ray.scores.replica import LoadScorer
-from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.scored import SCORE_CHUNKS, SCORES, Scored
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.store import ScoreStore, StoredRun, score
 from tart_ray.tables.hive import partition_rules
 from tart_ray.tables.keys import bucket_of, content_keys

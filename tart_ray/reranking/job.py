@@ -21,8 +21,8 @@ from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.plan import Plan, check_partitions, make_plan
 from tart_ray.scores.prepare import Prepared, prepare
 from tart_ray.scores.replica import LoadScorer, load_scorer
-from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.scored import Scored
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.store import ScoreStore
 from tart_ray.scores.within import balances, counts
 from tart_ray.storage import Storage

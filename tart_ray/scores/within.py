@@ -19,8 +19,8 @@ from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.plan import Plan
 from tart_ray.scores.prepare import Prepared, prepare, prepared_before
 from tart_ray.scores.replica import LoadScorer, load_scorer
-from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.scored import Scored
+from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.store import JOBS, ScoreStore
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ def score_within(
         if begun.is_complete():
             prepared = prepared_before(begun, plan, spec)
             store, scored = ScoreStore.reopen(begun, prepared)
-            return ScoredWithin(ExitCode.DONE, store, prepared.plan, counts(prepared, scored), prepared.warnings)
+            warnings = [*prepared.warnings, *EncoderReport.of(begun, scored.values()).warnings]
+            return ScoredWithin(ExitCode.DONE, store, prepared.plan, counts(prepared, scored), warnings)
         prepared = prepare(begun, plan, spec=spec)
         store, scored = ScoreStore.build(begun, prepared, spec, load)
         encoder = EncoderReport.of(begun, scored.values())
@@ -111,7 +112,7 @@ def score_within(
             notes=notes_of(plan.sources),
             warnings=[*prepared.warnings, *encoder.warnings],
         )
-        return ScoredWithin(session.finish(begun, outcome), store, prepared.plan, outcome.counts, prepared.warnings)
+        return ScoredWithin(session.finish(begun, outcome), store, prepared.plan, outcome.counts, outcome.warnings)
 
 
 def counts(prepared: Prepared, scored: Mapping[str, Scored]) -> dict[str, int]:

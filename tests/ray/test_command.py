@@ -81,7 +81,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cluster.gpus_per_replica", "1000"], "need 1 CPUs and 1000 GPUs; got"),
+        (["--cluster.gpus_per_replica", "1000"], "expected 1 CPUs and 1000 GPUs at least, got"),
         (["--cluster.address", "localhost:1"], "cluster.address: localhost:1: no Ray cluster there"),
         (["--input.candidates", "/nowhere"], "/nowhere: no file there"),
         (["--input.column", "x"], "input.column"),
