@@ -1,7 +1,8 @@
 """An actor of the pool: a replica, with chunks that are tokenised ahead of it and written behind it.
 
 The next chunks are read and tokenised in processes of their own, on the replica's node, while it scores; the last one
-is written in a thread. So a chunk crosses no other node, and the device waits for neither.
+is written in a thread, and what is handed to Ray in another. So a chunk crosses no other node, and the device waits for
+none of them.
 
 A process that dies takes the chunk along that is written, and those that are tokenised, which had no part in it. So
 around a chunk at which a process has died before nothing else is at work.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from tart_ray.engine import ahead
 from tart_ray.runs.attempts import Attempt
@@ -20,7 +21,7 @@ from tart_ray.runs.directory import Directory
 from tart_ray.scores.encode import ENCODE_MEMORY, EncodedChunk, encode_chunk
 from tart_ray.scores.plan import Plan
 from tart_ray.scores.replica import LoadScorer, Replica, load_at
-from tart_ray.scores.scored import SCORE_CHUNKS, Scored, write_chunk
+from tart_ray.scores.scored import SCORE_CHUNKS, Scored, write_scores
 from tart_ray.scores.spec import ScoringSpec
 
 AHEAD = 2  # chunks
@@ -38,8 +39,11 @@ class ReplicaActor:
         self, run: Directory, plan: Plan, spec: ScoringSpec, releases: Mapping[str, str], load: LoadScorer
     ) -> None:
         self._run, self._plan = run, plan
-        self._encode = functools.partial(encode_chunk, run, spec, releases)
-        self._writer = ThreadPoolExecutor(1, "write")
+        self._tokenise = functools.partial(encode_chunk, run, spec, releases)
+        self._scoring, self._writing = ThreadPoolExecutor(1, "score"), ThreadPoolExecutor(1, "write")
+        self._waiting: deque[str] = deque()
+        self._encoded: deque[Callable[[], EncodedChunk] | Scored] = deque()
+        self._written: Future[Scored] | None = None
         self._failure: Exception | None = None  # raised by the first call: Ray loses the cause of one raised here
         try:
             self._replica = Replica(run, spec, functools.partial(load_at, releases, load))
@@ -49,35 +53,35 @@ class ReplicaActor:
     def __call__(self, chunks: list[str]) -> Iterator[Scored]:
         if self._failure:
             raise self._failure
-        waiting = deque(chunks)
-        encoded: deque[Callable[[], EncodedChunk] | Scored] = deque()
-        written: Future[Scored] | None = None
+        self._waiting, self._encoded = deque(chunks), deque()
+        scoring = [self._scoring.submit(self._score_next, chunk) for chunk in chunks]
+        try:
+            for scored in scoring:
+                yield scored.result()()
+        finally:
+            for scored in scoring:
+                scored.cancel()
 
-        def encode(count: int) -> None:
-            while waiting and len(encoded) < count:
-                encoded.append(self._begin(waiting.popleft()))
+    def _score_next(self, chunk: str) -> Callable[[], Scored]:
+        """Score a chunk, unless it is committed; what is returned waits until it is written."""
+        self._encode(1)
+        found = self._encoded.popleft()
+        if isinstance(found, Scored):
+            return lambda: found
+        scored = self._replica.score(chunk, found(), self._begin)
+        of_chunk = chunk, scored.table, scored.reasons, scored.work
+        self._written = self._writing.submit(write_scores, self._run, self._plan, *of_chunk)
+        return self._written.result
 
-        def begin(attempt: Attempt) -> None:
-            if not attempt.evidence:
-                encode(AHEAD)
-            elif written:
-                written.result()
+    def _begin(self, attempt: Attempt) -> None:
+        if not attempt.evidence:
+            self._encode(AHEAD)
+        elif self._written:
+            wait([self._written])
 
-        for chunk in chunks:
-            encode(1)
-            found = encoded.popleft()
-            scored = None if isinstance(found, Scored) else self._replica.score(chunk, found(), begin)
-            if written:
-                yield written.result()
-                written = None
-            if isinstance(found, Scored):
-                yield found
-            elif scored:
-                done = (scored.table, scored.reasons, scored.work)
-                written = self._writer.submit(write_chunk, self._run, self._plan, chunk, *done)
-        if written:
-            yield written.result()
-
-    def _begin(self, chunk: str) -> Callable[[], EncodedChunk] | Scored:
-        """The chunk on its way, or what its commit says: an actor that died may have got so far."""
-        return self._run.record(SCORE_CHUNKS, chunk) or ahead.start(self._encode, chunk, memory=ENCODE_MEMORY)
+    def _encode(self, count: int) -> None:
+        """See that so many chunks are on their way; of one that an actor before this one has scored, its commit."""
+        while self._waiting and len(self._encoded) < count:
+            chunk = self._waiting.popleft()
+            committed = self._run.record(SCORE_CHUNKS, chunk)
+            self._encoded.append(committed or ahead.start(self._tokenise, chunk, memory=ENCODE_MEMORY))

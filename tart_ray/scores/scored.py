@@ -54,7 +54,7 @@ class Scored(Work):
 SCORE_CHUNKS = Stage(SCORE, Scored)
 
 
-def write_chunk(
+def write_scores(
     directory: Directory, plan: Plan, chunk: str, table: pa.Table, reasons: dict[int, str], work: Work
 ) -> Scored:
     """Write the scores of a chunk, quarantine what has none, then commit.

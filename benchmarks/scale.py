@@ -1,0 +1,124 @@
+"""How the parts of a job grow with its input and its replicas, without a GPU. JSON on the last line.
+
+    python -m benchmarks.scale                                  # 8 and 32 replicas, five minutes
+    python -m benchmarks.scale --replicas 8 --seconds 2
+
+- hand_over: replicas that sleep for each chunk instead of scoring it, on a Ray with pretended CPUs. ``busy``: the share
+  of the time from the begin of a replica's first chunk to the end of its last in which it scored, on average.
+  ``gap_seconds``: between two chunks of a replica, on average and at most. ``idle_at_end_seconds``: from the end of a
+  replica's last chunk to the end of the last of all. ``driver_cpu_ms_per_chunk``: while the stage of scoring ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from tart_ray.config import ClusterConfig, InputConfig, ModelConfig, OutputConfig, ReplicasConfig, RerankConfig
+from tart_ray.demo.checkpoint import make_untrained_checkpoint
+from tart_ray.engine.cluster import chunkwise_execution
+from tart_ray.model.encoded import EncodedPairs
+from tart_ray.reranking.job import look
+from tart_ray.runs.run import Run
+from tart_ray.scores.prepare import Chunk, prepare, read_chunk, write_chunk
+from tart_ray.scores.store import score
+from tart_ray.scoring.scores import Scores
+
+
+class SleepingScorer:
+    """In place of a Scorer: a chunk takes so many seconds and no CPU."""
+
+    max_tokens_per_batch = 1 << 20
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def score_encoded(self, pairs: EncodedPairs) -> Scores:
+        if len(pairs) > 1:  # the first call is a try
+            time.sleep(self._seconds)
+        return Scores(np.zeros((len(pairs), 2), dtype=np.float32))
+
+
+def load_sleeping(seconds: float, _: Any) -> SleepingScorer:
+    return SleepingScorer(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a chunk")
+    parser.add_argument("--chunks", type=int, default=12, help="for each replica")
+    arguments = parser.parse_args()
+    ray.init(num_cpus=2 * max(arguments.replicas), include_dashboard=False, log_to_driver=False)
+    results = {}
+    for replicas in arguments.replicas:
+        with tempfile.TemporaryDirectory() as folder:
+            results[f"hand_over_{replicas}"] = measure_hand_over(
+                Path(folder), replicas, arguments.seconds, replicas * arguments.chunks
+            )
+        print(f"{replicas} replicas: {json.dumps(results[f'hand_over_{replicas}'])}", flush=True)
+    print(json.dumps({**vars(arguments), **results}))
+
+
+def measure_hand_over(root: Path, replicas: int, seconds: float, chunks: int) -> dict[str, Any]:
+    """Score copies of one small chunk."""
+    make_untrained_checkpoint(root / "model", ["wing flow heat", "plate shock layer"] * 50)
+    pairs = [{"query_id": "q", "query": "wing", "doc_id": f"d{pair}", "text": "flow"} for pair in range(64)]
+    pq.write_table(pa.Table.from_pylist(pairs), root / "candidates.parquet")
+    config = RerankConfig(
+        model=ModelConfig(path=str(root / "model")),
+        input=InputConfig(candidates=str(root / "candidates.parquet"), instruction=""),
+        output=OutputConfig(path=str(root / "run")),
+        cluster=ClusterConfig(gpus_per_replica=0, replicas=ReplicasConfig(min=replicas, max=replicas)),
+    )
+    task = look(config)
+    run = Run.at(task.storage, config.output.path, 3).begin(task.identity, {})
+    with chunkwise_execution():
+        prepared = prepare(run, task.plan, (), task.spec)
+        (only,) = prepared.chunks
+        copies = [Chunk(f"00000-{index:05d}", only.rows) for index in range(chunks)]
+        for copy in copies:
+            write_chunk(run, copy.id, read_chunk(run, only.id))
+        before = time.process_time()
+        score(run, prepared.plan, task.spec, copies, functools.partial(load_sleeping, seconds))  # type: ignore[arg-type]
+        cpu_seconds = time.process_time() - before
+    return summarise(root / "run", cpu_seconds)
+
+
+def summarise(run: Path, cpu_seconds: float) -> dict[str, Any]:
+    commits = [json.loads(path.read_text()) for path in (run / "_commits" / "score").iterdir()]
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for commit in commits:
+        spans[commit["replica"]].append((commit["began"], commit["began"] + commit["seconds"]))
+    busy, gaps, idle = [], [], []
+    end = max(span[1] for chunks in spans.values() for span in chunks)
+    for chunks in spans.values():
+        chunks.sort()
+        busy.append(sum(last - first for first, last in chunks) / (chunks[-1][1] - chunks[0][0]))
+        gaps += [after[0] - before[1] for before, after in itertools.pairwise(chunks)]
+        idle.append(end - chunks[-1][1])
+    return {
+        "replicas": len(spans),
+        "chunks": len(commits),
+        "busy": round(float(np.mean(busy)), 4),
+        "gap_seconds": {"mean": round(float(np.mean(gaps)), 3), "most": round(max(gaps), 3)},
+        "idle_at_end_seconds": {"mean": round(float(np.mean(idle)), 2), "most": round(max(idle), 2)},
+        "driver_cpu_ms_per_chunk": round(1000 * cpu_seconds / len(commits), 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
