@@ -13,15 +13,20 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 from tart_ray.errors import InputError
 from tart_ray.input.listing import list_files
 from tart_ray.locations import is_local
+from tart_ray.mining.stages import MINE
+from tart_ray.relabeling.stages import LABEL_PAIRS
 from tart_ray.reranking.stages import ranked_files
 from tart_ray.runs.directory import MANIFEST
 from tart_ray.runs.run import Run
+from tart_ray.scores.prepare import unit_names
 from tart_ray.scores.store import ScoreStore
 
 TABLES = (
     "reranked", "scores", "labels", "diff", "negatives", "positives", "shortfalls", "left_out", "per_query",
     "quarantine",
 )  # fmt: skip
+
+MINED = ("negatives", "positives", "shortfalls", "left_out")
 
 
 def tables_of(run: Run) -> list[str]:
@@ -32,7 +37,7 @@ def tables_of(run: Run) -> list[str]:
 def read_table(run: Run, table: str) -> ds.Dataset:
     """A table of a run; columns that partition it are text.
 
-    What a jobs.rerank has ranked and scored is told by its commits, all else by a listing.
+    What was scored, ranked, mined and found to differ is told by commits, all else by a listing.
 
     Raises:
         InputError: the run has no such table.
@@ -55,7 +60,17 @@ def read_table(run: Run, table: str) -> ds.Dataset:
 
 def _files(run: Run, identity: Mapping[str, Any], table: str) -> list[str]:
     if identity["job"] == "rerank" and table == "reranked":
-        return ranked_files(run, identity["plan"]["query_buckets"])
+        return ranked_files(run, _buckets(identity))
     if identity["job"] in ("rerank", "score") and table == "scores":
         return ScoreStore.open(run, identity).files
+    if identity["job"] == "mine_negatives" and table in MINED:
+        return [run.url(table, f"{unit}.parquet") for unit in run.records(MINE, _buckets(identity["scored"]))]
+    if identity["job"] == "relabel" and table in ("scores", "diff"):
+        labelled = run.records(LABEL_PAIRS, _buckets(identity["scores"]))
+        written = [unit for unit, record in labelled.items() if table == "scores" or record.differs]
+        return [run.url(table, f"{unit}.parquet") for unit in written]
     return [file.url for file in list_files(run.storage, run.url(table)).files]
+
+
+def _buckets(identity: Mapping[str, Any]) -> list[str]:
+    return unit_names(identity["plan"]["query_buckets"])

@@ -188,6 +188,21 @@ class Storage:
         with explained("list", url):
             return any(info["type"] == "file" for info in filesystem.find(path, detail=True).values())
 
+    def size(self, url: str) -> int:
+        """Bytes of all files under a directory, as a listing tells them."""
+        filesystem, path = self.resolve(url)
+        with explained("list", url):
+            return sum(int(info["size"]) for info in filesystem.find(path, detail=True).values())
+
+    def modified(self, url: str) -> float | None:
+        """When a file was written, in seconds since 1970 by the clock of its store; None where there is no file."""
+        filesystem, path = self.resolve(url)
+        with explained("look at", url):
+            try:
+                return float(filesystem.modified(path).timestamp())
+            except FileNotFoundError:
+                return None
+
     def read(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of a file, or of a range of it that lies in it."""
         return self.read_ranges([url], [start], [end])[0]

@@ -18,7 +18,7 @@ from support.job_files import write_jsonl
 
 from tart_ray.demo.checkpoint import MODEL
 from tart_ray.job_table import EXTRAS, JOBS, Job
-from tart_ray.jobs_command import SUMMARIES
+from tart_ray.jobs_command import COMMANDS, SUMMARIES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -53,8 +53,10 @@ def test_help_lists_the_jobs_without_loading_them() -> None:
     assert done.returncode == 0, done.stderr
     *lines, loaded = done.stdout.splitlines()
     assert json.loads(loaded) == []
-    listed = [line.split()[0] for line in lines[lines.index("jobs:") + 1 :] if line.startswith("  ")]
-    assert listed == ["rerank", "relabel", "mine_negatives", "evaluate", "train", "demo"]
+    parts = {part: lines[lines.index(f"{part}:") + 1 :] for part in ("jobs", "commands")}
+    listed = {part: [line.split()[0] for line in of[: of.index("")]] for part, of in parts.items()}
+    assert listed["jobs"] == ["rerank", "relabel", "mine_negatives", "evaluate", "train", "demo"]
+    assert listed["commands"] == [*COMMANDS]
     assert all(len(line) <= 120 for line in lines)
 
 
@@ -96,9 +98,23 @@ def test_an_unknown_job_ends_with_2_and_those_available(arguments: list[str], go
     done = run("-m", "tart_ray", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"tart-ray: {got}, expected one of: rerank, relabel, mine_negatives, evaluate, train, demo; "
-        "tart-ray --help tells of each\n"
+        f"tart-ray: {got}, expected one of: rerank, relabel, mine_negatives, evaluate, train, demo, "
+        f"{', '.join(COMMANDS)}; tart-ray --help tells of each\n"
     )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_describes_its_options(name: str) -> None:
+    done = run("-m", "tart_ray", name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: tart-ray {name}")
+
+
+def test_a_command_shows_no_secret_of_an_option_that_it_does_not_know() -> None:
+    done = run("-m", "tart_ray", "show", "nowhere", "--storage.secrt", "hunter2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'storage.secret'?" in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_the_release_is_told() -> None:

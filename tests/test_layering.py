@@ -37,11 +37,15 @@ IMPORTS = {
     "relabeling": OF_JOBS | {"locations"},
     "evaluation": OF_JOBS | {"retrieval"},
     "training": OF_JOBS | {"model", "retrieval", "scoring"},
-    "results": {"errors", "locations", "input", "runs", "scores", "reranking"},
+    "results": {"errors", "locations", "input", "runs", "scores", "reranking", "mining", "relabeling"},
+    "showing": {
+        *("errors", "locations", "config", "tables", "storage", "input", "runs", "engine", "scores"),
+        *("reranking", "relabeling", "results"),
+    },
     "demo": {"model", "retrieval", "tables"},
     "job_table": {"errors", "config", "mining", "relabeling", "reranking", "evaluation", "training"},
     "api": {"errors", "config", "locations", "storage", "runs", "results", "job_table", "relabeling"},
-    "jobs_command": {"__init__", "errors", "config", "engine", "demo", "job_table"},
+    "jobs_command": {"__init__", "errors", "locations", "config", "engine", "demo", "job_table", "showing"},
     "__init__": {"api", "config", "errors", "model", "scoring", "version"},
     "__main__": {"jobs_command"},
 }  # fmt: skip

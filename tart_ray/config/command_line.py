@@ -53,6 +53,29 @@ def parse_config(
         raise SystemExit(ExitCode.BAD_CONFIGURATION) from None
 
 
+class _Stores(Section):
+    """What commands take of a configuration that only read what a job wrote."""
+
+    storage: StorageConfig = StorageConfig()
+
+
+def parse_with_storage(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, StorageConfig]:
+    """What was given of a parser's own options, and of those of the stores, as the jobs take them (``--storage.key``).
+
+    Raises:
+        ConfigurationError: of the latter, one is unknown or of the wrong type.
+        SystemExit: of the former; or help was asked for.
+    """
+    values: Values = {}
+    _add_keys(parser, _Stores, values)
+    options, rest = parser.parse_known_args(argv)
+    if rest:
+        raise ConfigurationError(_unrecognized(_Stores, rest, argv))
+    return options, validate(_Stores, values).storage
+
+
 def load_config(config_class: type[Config], source: Config | Mapping[str, Any] | str | Path) -> Config:
     """The configuration of a job: itself, its keys, or the path or URL of its YAML file.
 
@@ -110,12 +133,6 @@ def _parser(config_class: type[Section], program: str, values: Values) -> argpar
         def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
             _merge(config_class, values, _read_file(value))
 
-    class Key(argparse.Action):
-        def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
-            for name in reversed(self.dest.split(".")):
-                value = {name: value}
-            _merge(config_class, values, value)
-
     parser = argparse.ArgumentParser(
         program,
         usage=f"{program} --config FILE [--section.key VALUE ...] [--dry-run]",
@@ -128,6 +145,19 @@ def _parser(config_class: type[Section], program: str, values: Values) -> argpar
     parser.add_argument(
         "--dry-run", action="store_true", default=False, help="read a sample and print the plan, without any work"
     )
+    _add_keys(parser, config_class, values)
+    return parser
+
+
+def _add_keys(parser: argparse.ArgumentParser, config_class: type[Section], values: Values) -> None:
+    """An option for every section and every key, which writes what is given into ``values``."""
+
+    class Key(argparse.Action):
+        def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+            for name in reversed(self.dest.split(".")):
+                value = {name: value}
+            _merge(config_class, values, value)
+
     for place, section in sections_of(config_class):
         group = parser.add_argument_group(f"{place}: {(section.__doc__ or '').partition(chr(10))[0]}")
         group.add_argument(
@@ -143,7 +173,6 @@ def _parser(config_class: type[Section], program: str, values: Values) -> argpar
                     metavar="VALUE",
                     help=_help(described.get(name, ""), field).replace("%", "%%"),
                 )
-    return parser
 
 
 def _help(description: str, field: FieldInfo) -> str:

@@ -65,16 +65,17 @@ def show(folder: Path, functions: int) -> int:
     run: dict[str, dict[str, float]] = {}
     for row in ds.dataset(folder / "run" / "reranked").to_table().to_pylist():
         run.setdefault(row["query_id"], {})[row["doc_id"]] = row["margin"]
-    show_one_query(collection, run)
+    shown = show_one_query(collection, run)
     show_quality(collection, bm25, run)
     print(f"reranked:     {folder}/run/reranked/      read it with pyarrow, DuckDB or Spark")
     print(f"every score:  {folder}/run/scores/")
     print(f"report:       {folder}/run/report.html")
+    print(f"one query:    {sys.executable} -m tart_ray show {folder}/run --query 'code:{shown}'")
     return 0
 
 
-def show_one_query(collection: Collection, run: Run) -> None:
-    """Print the first documents that the same words find under each instruction.
+def show_one_query(collection: Collection, run: Run) -> str:
+    """Print the first documents that the same words find under each instruction; the function that is asked for.
 
     Of the functions for which both right ones come first, the one whose margins leave least doubt, sentences before
     what is none; and how many such functions there are.
@@ -99,6 +100,7 @@ def show_one_query(collection: Collection, run: Run) -> None:
             mark = "  ← what was asked for" if doc_id in collection.qrels[query_id] else ""
             print(f"    {rank}. margin {run[query_id][doc_id]:+7.3f}  {doc_id}{mark}")
     print(f"\nof {len(asked)} functions, the code and the documentation each came first when asked for: {len(right)}\n")
+    return shown
 
 
 def show_quality(collection: Collection, bm25: Run, run: Run) -> None:

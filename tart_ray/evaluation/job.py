@@ -46,6 +46,7 @@ from tart_ray.scores.spec import ScoringSpec
 from tart_ray.scores.store import ScoreStore, open_finished
 from tart_ray.scores.within import score_within
 from tart_ray.storage import Storage, join_url
+from tart_ray.tables.printing import aligned
 
 SCORING = "scoring"  # under output.path: the run that scores
 PAIRS_PER_PART = 200_000
@@ -262,7 +263,7 @@ def _execute(session: Session, plan: Plan, run: Run, load: LoadScorer) -> ExitCo
     table = summary.with_averages(rows, config.model.path)
     results = {"model": config.model.path if work.scored_here else None, "table": table, "tasks": tasks}
     picture, cells = draw(table), summary.as_text(table)
-    text = summary.plain(cells)
+    text = aligned(cells)
     for name, content in (
         ("metrics.json", json.dumps(results, indent=2)),
         ("metrics.svg", picture),

@@ -108,13 +108,6 @@ def as_text(rows: Sequence[Row]) -> list[list[str]]:
     return [header, *([row["task"], row["setup"], row["measure"], *_cells(row, used)] for row in rows)]
 
 
-def plain(cells: Sequence[Sequence[str]]) -> str:
-    """Cells as lines of text, columns aligned."""
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def _cells(row: Row, columns: Sequence[str]) -> list[str]:
     cells = [f"{row['queries']:,}"]
     for column in columns:

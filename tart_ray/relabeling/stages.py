@@ -114,6 +114,11 @@ class Labelled(Record):
     new: int
     gone: int
 
+    @property
+    def differs(self) -> bool:
+        """Whether the bucket has a file in ``diff/``."""
+        return self.changed + self.new + self.gone > 0
+
 
 SPREAD_KNOWN = Stage("known", Spread)
 MATCH = Stage("match", Matched)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,6 @@ from tart_ray.engine.stages import run_stage
 from tart_ray.runs.directory import Directory
 from tart_ray.runs.stage import Record, Stage
 from tart_ray.scores.plan import Plan, scores_schema
-from tart_ray.scores.prepare import unit_names
 from tart_ray.scores.store import ScoreStore
 from tart_ray.tables.hive import partitions
 from tart_ray.tables.ranking import rank
@@ -39,13 +38,13 @@ def rank_queries(run: Directory, plan: Plan, output: OutputConfig, store: ScoreS
     return run_stage(run, RANK, list(store.chunks), lambda bucket: _rank_bucket(run, plan, output, store, bucket))
 
 
-def ranked_files(run: Directory, query_buckets: int) -> list[str]:
-    """URLs of the files of a finished run's ``reranked/``: its commits tell them, not a listing.
+def ranked_files(run: Directory, buckets: Sequence[str]) -> list[str]:
+    """URLs of the files of ``reranked/`` that hold buckets of queries: their commits tell them, not a listing.
 
     Raises:
         StorageError: a commit is not there.
     """
-    records = run.records(RANK, unit_names(query_buckets))
+    records = run.records(RANK, buckets)
     return [
         run.url(*_path(folder.split("/") if folder else (), bucket))
         for bucket, record in records.items()

@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,40 @@ class Lease:
 
     def _beats_url(self, term: int, nonce: str) -> str:
         return self._run.url(LEASE, f"{term:08d}-{nonce}.json")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has the lease of a directory, or had it last.
+
+    Attributes:
+        host, pid: of its process.
+        silent: seconds since it last wrote to its lease, by the clock of this machine and that of the store.
+        has_ended: whether it released the lease, or was a process of this machine that is gone.
+    """
+
+    host: str
+    pid: int
+    silent: float
+    has_ended: bool
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether another driver would be refused, as far as the two clocks agree."""
+        return not self.has_ended and self.silent <= EXPIRE_SECONDS
+
+
+def holder_of(run: Directory) -> Holder | None:
+    """Who has the lease of a directory, without waiting for a beat; None where nobody took it, or the run is done."""
+    number = _newest(run)
+    term = _read(run, _term_url(run, number)) if number else None
+    if term is None:
+        return None
+    beats = run.url(LEASE, f"{number:08d}-{term.get('nonce')}.json")
+    written = [at for url in (_term_url(run, number), beats) if (at := run.storage.modified(url)) is not None]
+    silent = max(time.time() - max(written, default=0.0), 0.0)
+    owner = term["owner"]
+    return Holder(owner["host"], owner["pid"], silent, bool(term["released"]) or _died_here(owner))
 
 
 def confirm_driver(run: Directory) -> None:

@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tart_ray.errors import RunConflictError, StorageError
@@ -103,11 +104,15 @@ class Versions:
             RunConflictError: another run became current.
         """
         number = before.number + 1 if before else 1
-        said = {"run": run, "path": f"{RUNS}/{run}", "left": left, "number": number, "switched": time.time()}
+        now = time.time()
+        said: dict[str, Any] = {"run": run, "path": f"{RUNS}/{run}", "left": left, "number": number, "switched": now}
+        said["switched_at"] = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         if not self.storage.create(self._move(number), json.dumps(said, indent=2).encode()):
-            now = self.current()
-            if now is None or now.run != run:  # else it was moved by a driver that was thought dead, at the same run
-                raise RunConflictError(f"{self.path}: run {now and now.run} became current while run {run} was at work")
+            found = self.current()
+            if found is None or found.run != run:  # else a driver that was thought dead moved it, at the same run
+                raise RunConflictError(
+                    f"{self.path}: run {found and found.run} became current while run {run} was at work"
+                )
         self.mend()
 
     def mend(self) -> None:
@@ -126,19 +131,23 @@ class Versions:
 
     def ids(self, since: str | None = None) -> list[str]:
         """Of all runs that have begun, finished or not, in the order of their numbers, from that of a run on."""
-        names = [name for name in self.storage.names(self.place.url(RUNS)) if name >= _number(since)]
+        names = [name for name in self.names() if name >= number_of(since)]
         return [name for name in names if self.storage.exists(self.place.url(RUNS, name, MANIFEST))]
+
+    def names(self) -> list[str]:
+        """Of all that is there of runs, in the order of their numbers, what is left of removed ones included."""
+        return self.storage.names(self.place.url(RUNS))
 
     def id_of(self, identity: Mapping[str, Any], base: str | None) -> str:
         """The id of the run of an identity that builds upon another: of one that has begun, or else a new one."""
         key = hashlib.blake2b(json.dumps({**identity, BASE: base}, sort_keys=True).encode(), digest_size=6).hexdigest()
-        names = self.storage.names(self.place.url(RUNS))
+        names = self.names()
         begun = [name for name in names if name.endswith(f"-{key}")]
         if begun:
             return begun[-1]
         current = self.current()
         used = [*names, *([current.run, *current.left] if current else [])]  # some may have been removed by hand
-        return f"{max((int(_number(name)) for name in used), default=0) + 1:05d}-{key}"
+        return f"{max((int(number_of(name)) for name in used), default=0) + 1:05d}-{key}"
 
     def run(self, id_: str) -> Run:
         """The run with an id."""
@@ -161,5 +170,6 @@ class Versions:
         return self.place.url(MOVES, f"{number:08d}.json")
 
 
-def _number(id_: str | None) -> str:
+def number_of(id_: str | None) -> str:
+    """The number in the id of a run, as text of the same length for all; zeros for no run."""
     return "00000" if id_ is None else id_.split("-")[0]

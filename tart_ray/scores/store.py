@@ -76,13 +76,15 @@ class ScoreStore:
         return cls._of(directory, prepared.buckets, records), records
 
     @classmethod
-    def open(cls, directory: Directory, identity: Mapping[str, Any]) -> ScoreStore:
-        """The scores of a finished run of this identity.
+    def open(
+        cls, directory: Directory, identity: Mapping[str, Any], buckets: Sequence[str] | None = None
+    ) -> ScoreStore:
+        """The scores of a finished run of this identity, or those of some buckets of a run.
 
         Raises:
             StorageError: a commit is not there.
         """
-        buckets = unit_names(identity["plan"]["query_buckets"])
+        buckets = buckets or unit_names(identity["plan"]["query_buckets"])
         cut = {bucket: record.chunks for bucket, record in directory.records(CUT_CHUNKS, buckets).items()}
         records = directory.records(SCORE_CHUNKS, [chunk.id for chunks in cut.values() for chunk in chunks])
         return cls._of(directory, cut, records)

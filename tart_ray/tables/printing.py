@@ -1,6 +1,8 @@
-"""Values as text, where Python has no value for what Arrow holds."""
+"""Values as text: where Python has no value for what Arrow holds, and in columns for people."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -21,3 +23,10 @@ def in_utc(kind: pa.DataType) -> pa.DataType:
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_temporal(kind) else kind
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text, columns aligned."""
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(line.rstrip() for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,8 @@ def test_the_demo_ranks_and_tells_how_well(tmp_path: Path) -> None:
         assert re.search(rf"asked for {kind} +\d\.\d{{3}} +\d\.\d{{3}}\n", done.stdout), done.stdout
     assert "under “Retrieve the Python function" in done.stdout
     assert "under “Retrieve the detailed documentation" in done.stdout
+    (shows,) = [line.partition(":")[2] for line in done.stdout.splitlines() if line.startswith("one query:")]
+    told = subprocess.run(shlex.split(shows), capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("query code:")
+    assert "under “Retrieve the Python function" in told.stdout

@@ -28,6 +28,7 @@ from support.collections import (
     write_topics,
 )
 from support.job_files import read_output, report_of, write_jsonl
+from support.shown import shown
 
 from tart_ray.config import EvaluateConfig, RerankConfig
 from tart_ray.errors import CheckpointError, ConfigurationError, ExitCode, RunConflictError, RunFailedError
@@ -157,6 +158,25 @@ def test_the_pool_holds_documents_of_all_its_tasks_and_the_gap_is_told(finished:
 
 def _corpus(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+
+
+def test_the_table_and_the_figures_of_a_query_are_shown(
+    finished: tuple[EvaluateConfig, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = finished
+    told = shown(capsys, "show", run)
+    table = (run / "table.txt").read_text().splitlines()
+    assert told[: len(table)] == table
+    assert told[len(table) + 1] == "jobs.evaluate: finished"
+    rows = read_output(run, "per_query")
+    query_id = rows[0]["query_id"]
+    expected = {row["measure"] for row in rows if row["query_id"] == query_id}
+    _, header, *told = shown(capsys, "show", run, "--query", query_id)
+    assert len(told) == sum(row["query_id"] == query_id for row in rows)
+    assert "measure" in header.split()
+    assert all(any(measure in line.split() for line in told) for measure in expected)
+    (of_store, *_) = read_output(run / "scoring", "scores")
+    assert shown(capsys, "show", run / "scoring", "--query", of_store["query_id"])[0].startswith("query ")
 
 
 def test_instructions_are_summed_up(finished: tuple[EvaluateConfig, Path]) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.cheap import load_cheap_scorer
 from support.job_files import WORDS, read_output, report_of, write_jsonl
+from support.shown import shown
 
 from tart_ray.config import MineConfig, MiningPolicy, RerankConfig
 from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
@@ -115,7 +116,11 @@ def write_small_collection(folder: Path) -> None:
 
 
 def test_negatives_of_a_finished_run_by_hand(
-    tmp_path: Path, make: Make, make_config: Callable[..., RerankConfig], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    make: Make,
+    make_config: Callable[..., RerankConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_small_collection(tmp_path)
     monkeypatch.chdir(tmp_path)  # a run that was given relative paths can be mined from anywhere
@@ -179,6 +184,19 @@ def test_negatives_of_a_finished_run_by_hand(
     }
     assert "queries with candidates 4 = with negatives 2 + left out 2" in (mined / "report.html").read_text()
     assert not (mined / "_work").exists()
+
+    assert shown(capsys, "show", mined)[0] == "jobs.mine_negatives: finished"
+    query, header, *told = shown(capsys, "show", mined, "--query", "q0")
+    assert query == "query q0: flow q0"
+    at = header.index("document")
+    assert [" ".join(line[at:].split()[:2]) for line in told[:7]] == [
+        *(f"{name} wing" for name in ("d5", "d8", "d7", "d4", "d3", "d2", "d1"))
+    ]
+    assert told[0].startswith("positive (judged)")
+    assert told[7:] == [f"policy window: 2 of 9 negatives: {TOO_FEW}"]
+    told = shown(capsys, "show", mined, "--query", "q2")
+    assert "left out of trainer: document d50: the document has no text" in told
+    assert shown(capsys, "show", mined, "--quarantine")[2].endswith(f"qrels.tsv line {QRELS.count(chr(10))}")
 
     # the files of trainers, as plain readers of such files see them
     (line,) = map(json.loads, (mined / "trainer/tevatron/00000.jsonl").read_text().splitlines())

@@ -10,9 +10,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import orjson
+import pytest
 import yaml
 from support.s3_jobs import ROOT, command, put, reranked, small_job
 from support.s3_server import S3Server
+from support.shown import shown
 
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.scoring.reference import ReferenceEncoder
@@ -23,7 +25,13 @@ INSTRUCTION = "Retrieve a scientific paper abstract that answers this question"
 
 
 def test_cranfield_on_two_nodes_equals_the_reference(
-    s3: S3Server, shared_data: Path, nodes: Any, cluster: str, tmp_path: Path, environment: dict[str, str]
+    s3: S3Server,
+    shared_data: Path,
+    nodes: Any,
+    cluster: str,
+    tmp_path: Path,
+    environment: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bucket = s3.new_bucket()
     for file in (shared_data / "tart-tiny").iterdir():
@@ -56,6 +64,15 @@ def test_cranfield_on_two_nodes_equals_the_reference(
     expected = reference.score([queries[row["query_id"]] for row in rows], texts, INSTRUCTION)
     np.testing.assert_allclose([row["margin"] for row in rows], expected.margin, atol=1e-5)
     np.testing.assert_allclose([row["score"] for row in rows], expected.score, atol=1e-5)
+
+    stores = [part for name, value in config["storage"].items() for part in (f"--storage.{name}", value)]
+    told = shown(capsys, "show", f"s3://{bucket}/run", "--query", "1", "--top", "5", *stores)
+    assert told[0].startswith(f"query 1: {queries['1'][:100]}")
+    best = sorted((row["rank"], row["doc_id"]) for row in rows if row["query_id"] == "1" and row["rank"] <= 5)
+    words = [" ".join(f"{corpus[name]['title']} {corpus[name]['text']}".split()[:3]) for _, name in best]
+    assert [(int(line.split()[0]), text in line) for line, text in zip(told[3:], words, strict=True)] == [
+        (rank, True) for rank in range(1, 6)
+    ]
 
     s3.filesystem().get(f"{bucket}/run/reranked/", str(tmp_path / "reranked/"), recursive=True)
     assert duckdb.sql(

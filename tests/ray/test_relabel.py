@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from support.job_files import WORDS, read_output, report_of, write_jsonl
+from support.shown import shown
 
 from tart_ray.config import RelabelConfig, RerankConfig
 from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
@@ -97,7 +98,7 @@ def files_of(folder: Path) -> dict[Path, int]:
 MOVES = ("read", "labelled", "scored", "reused", "unchanged", "changed", "new", "gone")
 
 
-def test_three_runs_score_exactly_what_changed(tmp_path: Path, make: Make) -> None:
+def test_three_runs_score_exactly_what_changed(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """40 queries of 60 documents: all; nothing; what one document, one wording and two queries touch."""
     root = tmp_path / "labelled"
 
@@ -177,6 +178,30 @@ def test_three_runs_score_exactly_what_changed(tmp_path: Path, make: Make) -> No
     provenance = Counter(row["scored_by"] for row in read_output(third, "scores"))
     assert provenance == {first.name: 2340 - affected, third.name: affected + 5}
 
+    versions = [line.split() for line in shown(capsys, "versions", root)[1:]]
+    assert [(line[0], line[2]) for line in versions] == [
+        (first.name, "2,400"),
+        (second.name, "2,400"),
+        (third.name, "current"),
+    ]
+    assert versions[2][3:8] == [
+        "2,345",
+        f"{affected + 5:,}",
+        *(f"{n:,}" for n in counts(third, "changed", "new", "gone")),
+    ]
+    told = shown(capsys, "diff", root)
+    assert told == shown(capsys, "show", root, "--diff") == shown(capsys, "diff", root, second.name, third.name)
+    unchanged, moved = counts(third, "unchanged", "changed")
+    assert told[1] == f"  unchanged {unchanged:,}, changed {moved:,}, new 5, gone 60"
+    pairs = {line.split(": ")[0]: line.split()[3] for line in told if line.endswith(" pairs")}
+    assert pairs == {f"{a} → {b}": f"{n:,}" for (a, b), n in flips.items() if a != b}
+    assert shown(capsys, "diff", root, first.name, second.name)[1] == "  unchanged 2,400, changed 0, new 0, gone 0"
+    (moved_document,) = [
+        line for line in shown(capsys, "show", root, "--query", "q3", "--top", "60") if " d16 " in line
+    ]
+    assert " 2 → 0 " in moved_document
+    assert moved_document.endswith(" wing")
+
     # back to the run before, which the same command leaves alone
     assert relabel(make(**switch(config, "previous"))) == ExitCode.DONE
     assert current(root) == second
@@ -186,6 +211,9 @@ def test_three_runs_score_exactly_what_changed(tmp_path: Path, make: Make) -> No
     assert current(root) == third
     with pytest.raises(ConfigurationError, match=f"got 'nowhere'; finished runs at .*{first.name}"):
         relabel(make(**switch(config, "nowhere")))
+    assert shown(capsys, "prune", root, "--keep", "1") == [f"removes {first}", "1 versions removed, 2 left"]
+    assert labels(current(root)) == new
+    assert relabel(config, load=never) == ExitCode.DONE
 
 
 def switch(config: RelabelConfig, target: str) -> dict[str, Any]:

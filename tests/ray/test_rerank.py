@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.deadly import die
 from support.job_files import WORDS, read_output, report_of, write_jsonl
+from support.shown import shown
 
 from tart_ray import Scorer
 from tart_ray.errors import (
@@ -138,7 +139,9 @@ def test_every_form_of_candidates_gives_the_reference_scores(
     assert (tmp_path / "run" / "_SUCCESS").exists()
 
 
-def test_bad_rows_are_quarantined_and_counts_reconcile(tmp_path: Path, make_config: Any) -> None:
+def test_bad_rows_are_quarantined_and_counts_reconcile(
+    tmp_path: Path, make_config: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = [pair(0, d) for d in range(20)]
     bad = [
         ({**pair(0, 90), "query_id": None}, "query_id is null"),
@@ -172,8 +175,21 @@ def test_bad_rows_are_quarantined_and_counts_reconcile(tmp_path: Path, make_conf
     assert found[offsets[24]]["raw"].decode() == broken
     assert found[offsets[26]]["reason"].startswith("the document encodes to no token")
     assert all(row["source"].endswith("candidates/a.jsonl") for row in found.values())
-    texts = {row["doc_id"]: row for row in read_output(tmp_path / "run")}
-    assert len(texts) == 20
+    ranked = {row["doc_id"]: row for row in read_output(tmp_path / "run")}
+    assert len(ranked) == 20
+
+    state = shown(capsys, "show", tmp_path / "run")
+    assert state[0] == "jobs.rerank: finished"
+    assert ["read", "27"] in [line.split() for line in state]
+    assert state[-1] == "the same command over the same input has nothing to do"
+    _, *told = shown(capsys, "show", tmp_path / "run", "--query", "q0", "--top", "7")
+    texts = {row["doc_id"]: row["text"] for row in good}
+    expected = sorted((row["rank"], name, *texts[name].split()) for name, row in ranked.items() if row["rank"] <= 7)
+    assert [(int(rank), *rest) for rank, _, _, *rest in map(str.split, told[1:])] == expected
+    places = shown(capsys, "show", tmp_path / "run", "--quarantine")
+    assert places[0] == "quarantine: 6 rows"
+    at = places.index("1 row: query_id is null (read)")
+    assert places[at + 1].endswith("candidates/a.jsonl line 21")
 
 
 def test_more_bad_rows_than_allowed_end_with_3_and_a_higher_limit_accepts_them(

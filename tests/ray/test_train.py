@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.job_files import WORDS, read_output, report_of, write_jsonl
+from support.shown import shown
 
 from tart_ray import Scorer
 from tart_ray.config import MineConfig, TrainConfig
@@ -105,7 +106,7 @@ def first_ranks(rows: list[dict[str, Any]], margins: list[float]) -> float:
 
 
 @pytest.mark.matrix
-def test_train_mine_train_score(tmp_path: Path, make: Make) -> None:
+def test_train_mine_train_score(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     write_collection(tmp_path)
     assert train(make(output={"path": str(tmp_path / "first"), "dtype": "bfloat16"})) == ExitCode.DONE
     scoring = {
@@ -142,6 +143,14 @@ def test_train_mine_train_score(tmp_path: Path, make: Make) -> None:
     trained = report["trained"]
     assert (trained["steps"], trained["pairs"]) == (80, 80 * 8 * 5)
     assert [entry["step"] for entry in trained["history"]] == [20, 40, 60, 80]
+    told = [line.split() for line in shown(capsys, "show", tmp_path / "second")]
+    assert ["steps", "80"] in told
+    assert [line[0] for line in told[told.index(["step", "ndcg_at_10", "accuracy"]) + 1 :][:4]] == [
+        "20",
+        "40",
+        "60",
+        "80",
+    ]
     assert trained["nDCG@10"] == max(entry["ndcg_at_10"] for entry in trained["history"])
 
     scorer = Scorer.from_pretrained(tmp_path / "second/checkpoint", max_length=48)

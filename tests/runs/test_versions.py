@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def test_the_pointer_moves_forward_and_readers_have_a_copy(versions: Versions) -
     assert versions.current() == Current("00002-b", ("00001-a",), 2)
     told = copy_of(versions)
     assert (told["run"], told["path"], told["left"]) == ("00002-b", "runs/00002-b", ["00001-a"])
+    assert datetime.fromisoformat(told["switched_at"]).timestamp() == int(told["switched"])
 
 
 def test_a_driver_that_comes_back_late_moves_nothing(versions: Versions, place: Any) -> None:
