@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ SUMMARIES = {
     DEMO: "rank functions of Python's own standard library with a small model; downloads nothing",
 }
 COMMANDS = {  # beside the jobs: the module whose `main` takes name and options, imported when it is begun; a summary
+    "init": ("tart_ray.configuring.command", "write a commented configuration of a job, from a look at your file"),
+    "schema": ("tart_ray.configuring.command", "print the JSON schema of a job's configuration, for editors"),
     "show": ("tart_ray.showing.command", "show what a job wrote: its state, a query, bad rows, versions of labels"),
     "versions": ("tart_ray.showing.command", "list the versions of labels at a path"),
     "diff": ("tart_ray.showing.command", "compare two versions of labels"),
@@ -82,6 +85,10 @@ def _run_command(name: str, argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         code: int = importlib.import_module(COMMANDS[name][0]).main(name, argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
     except TartRayError as error:
         print(f"tart-ray {name}: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code

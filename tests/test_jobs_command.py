@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -108,6 +109,12 @@ def test_every_command_describes_its_options(name: str) -> None:
     done = run("-m", "tart_ray", name, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: tart-ray {name}")
+
+
+def test_whoever_reads_the_output_may_stop_early(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m tart_ray schema rerank | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
 
 
 def test_a_command_shows_no_secret_of_an_option_that_it_does_not_know() -> None:

@@ -42,10 +42,13 @@ IMPORTS = {
         *("errors", "locations", "config", "tables", "storage", "input", "runs", "engine", "scores"),
         *("reranking", "relabeling", "results"),
     },
+    "configuring": {"errors", "config", "storage", "input", "runs", "evaluation", "training", "job_table"},
     "demo": {"model", "retrieval", "tables"},
     "job_table": {"errors", "config", "mining", "relabeling", "reranking", "evaluation", "training"},
     "api": {"errors", "config", "locations", "storage", "runs", "results", "job_table", "relabeling"},
-    "jobs_command": {"__init__", "errors", "locations", "config", "engine", "demo", "job_table", "showing"},
+    "jobs_command": {
+        *("__init__", "errors", "locations", "config", "engine", "demo", "job_table", "showing", "configuring"),
+    },
     "__init__": {"api", "config", "errors", "model", "scoring", "version"},
     "__main__": {"jobs_command"},
 }  # fmt: skip

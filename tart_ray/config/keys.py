@@ -44,6 +44,12 @@ def section_of(field: FieldInfo) -> type[Section] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
+def item_section_of(field: FieldInfo) -> type[Section] | None:
+    """The class of the sections that a field holds a list of; None where it holds none."""
+    kinds = get_args(field.annotation)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
 def sections_of(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
     """The names of the sections below a class, at every depth, with their classes."""
     for name, field in config_class.model_fields.items():
@@ -204,14 +210,13 @@ def _resolve(config_class: type[Section], location: tuple[int | str, ...]) -> tu
             above, innermost = place, section
             place += f".{part}" if place else part
             field = section.model_fields.get(part)
-            section = _item_class(field)
+            section = _class_in(field)
         elif field is not None and get_origin(field.annotation) is dict:
             place += f".{part}"
             field = None
     return (place, place, section) if section is not None else (place, above, innermost)
 
 
-def _item_class(field: FieldInfo | None) -> type[Section] | None:
+def _class_in(field: FieldInfo | None) -> type[Section] | None:
     """The section that a field holds, or holds several of."""
-    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+    return None if field is None else section_of(field) or item_section_of(field)
