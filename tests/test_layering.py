@@ -40,7 +40,7 @@ IMPORTS = {
     "results": {"errors", "locations", "input", "runs", "scores", "reranking", "mining", "relabeling"},
     "showing": {
         *("errors", "locations", "config", "tables", "storage", "input", "runs", "engine", "scores"),
-        *("reranking", "relabeling", "results"),
+        *("reranking", "relabeling", "training", "results"),
     },
     "configuring": {"errors", "config", "storage", "input", "runs", "evaluation", "training", "job_table"},
     "demo": {"model", "retrieval", "tables"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tart_ray.runs.directory import COMMITS, MANIFEST, SUCCESS
-from tart_ray.runs.versions import BASE, Current, Versions, number_of
+from tart_ray.runs.versions import BASE, Current, Versions, is_id, number_of
 from tart_ray.storage import join_url
 
 
@@ -36,7 +36,7 @@ def to_prune(versions: Versions, keep: int) -> list[str]:
     """The versions at a path that may go, oldest first; those of which a killed pruning left something among them."""
     current = versions.current()
     base = versions.run(current.run).read_manifest()["identity"][BASE] if current else None
-    found = prunable(versions.names(), current, base, keep)
+    found = prunable([*filter(is_id, versions.names())], current, base, keep)  # and nothing that others put there
     return [id_ for id_ in found if versions.storage.holds_files(versions.run(id_).path)]  # stores list emptied ones
 
 

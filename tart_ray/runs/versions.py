@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -168,6 +169,11 @@ class Versions:
 
     def _move(self, number: int) -> str:
         return self.place.url(MOVES, f"{number:08d}.json")
+
+
+def is_id(name: str) -> bool:
+    """Whether a name can be the id of a run, as `Versions.id_of` makes them."""
+    return re.fullmatch(r"\d{5,}-[0-9a-f]{12}", name) is not None
 
 
 def number_of(id_: str | None) -> str:

@@ -30,10 +30,14 @@ class BadRows:
 
 
 def bad_rows(run: Directory) -> list[BadRows]:
-    """The rows in quarantine by reason, most first. A file counts once its unit is committed."""
+    """The rows in quarantine by reason, most first.
+
+    A file counts once its unit is committed; of a run that has ended, all do.
+    """
+    has_ended = run.storage.exists(run.url("report.json"))
     found: dict[tuple[str, str], BadRows] = {}
     for name in run.storage.names(run.url("quarantine")):
-        if not _is_committed(run, name):
+        if not has_ended and not _is_committed(run, name):
             continue
         table = run.read_table("quarantine", name)
         for index, key in enumerate(zip(table["stage"].to_pylist(), table["reason"].to_pylist(), strict=True)):

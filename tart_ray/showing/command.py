@@ -44,7 +44,7 @@ def main(name: str, argv: Sequence[str]) -> int:
     if name == "versions":
         _print(tables.tell_versions(versions_of(place)))
     elif name == "diff":
-        _print(tables.tell_comparison(compare(place, options.old, options.new)))
+        _print(_diff(place, options.diff))
     else:
         _print(_prune(place, options.keep, dry_run=options.dry_run))
     return ExitCode.DONE
@@ -67,8 +67,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.description = "List the versions of labels at a path: when each began, what it holds, its size."
     elif name == "diff":
         parser.description = "Compare two versions of labels pair by pair; the last two where none are named."
-        parser.add_argument("old", nargs="?", default=None, metavar="A", help="a version")
-        parser.add_argument("new", nargs="?", default=None, metavar="B", help="the version to compare with it")
+        parser.add_argument("diff", nargs="*", default=[], metavar="VERSION", help="two versions, the older first")
     else:
         parser.description = (
             "Remove old versions of labels. The current one stays, the one that it builds upon, those begun after it, "
@@ -114,9 +113,7 @@ def _show(place: Run | Versions, options: argparse.Namespace) -> Iterator[str]:
 def _show_versions(versions: Versions, options: argparse.Namespace) -> Iterator[str]:
     """What is asked of versions, or else of the current one; of the last one, where none is current."""
     if options.diff is not None:
-        if len(options.diff) not in (0, 2):
-            raise ConfigurationError(f"--diff: got {options.diff}, expected two versions, or none for the last two")
-        yield from tables.tell_comparison(compare(versions, *options.diff))
+        yield from _diff(versions, options.diff)
         return
     if options.versions or not (options.quarantine or options.query):
         yield from tables.tell_versions(versions_of(versions))
@@ -131,6 +128,12 @@ def _show_versions(versions: Versions, options: argparse.Namespace) -> Iterator[
     else:
         yield ""
         yield from _state(run)
+
+
+def _diff(versions: Versions, names: Sequence[str]) -> Iterator[str]:
+    if len(names) not in (0, 2):
+        raise ConfigurationError(f"got {[*names]} to compare, expected two versions, or none for the last two")
+    yield from tables.tell_comparison(compare(versions, *names))
 
 
 def _state(run: Run) -> Iterator[str]:

@@ -17,14 +17,15 @@ from tart_ray.runs.directory import COMMITS, MANIFEST, RUN_ID, WORK, Directory
 from tart_ray.runs.lease import Holder, holder_of
 from tart_ray.runs.run import FAILED, Run
 from tart_ray.runs.stage import Record, Stage, total
-from tart_ray.runs.versions import RUNS, Versions
+from tart_ray.runs.versions import RUNS, Versions, is_id
 from tart_ray.storage import Storage, is_missing
+from tart_ray.training.stages import STATE
 
 SCORING = "scoring"  # within an output: the run of a job that scores first
 STAGES = (  # of all jobs, each after those that it reads from
     "retrieve", "read-candidates", "read-queries", "read-corpus", "read-qrels", "examples", "join", "chunk", "known",
-    "match", "score", "collect", "count", "place", "recount", "thresholds", "sample", "calibrate", "label", "rank",
-    "join-positives", "regroup", "mine", "spread", "measure", "summarise", "train",
+    "match", "encoder", "score", "collect", "count", "place", "recount", "thresholds", "sample", "calibrate", "label",
+    "rank", "join-positives", "regroup", "mine", "spread", "measure", "summarise", "train",
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ class Seen:
         stages: of a run that has not finished.
         holds_scores: whether another configuration is refused here even after a failure.
         within: the run that scores for this one.
+        saved: when the state of a training that goes on was last saved, in seconds since 1970.
     """
 
     run: Run
@@ -86,6 +88,7 @@ class Seen:
     stages: tuple[Progress, ...] = ()
     holds_scores: bool = False
     within: Seen | None = None
+    saved: float | None = None
 
     @property
     def job(self) -> str:
@@ -103,7 +106,7 @@ def find(storage: Storage, path: str) -> Run | Versions:
     if run.id is not None or storage.exists(run.manifest_url):
         return run
     versions = Versions(run)
-    if versions.ids() or versions.current() is not None:
+    if any(map(is_id, versions.ids())) or versions.current() is not None:
         return versions
     holder = holder_of(run)
     begun = f"; process {holder.pid} on {holder.host} took the lease and has not begun" if holder else ""
@@ -121,7 +124,8 @@ def look(run: Run) -> Seen:
     inner = look(scoring) if scoring is not None else None
     if run.is_complete():
         return Seen(run, manifest, Condition.FINISHED, None, report, within=inner)
-    holder = holder_of(_leased(run))
+    job = manifest["identity"]["job"]
+    holder = holder_of(_leased(run, job))
     failed = _json(run, FAILED)
     reason = failed["reason"] if failed and failed[RUN_ID] == run.id else None
     if holder is not None and holder.is_at_work:
@@ -131,7 +135,8 @@ def look(run: Run) -> Seen:
     else:
         condition = Condition.OVER_LIMITS if report is not None else Condition.STOPPED
     stages = tuple(_progress(run, manifest["identity"]))
-    return Seen(run, manifest, condition, holder, report, reason, stages, run.holds_scores(), inner)
+    saved = run.storage.modified(run.url(WORK, STATE)) if job == "train" else None
+    return Seen(run, manifest, condition, holder, report, reason, stages, run.holds_scores(), inner, saved)
 
 
 def scoring_of(run: Run) -> Run | None:
@@ -140,12 +145,10 @@ def scoring_of(run: Run) -> Run | None:
     return scoring if scoring.id is not None else None
 
 
-def _leased(run: Run) -> Directory:
+def _leased(run: Run, job: str) -> Directory:
     """The directory that the driver of a run has the lease of: not its own where the run belongs to something above."""
-    above, _, name = run.path.rpartition("/")
-    if name == SCORING:
-        return Run.at(run.storage, above, 1)
-    return Run.at(run.storage, above.removesuffix(f"/{RUNS}"), 1) if above.endswith(f"/{RUNS}") else run
+    above = {"score": f"/{SCORING}", "relabel": f"/{RUNS}/{run.path.rpartition('/')[2]}"}.get(job)
+    return run if above is None else Run.at(run.storage, run.path.removesuffix(above), 1)
 
 
 def _json(run: Run, name: str) -> dict[str, Any] | None:

@@ -31,6 +31,8 @@ def tell(seen: Seen, tables: Mapping[str, str]) -> Iterator[str]:
         yield from _of_report(seen.report)
     else:
         yield from _of_stages(seen.stages)
+        if seen.saved is not None:
+            yield f"the state of the training was saved last at {moment(seen.saved)}"
         if seen.within is not None:
             yield f"scoring, in {seen.within.run.path}: {seen.within.condition.value}"
             yield from _of_stages(seen.within.stages)

@@ -19,6 +19,7 @@ from support.shown import shown
 
 from tart_ray.config import RelabelConfig, RerankConfig
 from tart_ray.errors import ConfigurationError, ExitCode, InputError, RunConflictError, RunFailedError, StorageError
+from tart_ray.jobs_command import main
 from tart_ray.relabeling.job import describe, relabel
 from tart_ray.reranking.job import rerank
 
@@ -211,6 +212,8 @@ def test_three_runs_score_exactly_what_changed(tmp_path: Path, make: Make, capsy
     assert current(root) == third
     with pytest.raises(ConfigurationError, match=f"got 'nowhere'; finished runs at .*{first.name}"):
         relabel(make(**switch(config, "nowhere")))
+    assert main(["diff", str(root), first.name]) == 2
+    assert f"got ['{first.name}'] to compare, expected two versions" in capsys.readouterr().err
     assert shown(capsys, "prune", root, "--keep", "1") == [f"removes {first}", "1 versions removed, 2 left"]
     assert labels(current(root)) == new
     assert relabel(config, load=never) == ExitCode.DONE

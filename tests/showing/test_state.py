@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,9 @@ from tart_ray.errors import ConfigurationError
 from tart_ray.runs.lease import Holder, Lease, holder_of
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import Stage
-from tart_ray.showing.state import Condition, Told, find, look
-from tart_ray.showing.telling import amount, tell
+from tart_ray.runs.versions import Versions
+from tart_ray.showing.state import STAGES, Condition, Told, find, look
+from tart_ray.showing.telling import amount, moment, tell
 from tart_ray.storage import Storage
 
 MADE = Path(__file__).parents[1] / "ray" / "data" / "interrupted_rerank"
@@ -157,6 +160,47 @@ def test_a_run_of_an_older_release_that_was_killed(tmp_path: Path) -> None:
     assert done["chunk"][0] == done["chunk"][1] == 1
     assert 0 < done["score"][0] < done["score"][1]  # type: ignore[operator]
     assert done["rank"] == (0, 1)
+
+
+def test_a_run_in_a_directory_called_runs_has_its_own_lease(place: Any) -> None:
+    run = Run.at(place.storage, place.at("runs", "42"), 1).begin(IDENTITY, {"config": {}})
+    lease = Lease(run, print)
+    assert look(run.opened()).condition is Condition.RUNNING
+    with pytest.raises(ConfigurationError, match=r"no manifest\.json there"):
+        find(place.storage, place.url)
+    lease.release()
+
+
+def test_a_version_of_labels_has_the_lease_above_it(place: Any) -> None:
+    versions = Versions(Run.at(place.storage, place.at("labels"), 1))
+    identity = {"job": "relabel", "scores": {"plan": PLAN}, "base": None}
+    run = versions.run(versions.id_of(identity, None)).begin(identity, {"config": {}})
+    lease = Lease(versions.place, print)
+    assert look(run.opened()).condition is Condition.RUNNING
+    assert isinstance(find(place.storage, versions.path), Versions)
+    lease.release()
+    assert look(run.opened()).condition is Condition.STOPPED
+
+
+def test_when_a_training_saved_its_state(place: Any) -> None:
+    identity = {"job": "train", "input": {"files": {"train": []}}}
+    run = Run.at(place.storage, place.at("trained"), 1).begin(identity, {"config": {}})
+    assert look(run).saved is None
+    run.write(b"state", "_work", "state.pt")
+    saved = look(run).saved
+    assert saved is not None
+    assert f"the state of the training was saved last at {moment(saved)}" in lines(run)
+
+
+@pytest.mark.parametrize("room", ["reranking", "relabeling", "mining", "evaluation", "training", "scores"])
+def test_every_stage_of_a_job_has_its_place_in_the_order(room: str) -> None:
+    package = importlib.import_module(f"tart_ray.{room}")
+    found = [
+        importlib.import_module(f"tart_ray.{room}.{module.name}") for module in pkgutil.iter_modules(package.__path__)
+    ]
+    stages = {value.name for module in found for value in vars(module).values() if isinstance(value, Stage)}
+    assert stages
+    assert stages <= {*STAGES}
 
 
 def test_a_place_without_a_run_is_refused(place: Any) -> None:
