@@ -18,6 +18,7 @@ from recipes.demo_model.examples import make_queries
 from recipes.demo_model.start import make_start
 from recipes.demo_model.vocabulary import MAX_LENGTH, train_vocabulary
 from tart_ray.config import TrainingConfig
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
@@ -84,7 +85,7 @@ def train_model(folder: Path, *, run: str, blocks: int, steps: int, learning_rat
     target = folder / run
     target.mkdir(parents=True, exist_ok=True)
     queries = balanced(list(read_queries([folder / f"queries-{number:02}.parquet" for number in range(blocks)])))
-    model, tokenizer = start_from_checkpoint(folder / "start")
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(folder / "start"))
     config = TRAINING.model_copy(update={"max_steps": steps, "learning_rate": learning_rate})
     log.info("%d queries; %s", len(queries), config)
     with (target / "history.jsonl").open("a", encoding="utf-8") as history:

@@ -10,14 +10,13 @@ it gets those files or an error, whatever was put in their place since.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from tart_ray.errors import CheckpointChangedError, CheckpointError, LocationError
-from tart_ray.locations import check_location
+from tart_ray.errors import CheckpointChangedError, CheckpointError
 from tart_ray.model.checkpoint_files import ENCT5_FILES, CheckpointFiles, tokenizer_digest
 from tart_ray.model.fetching import (
     PUT_BACK,
@@ -29,40 +28,29 @@ from tart_ray.model.fetching import (
     require_config,
     versions_digest,
 )
+from tart_ray.model.place import CheckpointPlace
 
-HUB_URL = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+?))?/?")
 LABELS = (1, 2)  # outputs of a classifier that a pair can be ranked by
 
 
-def resolve_checkpoint(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    weights: bool = True,
-    fingerprint: str | None = None,
-    files: CheckpointFiles = ENCT5_FILES,
-) -> Path:
+def resolve_checkpoint(place: CheckpointPlace, *, weights: bool = True, files: CheckpointFiles = ENCT5_FILES) -> Path:
     """The local directory that holds the checkpoint's files.
 
+    Object storage and the hub, or the cache for them, must hold the checkpoint of the place's fingerprint. A local
+    directory is returned as it is: what is read from it is checked by `open_checkpoint` and by the tokenizer.
+
     Args:
-        path: a local directory, a URL of a store (``s3://bucket/model/``), or a hub id (``owner/name``, or
-            ``hf://owner/name@revision``).
-        revision: a hub branch, tag or commit.
-        storage_options: passed to fsspec for a URL (``endpoint_url``, ``key`` …).
         weights: False fetches what a tokenizer needs, without the large files.
-        fingerprint: what object storage and the hub must hold, or the cache for them. A local directory is returned
-            as it is: what is read from it is checked by `open_checkpoint` and by the tokenizer.
         files: what the model's family reads.
 
     Raises:
         CheckpointError: nothing is there, or the hub cannot be reached and its cache does not hold it.
         CheckpointChangedError: it has another fingerprint.
     """
-    text, revision = _located(path, revision)
-    if "://" in text:
-        options = dict(storage_options or {})
-        return fetch_from_store(text, options, files, weights=weights, fingerprint=fingerprint)
+    place = place.located()
+    if place.is_url:
+        return fetch_from_store(place, files, weights=weights)
+    text = str(place.path)
     local = Path(text).expanduser()
     if local.is_dir():
         if weights:  # a tokenizer that was saved alone has no config.json
@@ -73,21 +61,13 @@ def resolve_checkpoint(
             f"model path {text!r}: no such directory; expected a local directory, s3://bucket/prefix or a hub id "
             "like facebook/tart-full-flan-t5-xl"
         )
-    folder = fetch_from_hub(text, revision, files, weights=weights)
-    if fingerprint is not None:
-        check_digest(text, fingerprint, hub_digest(text, folder), whole=True)
+    folder = fetch_from_hub(text, place.revision, files, weights=weights)
+    check_digest(place, hub_digest(text, folder), whole=True)
     return folder
 
 
 @contextmanager
-def open_checkpoint(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    fingerprint: str | None = None,
-    files: CheckpointFiles = ENCT5_FILES,
-) -> Iterator[Path]:
+def open_checkpoint(place: CheckpointPlace, *, files: CheckpointFiles = ENCT5_FILES) -> Iterator[Path]:
     """The local directory that holds the checkpoint's files, for the block to load them.
 
     With a fingerprint, what the block has read is what was fingerprinted, or the block ends with an error: a local
@@ -96,29 +76,22 @@ def open_checkpoint(
     Raises:
         CheckpointError, CheckpointChangedError: as `resolve_checkpoint`.
     """
-    where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
-    folder = resolve_checkpoint(path, files=files, **where)
-    if fingerprint is None or not is_directory(path):
+    folder = resolve_checkpoint(place, files=files)
+    if place.fingerprint is None or not place.is_directory:
         yield folder
         return
     before = _state(folder, files)
     try:
         yield folder
     except Exception:  # of a checkpoint that was replaced, that is the reason
-        check_digest(str(path), fingerprint, files.digest(folder), whole=True)
+        check_digest(place, files.digest(folder), whole=True)
         raise
-    check_digest(str(path), fingerprint, files.digest(folder), whole=True)
+    check_digest(place, files.digest(folder), whole=True)
     if _state(folder, files) != before:
-        raise CheckpointChangedError(f"{path}: files were changed in it while it was loaded: {PUT_BACK}")
+        raise CheckpointChangedError(f"{place.path}: files were changed in it while it was loaded: {PUT_BACK}")
 
 
-def fingerprint_checkpoint(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    files: CheckpointFiles = ENCT5_FILES,
-) -> str:
+def fingerprint_checkpoint(place: CheckpointPlace, *, files: CheckpointFiles = ENCT5_FILES) -> str:
     """Two hashes, of all that scoring reads and of what the tokenizer reads; they change when any of it does.
 
     A local directory is hashed by content; a hub id by its resolved commit; object storage by names, sizes and
@@ -127,28 +100,22 @@ def fingerprint_checkpoint(
     Raises:
         CheckpointError: it is not there.
     """
-    text, revision = _located(path, revision)
-    where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "files": files}
-    if is_directory(text):
-        folder = resolve_checkpoint(text)
-        return f"{files.digest(folder)}-{tokenizer_digest(files.read_tokenizer(folder))}"
-    if "://" not in text:
-        folder = resolve_checkpoint(text, weights=False, **where)
-        return f"{hub_digest(text, folder)}-{tokenizer_digest(files.read_tokenizer(folder))}"
-    options = dict(storage_options or {})
-    listed = versions_digest(list_store(text, options, files)[1])
-    folder = fetch_from_store(text, options, files, weights=listed is None)
-    if versions_digest(list_store(text, options, files)[1]) != listed:
-        raise CheckpointError(f"{text}: files in it changed while they were looked at; try again when it is complete")
+    place = dataclasses.replace(place.located(), fingerprint=None)  # of what is there, whatever should be
+    if not place.is_url:
+        folder = resolve_checkpoint(place, weights=place.is_directory, files=files)
+        whole = files.digest(folder) if place.is_directory else hub_digest(str(place.path), folder)
+        return f"{whole}-{tokenizer_digest(files.read_tokenizer(folder))}"
+    listed = versions_digest(list_store(place, files)[1])
+    folder = fetch_from_store(place, files, weights=listed is None)
+    if versions_digest(list_store(place, files)[1]) != listed:
+        raise CheckpointError(
+            f"{place.path}: files in it changed while they were looked at; try again when it is complete"
+        )
     return f"{listed or files.digest(folder)}-{tokenizer_digest(files.read_tokenizer(folder))}"
 
 
 def list_checkpoint(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    files: CheckpointFiles = ENCT5_FILES,
+    place: CheckpointPlace, *, files: CheckpointFiles = ENCT5_FILES
 ) -> tuple[dict[str, int], Callable[[str], BinaryIO]]:
     """The sizes of the files that loading reads, bytes, by name, and what opens one of them for reading.
 
@@ -157,27 +124,27 @@ def list_checkpoint(
     Raises:
         CheckpointError: it is not there.
     """
-    text, revision = _located(path, revision)
-    if "://" in text:
-        filesystem, infos = list_store(text, dict(storage_options or {}), files)
+    place = place.located()
+    if place.is_url:
+        filesystem, infos = list_store(place, files)
         return (
             {name: int(info["size"]) for name, info in infos.items()},
             lambda name: filesystem.open(infos[name]["name"], "rb"),
         )
-    folder = resolve_checkpoint(text, revision=revision, weights=is_directory(text), files=files)
+    folder = resolve_checkpoint(place, weights=place.is_directory, files=files)
     names = files.in_directory(folder)
     return {name: (folder / name).stat().st_size for name in names}, lambda name: (folder / name).open("rb")
 
 
-def resolve_revision(path: str | Path, *, revision: str | None = None) -> str | None:
-    """The commit that a hub id's revision means now; for every other place ``revision`` as it is.
+def pin_revision(place: CheckpointPlace) -> CheckpointPlace:
+    """The place by the commit that a hub id's revision means now; every other place as it is.
 
     Raises:
         CheckpointError: the hub has no such model, or cannot be reached and its cache does not hold it.
     """
-    if not is_hub_id(path):
-        return revision
-    return resolve_checkpoint(path, revision=revision, weights=False).name
+    if not place.is_hub_id:
+        return place
+    return dataclasses.replace(place, revision=resolve_checkpoint(place, weights=False).name)
 
 
 def check_label_count(labels: int, origin: str) -> None:
@@ -191,35 +158,6 @@ def check_label_count(labels: int, origin: str) -> None:
             f"{origin}: got num_labels {labels}, expected 2 (irrelevant, relevant) or 1 (a number for relevance): the "
             "margin of two of several labels would say nothing of the others"
         )
-
-
-def _located(path: str | Path, revision: str | None) -> tuple[str, str | None]:
-    """The path, checked, and the revision; of a hf:// URL the hub id, and the revision that it names if none is given.
-
-    Raises:
-        CheckpointError: no model can be there.
-    """
-    try:
-        text = check_location(str(path))
-    except LocationError as error:
-        raise CheckpointError(f"model path: {error}") from error
-    if not text.startswith("hf://"):
-        return text, revision
-    found = HUB_URL.fullmatch(text)
-    if found is None:
-        raise CheckpointError(f"model path {text!r}: expected hf://owner/name or hf://owner/name@revision")
-    return found[1], revision or found[2]
-
-
-def is_directory(path: str | Path) -> bool:
-    """Whether it is a directory of this machine."""
-    text = _located(path, None)[0]
-    return "://" not in text and Path(text).expanduser().is_dir()
-
-
-def is_hub_id(path: str | Path) -> bool:
-    """Whether it is a model of the hub, if there is one of that name."""
-    return "://" not in _located(path, None)[0] and not is_directory(path)
 
 
 def _state(folder: Path, files: CheckpointFiles) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ from tart_ray.errors import CheckpointError, ConfigurationError
 from tart_ray.model.checkpoint import check_label_count, open_checkpoint
 from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES
 from tart_ray.model.encoded import EncodedPairs
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
 
 if TYPE_CHECKING:
@@ -121,19 +122,11 @@ class CrossEncoderTokenizer:
         self.constants = {name: value for name, value in features.items() if not hasattr(value, "shape")}
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        template: Template | None = None,
-        max_length: int,
-        revision: str | None = None,
-        fingerprint: str | None = None,
-        storage_options: Mapping[str, Any] | None = None,
+    def from_place(
+        cls, place: CheckpointPlace, *, template: Template | None = None, max_length: int
     ) -> CrossEncoderTokenizer:
         """That of a checkpoint; see `open_checkpoint` and `load_cross_encoder` for what is raised."""
-        where: dict[str, Any] = {"revision": revision, "fingerprint": fingerprint, "storage_options": storage_options}
-        with open_checkpoint(path, files=CROSS_ENCODER_FILES, **where) as folder:
+        with open_checkpoint(place, files=CROSS_ENCODER_FILES) as folder:
             return cls(load_cross_encoder(folder, device="meta"), template, max_length)
 
     def without_tokens(self, texts: Sequence[str]) -> list[int]:

@@ -21,6 +21,7 @@ from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
 from tart_ray.errors import CheckpointError
 from tart_ray.model.checkpoint import list_checkpoint, open_checkpoint
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.weights import check_values
 
 
@@ -72,18 +73,23 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             plain: Self = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
             return plain
-        origin = str(pretrained_model_name_or_path)
+        place = CheckpointPlace(str(pretrained_model_name_or_path), revision, storage_options, fingerprint)
+        return cls.from_place(place, *model_args, **kwargs)
+
+    @classmethod
+    def from_place(cls, place: CheckpointPlace, *model_args: Any, **kwargs: Any) -> Self:
+        """As `from_pretrained`, of a place."""
+        origin = str(place.path)
         want_info = kwargs.pop("output_loading_info", False)
         allow_missing = kwargs.pop("allow_missing_weights", False)
         kwargs.setdefault("dtype", torch.float32)
         kwargs |= {"trust_remote_code": False, "weights_only": True, "local_files_only": True}
-        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
-        with open_checkpoint(origin, **where) as folder:
+        with open_checkpoint(place) as folder:
             model, info = cls._load_folder(origin, folder, model_args, kwargs)
-            if fingerprint is not None:
+            if place.fingerprint is not None:
                 _unmap(model)
             if not {"subfolder", "variant"} & {*kwargs}:
-                check_values(origin, *list_checkpoint(folder))
+                check_values(origin, *list_checkpoint(CheckpointPlace(folder)))
         if info["missing_keys"] and not allow_missing:
             raise CheckpointError(
                 f"{origin}: weights missing for {sorted(info['missing_keys'])}; they would be random. Is it an EncT5 "

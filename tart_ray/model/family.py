@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from tart_ray.errors import CheckpointError
 from tart_ray.model.checkpoint import list_checkpoint
+from tart_ray.model.place import CheckpointPlace
 
 Family = Literal["enct5", "cross-encoder"]
 OF_T5 = ("t5", "mt5")
 MODULES = "modules.json"  # of sentence-transformers: the parts of a model, and the class of each
 
 
-def family_of(
-    path: str | Path, *, revision: str | None = None, storage_options: Mapping[str, Any] | None = None
-) -> Family:
+def family_of(place: CheckpointPlace) -> Family:
     """``enct5`` for the encoder of a T5 with a classifier upon its first token, ``cross-encoder`` for all others.
 
     Raises:
         CheckpointError: it is not there, its configuration cannot be read, or it needs code of its own.
     """
-    where: dict[str, Any] = {"revision": revision, "storage_options": storage_options}
-    names, open_file = list_checkpoint(path, **where)
+    names, open_file = list_checkpoint(place)
 
     def read(name: str) -> Any:
         with open_file(name) as file:
             try:
                 return json.load(file)
             except ValueError as error:
-                raise CheckpointError(f"{path}: {name} cannot be read as JSON: {error}") from error
+                raise CheckpointError(f"{place.path}: {name} cannot be read as JSON: {error}") from error
 
     config = read("config.json")
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: config.json: got {type(config).__name__}, expected an object")
+        raise CheckpointError(f"{place.path}: config.json: got {type(config).__name__}, expected an object")
     modules = read(MODULES) if MODULES in names else None
     architectures = config.get("architectures") or []
     if modules is None and config.get("model_type") in OF_T5 and "T5ForSequenceClassification" not in architectures:
         return "enct5"
-    check_needs_no_code(str(path), config, modules)
+    check_needs_no_code(str(place.path), config, modules)
     return "cross-encoder"
 
 

@@ -17,6 +17,7 @@ from tart_ray.errors import CheckpointChangedError, CheckpointError, LocationErr
 from tart_ray.file_versions import version_of
 from tart_ray.locations import open_filesystem
 from tart_ray.model.checkpoint_files import CheckpointFiles, digest, tokenizer_digest
+from tart_ray.model.place import CheckpointPlace
 
 CACHE_VARIABLE = "TART_RAY_CACHE"
 PUT_BACK = (
@@ -57,9 +58,7 @@ def hub_digest(repo: str, folder: Path) -> str:
     return digest([f"{repo}@{folder.name}"])  # its directory is named by it
 
 
-def fetch_from_store(
-    url: str, options: dict[str, Any], files: CheckpointFiles, *, weights: bool, fingerprint: str | None = None
-) -> Path:
+def fetch_from_store(place: CheckpointPlace, files: CheckpointFiles, *, weights: bool) -> Path:
     """A copy in the cache. One that is of the fingerprint is used whatever is in the store now.
 
     Raises:
@@ -68,36 +67,37 @@ def fetch_from_store(
     """
     root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "tart_ray") / "models"
     root.mkdir(parents=True, exist_ok=True)
+    url, fingerprint = str(place.path), place.fingerprint
     wanted = fingerprint and fingerprint.partition("-")[0 if weights else 2]
-    if wanted and (place := root / _cache_name(url, weights, wanted)).is_dir():
-        return place
-    filesystem, found = list_store(url, options, files, weights=weights)
+    if wanted and (copy := root / _cache_name(url, weights, wanted)).is_dir():
+        return copy
+    filesystem, found = list_store(place, files, weights=weights)
     listed = versions_digest(found)
-    if fingerprint and weights and listed:
-        check_digest(url, fingerprint, listed, whole=True)
+    if weights and listed:
+        check_digest(place, listed, whole=True)
     known = wanted or listed  # None where the content alone can tell
-    place = root / _cache_name(url, weights, known or "")
-    with filelock.FileLock(f"{place}.lock"):
-        if known and place.is_dir():
-            return place
-        partial = root / f"{place.name}.partial"
+    copy = root / _cache_name(url, weights, known or "")
+    with filelock.FileLock(f"{copy}.lock"):
+        if known and copy.is_dir():
+            return copy
+        partial = root / f"{copy.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while it held the lock
         partial.mkdir()
         try:
             _copy(filesystem, url, found, partial)
-            if versions_digest(list_store(url, options, files, weights=weights)[1]) != listed:
+            if versions_digest(list_store(place, files, weights=weights)[1]) != listed:
                 raise CheckpointError(f"{url}: files in it changed while they were copied; try again")
-            if fingerprint and not weights:
-                check_tokenizer(url, fingerprint, files.read_tokenizer(partial))
+            if not weights:
+                check_tokenizer(place, files.read_tokenizer(partial))
             elif fingerprint and not listed:
-                check_digest(url, fingerprint, files.digest(partial), whole=True)
+                check_digest(place, files.digest(partial), whole=True)
             if not known:
-                place = root / _cache_name(url, weights, files.digest(partial))
-            if not place.is_dir():
-                partial.rename(place)
+                copy = root / _cache_name(url, weights, files.digest(partial))
+            if not copy.is_dir():
+                partial.rename(copy)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return place
+    return copy
 
 
 def _cache_name(url: str, weights: bool, content: str) -> str:
@@ -118,15 +118,16 @@ def _copy(filesystem: AbstractFileSystem, url: str, found: Infos, folder: Path) 
 
 
 def list_store(
-    url: str, options: dict[str, Any], files: CheckpointFiles, *, weights: bool = True
+    place: CheckpointPlace, files: CheckpointFiles, *, weights: bool = True
 ) -> tuple[AbstractFileSystem, Infos]:
     """The filesystem of a URL, and what it says of each file that is read.
 
     Raises:
         CheckpointError: nothing is there, or it may not be listed.
     """
+    url = str(place.path)
     try:
-        filesystem, root = open_filesystem(url, options)
+        filesystem, root = open_filesystem(url, dict(place.storage_options or {}))
     except LocationError as error:
         raise CheckpointError(f"model path: {error}") from error
     filesystem.invalidate_cache(root)  # another process may have replaced files since this one listed them
@@ -157,17 +158,17 @@ def versions_digest(infos: Infos) -> str | None:
     return digest(f"{name} {infos[name]['size']} {versions[name]}" for name in sorted(infos))
 
 
-def check_tokenizer(path: str | Path, fingerprint: str, files: Mapping[str, bytes]) -> None:
-    """Refuse a tokenizer's files that are not those of a fingerprint.
+def check_tokenizer(place: CheckpointPlace, files: Mapping[str, bytes]) -> None:
+    """Refuse a tokenizer's files that are not those of the place's fingerprint, if it has one.
 
     Raises:
         CheckpointChangedError: they are not.
     """
-    check_digest(str(path), fingerprint, tokenizer_digest(files), whole=False)
+    check_digest(place, tokenizer_digest(files), whole=False)
 
 
-def check_digest(path: str, fingerprint: str, found: str, *, whole: bool) -> None:
-    """Refuse what does not have one half of a fingerprint.
+def check_digest(place: CheckpointPlace, found: str, *, whole: bool) -> None:
+    """Refuse what does not have one half of the place's fingerprint, if it has one.
 
     Args:
         found: the hash of all that scoring reads if ``whole``, else of what the tokenizer reads.
@@ -175,11 +176,12 @@ def check_digest(path: str, fingerprint: str, found: str, *, whole: bool) -> Non
     Raises:
         CheckpointChangedError: it is another.
     """
-    expected = fingerprint.partition("-")[0 if whole else 2]
-    if found != expected:
+    expected = place.fingerprint and place.fingerprint.partition("-")[0 if whole else 2]
+    if expected is not None and found != expected:
         what = "checkpoint" if whole else "tokenizer"
         raise CheckpointChangedError(
-            f"{path}: the manifest names a {what} of fingerprint {expected}, and one of {found} is there: {PUT_BACK}"
+            f"{place.path}: the manifest names a {what} of fingerprint {expected}, and one of {found} is there: "
+            f"{PUT_BACK}"
         )
 
 

@@ -20,6 +20,7 @@ from tart_ray.model.checkpoint import resolve_checkpoint
 from tart_ray.model.checkpoint_files import ENCT5_FILES, VOCAB_FILE
 from tart_ray.model.encoded import EncodedPairs, EncodedWindows
 from tart_ray.model.fetching import check_tokenizer
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.text_tokenizer import TextTokenizer, distinct_texts
 from tart_ray.model.texts import check_texts
 from tart_ray.model.tokenizer_files import TokenizerSettings, read_settings, write_files
@@ -88,17 +89,32 @@ class EncT5Tokenizer(TextTokenizer):
             CheckpointError: there is no such checkpoint, it holds no ``spiece.model``, or its files cannot be read.
             CheckpointChangedError: another one is there.
         """
-        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
-        folder = resolve_checkpoint(path, weights=False, **where)
+        return cls.from_place(
+            CheckpointPlace(path, revision, storage_options, fingerprint),
+            model_max_length=model_max_length,
+            split_special_tokens=split_special_tokens,
+            num_threads=num_threads,
+        )
+
+    @classmethod
+    def from_place(
+        cls,
+        place: CheckpointPlace,
+        *,
+        model_max_length: int | None = None,
+        split_special_tokens: bool = False,
+        num_threads: int = 1,
+    ) -> EncT5Tokenizer:
+        """As `from_pretrained`, of a place."""
+        folder = resolve_checkpoint(place, weights=False)
         files = ENCT5_FILES.read_tokenizer(folder)  # once: what is hashed is what is used
-        if fingerprint is not None:
-            check_tokenizer(path, fingerprint, files)
+        check_tokenizer(place, files)
         if VOCAB_FILE not in files:
             raise CheckpointError(
-                f"{path}: no {VOCAB_FILE} (T5's sentencepiece vocabulary); "
+                f"{place.path}: no {VOCAB_FILE} (T5's sentencepiece vocabulary); "
                 f"found {sorted(file.name for file in folder.iterdir())}"
             )
-        settings = read_settings(path, files)
+        settings = read_settings(place.path, files)
         return cls(
             folder / VOCAB_FILE,
             extra_ids=settings.extra_ids,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 from tart_ray.engine.deaths import begin_attempt
 from tart_ray.model.cross_encoder import CrossEncoderTokenizer
 from tart_ray.model.encoded import EncodedPairs, EncodedWindows
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
 from tart_ray.model.texts import join_instruction
 from tart_ray.model.tokenizer import EncT5Tokenizer
@@ -162,43 +163,21 @@ def windows_of(chunk: pa.Table) -> EncodedWindows:
     return EncodedWindows(rows, starts, spans.values.flatten().to_numpy().reshape(-1, 2))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tokenizer is, and how it is set. Credentials do not tell one from another."""
-
-    path: str
-    revision: str | None
-    fingerprint: str | None
-    split_special_tokens: bool
-    template: Template | None
-    max_length: int
-    storage_options: dict[str, Any] = field(compare=False, repr=False)
-
-
 @functools.lru_cache(maxsize=1)
-def _tokenizer_at(place: _Place) -> PairTokenizer:
-    where: dict[str, Any] = {
-        "revision": place.revision,
-        "fingerprint": place.fingerprint,
-        "storage_options": place.storage_options,
-    }
-    if place.template is not None:
-        options: dict[str, Any] = {"template": place.template, "max_length": place.max_length}
-        return CrossEncoderTokenizer.from_pretrained(place.path, **options, **where)
-    return EncT5Tokenizer.from_pretrained(place.path, split_special_tokens=place.split_special_tokens, **where)
+def _tokenizer_at(
+    place: CheckpointPlace, *, split_special_tokens: bool, template: Template | None, max_length: int
+) -> PairTokenizer:
+    if template is not None:
+        return CrossEncoderTokenizer.from_place(place, template=template, max_length=max_length)
+    return EncT5Tokenizer.from_place(place, split_special_tokens=split_special_tokens)
 
 
 def load_tokenizer(spec: ScoringSpec) -> PairTokenizer:
     """One tokenizer per process: that of the manifest, or an error."""
     model = spec.model
     return _tokenizer_at(
-        _Place(
-            model.path,
-            model.revision,
-            model.fingerprint,
-            model.split_special_tokens,
-            spec.template,
-            model.max_length,
-            spec.storage_options,
-        )
+        spec.place,
+        split_special_tokens=model.split_special_tokens,
+        template=spec.template,
+        max_length=model.max_length,
     )

@@ -64,7 +64,7 @@ def load_scorer(spec: ScoringSpec) -> PairScorer:
         template=spec.template,
         revision=spec.model.revision,
         fingerprint=spec.model.fingerprint,
-        storage_options=spec.storage_options,
+        storage_options=spec.place.storage_options,
         device=spec.device,
         dtype=spec.model.dtype,
         max_length=spec.model.max_length,

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from tart_ray.config import CandidatesConfig, ClusterConfig, LimitsConfig, ModelConfig, StorageConfig, TemplateConfig
 from tart_ray.errors import CheckpointChangedError, ConfigurationError
-from tart_ray.model.checkpoint import fingerprint_checkpoint, resolve_revision
+from tart_ray.model.checkpoint import fingerprint_checkpoint, pin_revision
 from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES, ENCT5_FILES
 from tart_ray.model.cross_encoder import CrossEncoderTokenizer
 from tart_ray.model.family import Family, family_of
 from tart_ray.model.fetching import PUT_BACK
 from tart_ray.model.fitness import check_checkpoint
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
 from tart_ray.scores.releases import versions_of_scores
 
@@ -51,18 +52,17 @@ class ScoringSpec:
             CheckpointError: it is not there, has another fingerprint than ``model.fingerprint``, or cannot be scored
                 with.
         """
-        options = storage.fsspec_options(model.path)
-        revision = resolve_revision(model.path, revision=model.revision)
-        where: dict[str, Any] = {"revision": revision, "storage_options": options}
-        family = family_of(model.path, **where) if model.family == "auto" else model.family
+        place = pin_revision(CheckpointPlace(model.path, model.revision, storage.fsspec_options(model.path)))
+        family = family_of(place) if model.family == "auto" else model.family
         files = ENCT5_FILES if family == "enct5" else CROSS_ENCODER_FILES
-        found = fingerprint_checkpoint(model.path, files=files, **where)
+        found = fingerprint_checkpoint(place, files=files)
         if model.fingerprint not in (None, found):
             raise CheckpointChangedError(
                 f"{model.path}: got a checkpoint of fingerprint {found}, expected {model.fingerprint}: {PUT_BACK}"
             )
+        place = dataclasses.replace(place, fingerprint=found)
         settled: dict[str, Any] = {
-            "revision": revision,
+            "revision": place.revision,
             "family": family,
             "fingerprint": found,
             "dtype": dtype_of(model, cluster),
@@ -73,14 +73,10 @@ class ScoringSpec:
                 "model.encoder: got padded and cluster.gpus_per_replica: 0, expected auto, packed or reference on CPUs"
             )
         if family == "enct5":
-            check_checkpoint(model.path, fingerprint=found, **where)
+            check_checkpoint(place)
         else:
-            tokenizer = CrossEncoderTokenizer.from_pretrained(
-                model.path,
-                template=template_of(model.template),
-                max_length=model.max_length,
-                fingerprint=found,
-                **where,
+            tokenizer = CrossEncoderTokenizer.from_place(
+                place, template=template_of(model.template), max_length=model.max_length
             )
             settled["template"] = TemplateConfig(**dataclasses.asdict(tokenizer.template))
         return cls(model.model_copy(update=settled), cluster, limits, storage, candidates.empty_documents)
@@ -91,9 +87,11 @@ class ScoringSpec:
         return "cuda" if self.cluster.gpus_per_replica else "cpu"
 
     @property
-    def storage_options(self) -> dict[str, Any]:
-        """Of the filesystem that the model is on; secrets in clear."""
-        return self.storage.fsspec_options(self.model.path)
+    def place(self) -> CheckpointPlace:
+        """Of the checkpoint; secrets in clear."""
+        model = self.model
+        options = self.storage.fsspec_options(model.path)
+        return CheckpointPlace(model.path, model.revision, options, model.fingerprint)
 
     @property
     def family(self) -> Family:

@@ -7,7 +7,6 @@ neither on the order of the rows nor on their company, beyond rounding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from tart_ray.model.checkpoint import open_checkpoint
 from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES
 from tart_ray.model.cross_encoder import CrossEncoderTokenizer, load_cross_encoder
 from tart_ray.model.encoded import EncodedPairs
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
 from tart_ray.model.texts import check_pairs
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH
@@ -46,32 +46,28 @@ class CrossEncoderScorer(BatchedScorer):
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(
+    def from_place(
         cls,
-        path: str | Path,
+        place: CheckpointPlace,
         *,
         template: Template | None = None,
-        revision: str | None = None,
-        storage_options: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         max_length: int = DEFAULT_MAX_LENGTH,
         max_tokens_per_batch: int | None = None,
-        fingerprint: str | None = None,
     ) -> CrossEncoderScorer:
-        """Load a checkpoint from a hub id, a local directory or ``s3://…``.
+        """Load a checkpoint.
 
         Args:
             template: how a pair is written; by default the one that suits the kind of model.
-            device, dtype, fingerprint: as of `Scorer.from_pretrained`.
+            device, dtype: as of `Scorer.from_pretrained`.
 
         Raises:
             CheckpointError: the checkpoint cannot be found or used.
             ConfigurationError: the package sentence-transformers is missing.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
-        with open_checkpoint(path, files=CROSS_ENCODER_FILES, **where) as folder:
+        with open_checkpoint(place, files=CROSS_ENCODER_FILES) as folder:
             model = load_cross_encoder(folder, device=str(device), dtype=resolve_dtype(dtype, device))
         tokenizer = CrossEncoderTokenizer(model, template, max_length)
         scorer = cls(tokenizer, max_tokens_per_batch=max_tokens_per_batch)

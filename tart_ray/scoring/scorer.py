@@ -16,6 +16,7 @@ from tart_ray.model.checkpoint import check_label_count
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.family import Family, family_of
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
 from tart_ray.model.texts import check_pairs, join_instruction
 from tart_ray.model.tokenizer import EncT5Tokenizer
@@ -118,9 +119,9 @@ class Scorer(ChoosingScorer):
             ValueError: a dtype that T5 does not survive, or an option that the family does not have.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
+        place = CheckpointPlace(path, revision, storage_options, fingerprint)
         if family == "auto":
-            family = family_of(path, revision=revision, storage_options=storage_options)
+            family = family_of(place)
         if family != "enct5":
             from tart_ray.scoring.cross_encoder import CrossEncoderScorer
 
@@ -130,15 +131,19 @@ class Scorer(ChoosingScorer):
                 raise ValueError(
                     f"{path}: long_documents, truncation, split_special_tokens and encoder are for an EncT5"
                 )
-            options: dict[str, Any] = {"max_length": max_length, "max_tokens_per_batch": max_tokens_per_batch}
-            return CrossEncoderScorer.from_pretrained(
-                path, template=template, device=device, dtype=dtype, **options, **where
+            return CrossEncoderScorer.from_place(
+                place,
+                template=template,
+                device=device,
+                dtype=dtype,
+                max_length=max_length,
+                max_tokens_per_batch=max_tokens_per_batch,
             )
         if template is not None:
             raise ValueError(f"{path}: got a template for an EncT5, which has one way to write a pair")
-        tokenizer = EncT5Tokenizer.from_pretrained(path, split_special_tokens=split_special_tokens, **where)
+        tokenizer = EncT5Tokenizer.from_place(place, split_special_tokens=split_special_tokens)
         dtype, tries = resolve_dtype(dtype, device), encoder == "auto" and device.type == "cuda"
-        model = EncT5ForSequenceClassification.from_pretrained(path, dtype=torch.float32 if tries else dtype, **where)
+        model = EncT5ForSequenceClassification.from_place(place, dtype=torch.float32 if tries else dtype)
         model = model.to(device).eval()
         expected = Expected.of(model, max_length) if tries else None
         scorer = cls(

@@ -5,16 +5,18 @@ What is loaded must be what was pinned, so that all workers, and all starts of a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tart_ray.config import StartConfig, StorageConfig
 from tart_ray.errors import CheckpointChangedError
-from tart_ray.model.checkpoint import fingerprint_checkpoint, resolve_checkpoint, resolve_revision
+from tart_ray.model.checkpoint import fingerprint_checkpoint, pin_revision, resolve_checkpoint
 from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.fetching import PUT_BACK
 from tart_ray.model.fitness import check_checkpoint
+from tart_ray.model.place import CheckpointPlace
 
 if TYPE_CHECKING:
     from tart_ray.training.start import Start  # loads torch, which drivers do without
@@ -35,11 +37,10 @@ def pin_start(model: StartConfig, storage: StorageConfig) -> tuple[StartConfig, 
         vocabulary = _fetch_vocabulary(model, storage)
         tokenizer = EncT5Tokenizer(vocabulary / VOCAB_FILE if vocabulary.is_dir() else vocabulary)
         return model, hashlib.sha256(tokenizer.vocabulary).hexdigest()
-    revision = resolve_revision(model.path, revision=model.revision)
-    where: dict[str, Any] = {"revision": revision, "storage_options": storage.fsspec_options(model.path)}
-    fingerprint = fingerprint_checkpoint(model.path, **where)
-    check_checkpoint(model.path, fingerprint=fingerprint, with_head=False, **where)
-    return model.model_copy(update={"revision": revision}), fingerprint
+    place = pin_revision(_place_of(model, model.path, storage))
+    fingerprint = fingerprint_checkpoint(place)
+    check_checkpoint(dataclasses.replace(place, fingerprint=fingerprint), with_head=False)
+    return model.model_copy(update={"revision": place.revision}), fingerprint
 
 
 def load_start(model: StartConfig, storage: StorageConfig, fingerprint: str, *, seed: int, as_published: bool) -> Start:
@@ -57,14 +58,8 @@ def load_start(model: StartConfig, storage: StorageConfig, fingerprint: str, *, 
     from tart_ray.training.start import start_fresh, start_from_checkpoint
 
     if model.path is not None:
-        return start_from_checkpoint(
-            model.path,
-            seed=seed,
-            revision=model.revision,
-            storage_options=storage.fsspec_options(model.path),
-            fingerprint=fingerprint,
-            as_published=as_published,
-        )
+        place = dataclasses.replace(_place_of(model, model.path, storage), fingerprint=fingerprint)
+        return start_from_checkpoint(place, seed=seed, as_published=as_published)
     vocabulary = _fetch_vocabulary(model, storage)
     mimetic = model.initialisation == "mimetic"
     fresh, tokenizer = start_fresh(vocabulary, model.geometry, mimetic=mimetic, seed=seed)
@@ -78,5 +73,8 @@ def _fetch_vocabulary(model: StartConfig, storage: StorageConfig) -> Path:
     assert model.vocabulary is not None
     if Path(model.vocabulary).is_file():
         return Path(model.vocabulary)
-    options = storage.fsspec_options(model.vocabulary)
-    return resolve_checkpoint(model.vocabulary, revision=model.revision, storage_options=options, weights=False)
+    return resolve_checkpoint(_place_of(model, model.vocabulary, storage), weights=False)
+
+
+def _place_of(model: StartConfig, path: str, storage: StorageConfig) -> CheckpointPlace:
+    return CheckpointPlace(path, model.revision, storage.fsspec_options(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tart_ray.config import GeometryConfig
 from tart_ray.errors import CheckpointError
 from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.training.published import start_as_published
 
@@ -23,32 +23,23 @@ ROWS_MULTIPLE = 64  # embedding rows are a multiple of it, which suits matrix un
 Start = tuple[EncT5ForSequenceClassification, EncT5Tokenizer]
 
 
-def start_from_checkpoint(
-    path: str | Path,
-    *,
-    seed: int = 0,
-    revision: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    as_published: bool = False,
-    fingerprint: str | None = None,
-) -> Start:
+def start_from_checkpoint(place: CheckpointPlace, *, seed: int = 0, as_published: bool = False) -> Start:
     """An EncT5 as it is, or a T5's encoder with a new row for ``<s>`` and a new head for two labels; float32.
 
     Args:
         seed: of the new weights.
         as_published: a T5 starts as TART-full did: the row of ``<s>`` is the T5's, the head has torch's initialisation.
-        fingerprint: the fingerprint that the checkpoint must have (`tart_ray.model.checkpoint`).
 
     Raises:
         CheckpointChangedError: it has another fingerprint.
         CheckpointError: there is no checkpoint, or it is neither a T5 nor an EncT5 with two labels.
     """
-    where: dict[str, Any] = {"revision": revision, "storage_options": storage_options, "fingerprint": fingerprint}
-    tokenizer = EncT5Tokenizer.from_pretrained(path, **where)
+    path = place.path
+    tokenizer = EncT5Tokenizer.from_place(place)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        loaded: Any = EncT5ForSequenceClassification.from_pretrained(
-            path, dtype=torch.float32, allow_missing_weights=True, output_loading_info=True, **where
+        loaded: Any = EncT5ForSequenceClassification.from_place(
+            place, dtype=torch.float32, allow_missing_weights=True, output_loading_info=True
         )
         model, missing = loaded[0], {*loaded[1]["missing_keys"]}
         if missing - HEAD:

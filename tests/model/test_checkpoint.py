@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,7 +23,8 @@ from tart_ray.errors import (
     CheckpointChangedError,
     CheckpointError,
 )
-from tart_ray.model.checkpoint import fingerprint_checkpoint, open_checkpoint, resolve_checkpoint, resolve_revision
+from tart_ray.model.checkpoint import fingerprint_checkpoint, open_checkpoint, pin_revision, resolve_checkpoint
+from tart_ray.model.place import CheckpointPlace
 
 
 @pytest.fixture
@@ -35,22 +37,35 @@ def url(s3: S3Server, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest
     return f"s3://{bucket}/tart/"
 
 
-def test_object_storage_is_copied_once(url: str, s3: S3Server, tiny_checkpoint: Path) -> None:
-    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+@pytest.fixture
+def place(url: str, s3: S3Server) -> CheckpointPlace:
+    return CheckpointPlace(url, storage_options=s3.storage_options)
+
+
+def test_credentials_neither_tell_places_apart_nor_are_printed() -> None:
+    one, other = (CheckpointPlace("s3://b/m", storage_options={"secret": secret}) for secret in ("hunter2", "other"))
+    assert {one: "cached"}[other] == "cached"
+    assert "hunter2" not in repr(one)
+    assert one != dataclasses.replace(one, fingerprint="1-2")
+
+
+def test_object_storage_is_copied_once(place: CheckpointPlace, url: str, tiny_checkpoint: Path) -> None:
+    folder = resolve_checkpoint(place)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
         file.name: file.read_bytes() for file in tiny_checkpoint.iterdir()
     }
     inodes = {file.name: file.stat().st_ino for file in folder.iterdir()}
-    assert resolve_checkpoint(url, storage_options=s3.storage_options) == folder
+    assert resolve_checkpoint(place) == folder
     assert {file.name: file.stat().st_ino for file in folder.iterdir()} == inodes
 
 
 RESOLVE = """
 import json, sys
 from tart_ray.model.checkpoint import resolve_checkpoint
+from tart_ray.model.place import CheckpointPlace
 print("ready", flush=True)
 url, options = json.loads(sys.stdin.readline())
-folder = resolve_checkpoint(url, storage_options=options)
+folder = resolve_checkpoint(CheckpointPlace(url, storage_options=options))
 print(json.dumps([str(folder), sorted(file.name for file in folder.iterdir())]))
 """
 
@@ -79,10 +94,10 @@ def test_processes_that_fetch_at_once_share_one_complete_copy(
     assert "".join(log for _, log in answers).count("CALL: get_object") == len(names)
 
 
-def test_a_changed_object_is_fetched_again(url: str, s3: S3Server) -> None:
-    first = resolve_checkpoint(url, storage_options=s3.storage_options)
+def test_a_changed_object_is_fetched_again(place: CheckpointPlace, url: str, s3: S3Server) -> None:
+    first = resolve_checkpoint(place)
     s3.filesystem().pipe_file(f"{url}added_tokens.json", b'{"<s>": 181 }')
-    second = resolve_checkpoint(url, storage_options=s3.storage_options)
+    second = resolve_checkpoint(place)
     assert second != first
     assert (second / "added_tokens.json").read_bytes() == b'{"<s>": 181 }'
 
@@ -90,37 +105,37 @@ def test_a_changed_object_is_fetched_again(url: str, s3: S3Server) -> None:
 def test_another_process_can_have_replaced_an_object(url: str, s3: S3Server) -> None:
     options = {name: value for name, value in s3.storage_options.items() if name != "use_listings_cache"}
     before, first = (
-        fingerprint_checkpoint(url, storage_options=options),
-        resolve_checkpoint(url, storage_options=options),
+        fingerprint_checkpoint(CheckpointPlace(url, storage_options=options)),
+        resolve_checkpoint(CheckpointPlace(url, storage_options=options)),
     )
     s3.filesystem().pipe_file(f"{url}added_tokens.json", b'{"<s>": 183}')
-    assert fingerprint_checkpoint(url, storage_options=options) != before
-    assert resolve_checkpoint(url, storage_options=options) != first
+    assert fingerprint_checkpoint(CheckpointPlace(url, storage_options=options)) != before
+    assert resolve_checkpoint(CheckpointPlace(url, storage_options=options)) != first
 
 
-def test_only_what_loading_reads_is_fetched(url: str, s3: S3Server) -> None:
+def test_only_what_loading_reads_is_fetched(place: CheckpointPlace, url: str, s3: S3Server) -> None:
     for name in ("README.md", "optimizer.pt", "tf_model.h5", "nested/config.json"):
         s3.filesystem().pipe_file(f"{url}{name}", b"left there")
-    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+    folder = resolve_checkpoint(place)
     assert not {"README.md", "optimizer.pt", "tf_model.h5", "nested"} & {file.name for file in folder.iterdir()}
 
 
 def test_the_cache_is_where_the_variable_says_or_at_home(
-    url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: CheckpointPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert resolve_checkpoint(url, storage_options=s3.storage_options).parent == tmp_path / "cache" / "models"
+    assert resolve_checkpoint(place).parent == tmp_path / "cache" / "models"
     monkeypatch.delenv("TART_RAY_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+    folder = resolve_checkpoint(place)
     assert folder.parent == tmp_path / "home" / ".cache" / "tart_ray" / "models"
 
 
-def test_what_a_killed_fetch_left_is_replaced(url: str, s3: S3Server, tiny_checkpoint: Path) -> None:
-    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+def test_what_a_killed_fetch_left_is_replaced(place: CheckpointPlace, tiny_checkpoint: Path) -> None:
+    folder = resolve_checkpoint(place)
     partial = folder.rename(folder.with_name(f"{folder.name}.partial"))
     (partial / "config.json").unlink()
     (partial / "model.safetensors").write_bytes(b"cut")
-    again = resolve_checkpoint(url, storage_options=s3.storage_options)
+    again = resolve_checkpoint(place)
     assert again == folder
     assert sorted(file.name for file in again.iterdir()) == sorted(file.name for file in tiny_checkpoint.iterdir())
     assert (again / "model.safetensors").read_bytes() == (tiny_checkpoint / "model.safetensors").read_bytes()
@@ -148,10 +163,10 @@ def test_a_fetch_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with supported(CutShort, "cutshort"):
         fsspec.filesystem("cutshort").pipe_file("/bucket/model/config.json", b"{} ")
         with pytest.raises(CheckpointError, match="got 1 bytes, expected 3"):
-            resolve_checkpoint("cutshort://bucket/model")
+            resolve_checkpoint(CheckpointPlace("cutshort://bucket/model"))
         assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
         monkeypatch.setattr(CutShort, "cutting", False)
-        assert (resolve_checkpoint("cutshort://bucket/model") / "config.json").read_bytes() == b"{} "
+        assert (resolve_checkpoint(CheckpointPlace("cutshort://bucket/model")) / "config.json").read_bytes() == b"{} "
 
 
 @pytest.mark.parametrize(
@@ -167,14 +182,14 @@ def test_a_fetch_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_place_that_is_not_supported_is_refused(path: str, said: str) -> None:
     for look in (resolve_checkpoint, fingerprint_checkpoint):
         with pytest.raises(CheckpointError, match=said) as caught:
-            look(path)
+            look(CheckpointPlace(path))
         assert "hunter2" not in str(caught.value)
 
 
 def test_a_url_of_the_hub_is_its_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="model path 'owner/name': no such local directory, the hub cannot"):
-        resolve_checkpoint("HF://owner/name@v1")
+        resolve_checkpoint(CheckpointPlace("HF://owner/name@v1"))
 
 
 def test_a_model_scores_from_object_storage_as_from_disk(url: str, s3: S3Server, tiny_checkpoint: Path) -> None:
@@ -186,50 +201,57 @@ def test_a_model_scores_from_object_storage_as_from_disk(url: str, s3: S3Server,
     assert logits(url, storage_options=s3.storage_options) == logits(tiny_checkpoint)
 
 
-def test_a_tokenizer_fetches_no_weights(url: str, s3: S3Server) -> None:
-    folder = resolve_checkpoint(url, storage_options=s3.storage_options, weights=False)
+def test_a_tokenizer_fetches_no_weights(place: CheckpointPlace) -> None:
+    folder = resolve_checkpoint(place, weights=False)
     assert (folder / "spiece.model").exists()
     assert not list(folder.glob("*.safetensors"))
 
 
-def test_safetensors_are_preferred_to_bin(tiny_checkpoint: Path, s3: S3Server, url: str) -> None:
+def test_safetensors_are_preferred_to_bin(
+    tiny_checkpoint: Path, s3: S3Server, place: CheckpointPlace, url: str
+) -> None:
     s3.filesystem().pipe_file(f"{url}pytorch_model.bin", b"large")
-    folder = resolve_checkpoint(url, storage_options=s3.storage_options)
+    folder = resolve_checkpoint(place)
     assert (folder / "model.safetensors").exists()
     assert not (folder / "pytorch_model.bin").exists()
 
 
 def test_the_fingerprint_is_of_the_content(tiny_checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path / "copy")
-    assert fingerprint_checkpoint(tmp_path / "copy") == fingerprint_checkpoint(tiny_checkpoint)
+    original, copy = CheckpointPlace(tiny_checkpoint), CheckpointPlace(tmp_path / "copy")
+    assert fingerprint_checkpoint(copy) == fingerprint_checkpoint(original)
     weights = bytearray((tmp_path / "copy" / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "copy" / "model.safetensors").write_bytes(weights)
-    assert fingerprint_checkpoint(tmp_path / "copy") != fingerprint_checkpoint(tiny_checkpoint)
+    assert fingerprint_checkpoint(copy) != fingerprint_checkpoint(original)
 
 
 def test_the_fingerprint_ignores_what_scoring_does_not_read(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
     (folder / "README.md").write_text("A model.")
     (folder / "pytorch_model.bin").write_bytes(b"safetensors are read in its place")
-    assert fingerprint_checkpoint(folder) == fingerprint_checkpoint(tiny_checkpoint)
+    assert fingerprint_checkpoint(CheckpointPlace(folder)) == fingerprint_checkpoint(CheckpointPlace(tiny_checkpoint))
     (folder / "spiece.model").write_bytes((folder / "spiece.model").read_bytes() + b"\n")
-    assert fingerprint_checkpoint(folder) != fingerprint_checkpoint(tiny_checkpoint)
+    assert fingerprint_checkpoint(CheckpointPlace(folder)) != fingerprint_checkpoint(CheckpointPlace(tiny_checkpoint))
 
 
 def test_the_fingerprint_of_object_storage_is_that_of_a_copy(url: str, s3: S3Server) -> None:
     copy = f"s3://{s3.new_bucket()}/elsewhere"
     for path in s3.filesystem().ls(url):
         s3.filesystem().pipe_file(f"{copy}/{Path(path).name}", s3.filesystem().cat_file(path))
-    fingerprints = {fingerprint_checkpoint(where, storage_options=s3.storage_options) for where in (url, copy)}
+    fingerprints = {
+        fingerprint_checkpoint(CheckpointPlace(where, storage_options=s3.storage_options)) for where in (url, copy)
+    }
     assert len(fingerprints) == 1
 
 
-def test_the_fingerprint_of_object_storage_changes_with_an_object(url: str, s3: S3Server) -> None:
-    before = fingerprint_checkpoint(url, storage_options=s3.storage_options)
-    assert fingerprint_checkpoint(url, storage_options=s3.storage_options) == before
+def test_the_fingerprint_of_object_storage_changes_with_an_object(
+    place: CheckpointPlace, url: str, s3: S3Server
+) -> None:
+    before = fingerprint_checkpoint(place)
+    assert fingerprint_checkpoint(place) == before
     s3.filesystem().pipe_file(f"{url}added_tokens.json", b'{"<s>": 182}')
-    assert fingerprint_checkpoint(url, storage_options=s3.storage_options) != before
+    assert fingerprint_checkpoint(place) != before
 
 
 @pytest.mark.parametrize(
@@ -243,23 +265,23 @@ def test_the_fingerprint_of_object_storage_changes_with_an_object(url: str, s3: 
 )
 def test_a_path_that_leads_nowhere_is_named(path: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        resolve_checkpoint(path)
+        resolve_checkpoint(CheckpointPlace(path))
     assert path in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["nosuchprotocol://bucket/model", "s3://bucket/model"])
 def test_a_place_that_cannot_be_listed_is_named(url: str, s3: S3Server) -> None:
     with pytest.raises(CheckpointError, match=f"model path:? '?{url}'?: "):
-        resolve_checkpoint(url, storage_options={**s3.storage_options, "secret": "wrong"})
+        resolve_checkpoint(CheckpointPlace(url, storage_options={**s3.storage_options, "secret": "wrong"}))
 
 
 def test_a_prefix_without_a_model_is_named(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.new_bucket()
     s3.filesystem().pipe_file(f"{bucket}/else/readme.txt", b"no model")
     with pytest.raises(CheckpointError, match=r"no config\.json"):
-        resolve_checkpoint(f"s3://{bucket}/else", storage_options=s3.storage_options)
+        resolve_checkpoint(CheckpointPlace(f"s3://{bucket}/else", storage_options=s3.storage_options))
     with pytest.raises(CheckpointError, match="nothing there"):
-        resolve_checkpoint(f"s3://{bucket}/missing", storage_options=s3.storage_options)
+        resolve_checkpoint(CheckpointPlace(f"s3://{bucket}/missing", storage_options=s3.storage_options))
 
 
 # Loading by the fingerprint of a manifest
@@ -280,7 +302,7 @@ def change(file: Path, *, at: int = -1) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "spiece.model", "added_tokens.json"])
 def test_a_replaced_file_is_no_longer_the_manifests_checkpoint(copy: Path, name: str) -> None:
-    fingerprint = fingerprint_checkpoint(copy)
+    fingerprint = fingerprint_checkpoint(CheckpointPlace(copy))
     Scorer.from_pretrained(copy, device="cpu", fingerprint=fingerprint)
     (copy / name).write_bytes((copy / name).read_bytes() + b" ")
     with pytest.raises(
@@ -291,7 +313,7 @@ def test_a_replaced_file_is_no_longer_the_manifests_checkpoint(copy: Path, name:
 
 
 def test_a_tokenizer_proves_its_own_files_alone(copy: Path) -> None:
-    fingerprint = fingerprint_checkpoint(copy)
+    fingerprint = fingerprint_checkpoint(CheckpointPlace(copy))
     change(copy / "model.safetensors")
     tokenizer = EncT5Tokenizer.from_pretrained(copy, fingerprint=fingerprint)
     (copy / "added_tokens.json").write_text('{"<s>": 200}')
@@ -305,16 +327,16 @@ def test_a_tokenizer_proves_its_own_files_alone(copy: Path) -> None:
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_loaded_is_refused(copy: Path) -> None:
-    fingerprint = fingerprint_checkpoint(copy)
+    fingerprint = fingerprint_checkpoint(CheckpointPlace(copy))
     before = (copy / "model.safetensors").read_bytes()
 
     def load() -> None:
-        with open_checkpoint(copy, fingerprint=fingerprint):
+        with open_checkpoint(CheckpointPlace(copy, fingerprint=fingerprint)):
             change(copy / "model.safetensors")
             (copy / "model.safetensors").write_bytes(before)  # what was read in between, nobody knows
 
     def fail_to_load() -> None:
-        with open_checkpoint(copy, fingerprint=fingerprint):
+        with open_checkpoint(CheckpointPlace(copy, fingerprint=fingerprint)):
             change(copy / "model.safetensors")
             raise CheckpointError("its header cannot be read")
 
@@ -325,7 +347,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_loaded_is_refused(copy: Path)
 
 
 def test_weights_overwritten_under_a_running_replica_do_not_change_its_scores(copy: Path) -> None:
-    scorer = Scorer.from_pretrained(copy, device="cpu", fingerprint=fingerprint_checkpoint(copy))
+    scorer = Scorer.from_pretrained(copy, device="cpu", fingerprint=fingerprint_checkpoint(CheckpointPlace(copy)))
     before = scorer.score(["wing"], ["flow 7 plate"]).margin
     size = (copy / "model.safetensors").stat().st_size
     with (copy / "model.safetensors").open("r+b") as file:
@@ -335,19 +357,18 @@ def test_weights_overwritten_under_a_running_replica_do_not_change_its_scores(co
 
 
 def test_the_copy_of_a_fingerprint_outlives_the_object_storage(
-    url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: CheckpointPlace, url: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where: dict[str, Any] = {"storage_options": s3.storage_options}
-    fingerprint = fingerprint_checkpoint(url, **where)
-    folder = resolve_checkpoint(url, fingerprint=fingerprint, **where)
-    tokenizer = resolve_checkpoint(url, fingerprint=fingerprint, weights=False, **where)
+    place = dataclasses.replace(place, fingerprint=fingerprint_checkpoint(place))
+    folder = resolve_checkpoint(place)
+    tokenizer = resolve_checkpoint(place, weights=False)
     s3.filesystem().pipe_file(f"{url}added_tokens.json", b'{"<s>": 181 }')
-    assert resolve_checkpoint(url, fingerprint=fingerprint, **where) == folder
-    assert resolve_checkpoint(url, fingerprint=fingerprint, weights=False, **where) == tokenizer
+    assert resolve_checkpoint(place) == folder
+    assert resolve_checkpoint(place, weights=False) == tokenizer
     monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path / "of another node"))
     for weights in (True, False):
         with pytest.raises(CheckpointChangedError, match=r"the manifest names .* put .* back"):
-            resolve_checkpoint(url, fingerprint=fingerprint, weights=weights, **where)
+            resolve_checkpoint(place, weights=weights)
     assert not [path for path in (tmp_path / "of another node" / "models").iterdir() if path.is_dir()]
 
 
@@ -359,18 +380,20 @@ def test_a_store_that_tells_no_versions_is_known_by_content(
         url, store = f"{scheme}://bucket/tart", fsspec.filesystem(scheme)
         for file in tiny_checkpoint.iterdir():
             store.pipe_file(f"/bucket/tart/{file.name}", file.read_bytes())
-        before, first = fingerprint_checkpoint(url), resolve_checkpoint(url)
-        assert before == fingerprint_checkpoint(tiny_checkpoint) == fingerprint_checkpoint(url)
-        assert resolve_checkpoint(url, fingerprint=before) == first
+        place = CheckpointPlace(url)
+        before, first = fingerprint_checkpoint(place), resolve_checkpoint(place)
+        assert before == fingerprint_checkpoint(CheckpointPlace(tiny_checkpoint)) == fingerprint_checkpoint(place)
+        pinned = CheckpointPlace(url, fingerprint=before)
+        assert resolve_checkpoint(pinned) == first
         weights = bytearray((tiny_checkpoint / "model.safetensors").read_bytes())
         weights[-1] ^= 1
         store.pipe_file("/bucket/tart/model.safetensors", bytes(weights))
-        assert fingerprint_checkpoint(url) != before
-        assert (resolve_checkpoint(url) / "model.safetensors").read_bytes() == weights
-        assert resolve_checkpoint(url, fingerprint=before) == first
+        assert fingerprint_checkpoint(place) != before
+        assert (resolve_checkpoint(place) / "model.safetensors").read_bytes() == weights
+        assert resolve_checkpoint(pinned) == first
         shutil.rmtree(tmp_path / "models")
         with pytest.raises(CheckpointChangedError):
-            resolve_checkpoint(url, fingerprint=before)
+            resolve_checkpoint(pinned)
 
 
 def test_a_hub_branch_is_pinned_to_its_commit(
@@ -383,14 +406,15 @@ def test_a_hub_branch_is_pinned_to_its_commit(
         shutil.copytree(tiny_checkpoint, repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(old)
-    fingerprint = fingerprint_checkpoint("owner/tart")
-    assert resolve_revision("owner/tart") == old
+    fingerprint = fingerprint_checkpoint(CheckpointPlace("owner/tart"))
+    assert pin_revision(CheckpointPlace("owner/tart")).revision == old
     (repo / "refs" / "main").write_text(new)  # somebody pushed
-    assert resolve_checkpoint("owner/tart", revision=old, fingerprint=fingerprint).name == old
+    assert resolve_checkpoint(CheckpointPlace("owner/tart", revision=old, fingerprint=fingerprint)).name == old
     with pytest.raises(CheckpointChangedError, match="owner/tart: the manifest names"):
-        resolve_checkpoint("owner/tart", fingerprint=fingerprint)
-    assert fingerprint_checkpoint("owner/tart") != fingerprint
-    assert resolve_revision("hf://owner/tart@main") == new
-    by_url = resolve_checkpoint("hf://owner/tart@main", revision=old, fingerprint=fingerprint)  # as workers load it
+        resolve_checkpoint(CheckpointPlace("owner/tart", fingerprint=fingerprint))
+    assert fingerprint_checkpoint(CheckpointPlace("owner/tart")) != fingerprint
+    assert pin_revision(CheckpointPlace("hf://owner/tart@main")).revision == new
+    as_workers_load_it = CheckpointPlace("hf://owner/tart@main", revision=old, fingerprint=fingerprint)
+    by_url = resolve_checkpoint(as_workers_load_it)
     assert by_url.name == old
-    assert resolve_revision(tiny_checkpoint, revision="main") == "main"
+    assert pin_revision(CheckpointPlace(tiny_checkpoint, revision="main")).revision == "main"

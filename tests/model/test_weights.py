@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -21,6 +22,7 @@ from tart_ray import EncT5ForSequenceClassification, Scorer
 from tart_ray.errors import CheckpointError
 from tart_ray.model.checkpoint import fingerprint_checkpoint, list_checkpoint
 from tart_ray.model.fitness import check_checkpoint
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.weights import find_tensors
 
 Q = "encoder.block.1.layer.0.SelfAttention.q.weight"
@@ -136,7 +138,8 @@ FOUND_WHEN_LOADED = ("NaN", "infinite", "two embeddings")  # where weights are e
 
 
 def check(path: str | Path, **where: Any) -> None:
-    check_checkpoint(path, fingerprint=fingerprint_checkpoint(path, **where), **where)
+    place = CheckpointPlace(path, **where)
+    check_checkpoint(dataclasses.replace(place, fingerprint=fingerprint_checkpoint(place)))
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
@@ -188,7 +191,7 @@ def keep(_: Path) -> None:
 def test_what_loads_is_accepted_with_every_tensor_at_its_place(copy: Path, edit: Callable[[Path], Any]) -> None:
     edit(copy)
     check(copy)
-    sizes, open_file = list_checkpoint(copy)
+    sizes, open_file = list_checkpoint(CheckpointPlace(copy))
     tensors = find_tensors("it", sizes, open_file)
     assert tensors is not None
     loaded = EncT5ForSequenceClassification.from_pretrained(copy).state_dict()
@@ -222,18 +225,19 @@ def test_nothing_in_a_pickle_is_called(copy: Path) -> None:
 def test_another_safetensors_file_is_not_taken_for_the_weights(copy: Path) -> None:
     save_file({"adapter": np.ones(3, np.float32)}, copy / "adapter_model.safetensors")
     weights = to_bin(copy)
-    before = fingerprint_checkpoint(copy)
+    before = fingerprint_checkpoint(CheckpointPlace(copy))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert fingerprint_checkpoint(copy) != before
+    assert fingerprint_checkpoint(CheckpointPlace(copy)) != before
 
 
 def test_looking_needs_no_torch(tiny_checkpoint: Path) -> None:
     code = (
         "import sys; from tart_ray.model.checkpoint import fingerprint_checkpoint as f\n"
         "from tart_ray.model.fitness import check_checkpoint as c\n"
-        f"c({str(tiny_checkpoint)!r}, fingerprint=f({str(tiny_checkpoint)!r})); print('torch' in sys.modules)"
+        "from tart_ray.model.place import CheckpointPlace as P\n"
+        f"c(P({str(tiny_checkpoint)!r}, fingerprint=f(P({str(tiny_checkpoint)!r})))); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

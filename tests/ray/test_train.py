@@ -25,6 +25,7 @@ from tart_ray import Scorer
 from tart_ray.config import MineConfig, TrainConfig
 from tart_ray.errors import CheckpointError, ExitCode, InputError, RunConflictError, RunFailedError
 from tart_ray.mining.job import mine_negatives
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.storage import Storage
 from tart_ray.training.job import describe, train
 
@@ -90,7 +91,7 @@ def in_this_process(config: TrainConfig) -> dict[str, torch.Tensor]:
 
     torch.set_num_threads(1)
     if config.model.path:
-        model, tokenizer = start_from_checkpoint(config.model.path)
+        model, tokenizer = start_from_checkpoint(CheckpointPlace(config.model.path))
     else:
         model, tokenizer = start_fresh(str(config.model.vocabulary), config.model.geometry)
     run_loop(model, tokenizer, read_examples(Storage(), config.input.train).queries, config.training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from tart_ray.model.checkpoint import fingerprint_checkpoint
 from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES
 from tart_ray.model.cross_encoder import CrossEncoderTokenizer, load_cross_encoder
 from tart_ray.model.family import family_of
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
 from tart_ray.scoring.cross_encoder import CrossEncoderScorer
 
@@ -59,7 +61,7 @@ def test_margins_are_the_librarys_in_any_order_and_company(checkpoint: Path) -> 
     queries, documents = some_pairs(60)
     expected = predicted(checkpoint, queries, documents)
     assert np.ptp(expected) > 0.1
-    scorer = CrossEncoderScorer.from_pretrained(checkpoint, max_length=MAX_LENGTH, max_tokens_per_batch=700)
+    scorer = CrossEncoderScorer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH, max_tokens_per_batch=700)
     scores = scorer.score(queries, documents)
     np.testing.assert_allclose(scores.margin, expected, atol=1e-5, rtol=0)
     np.testing.assert_allclose(scores.score, 1 / (1 + np.exp(-expected.astype(np.float64))), atol=1e-5)
@@ -70,17 +72,17 @@ def test_margins_are_the_librarys_in_any_order_and_company(checkpoint: Path) -> 
 
 def test_what_is_tokenised_elsewhere_scores_the_same(checkpoint: Path) -> None:
     queries, documents = some_pairs(20)
-    tokenizer = CrossEncoderTokenizer.from_pretrained(checkpoint, max_length=MAX_LENGTH)
+    tokenizer = CrossEncoderTokenizer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH)
     assert next(tokenizer.model.parameters()).device.type == "meta"  # no weights
     pairs = tokenizer.encode_pairs(queries, documents, [None] * 20)
-    scorer = CrossEncoderScorer.from_pretrained(checkpoint, max_length=MAX_LENGTH)
+    scorer = CrossEncoderScorer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH)
     np.testing.assert_allclose(
         scorer.score_encoded(pairs).margin, predicted(checkpoint, queries, documents), atol=1e-5, rtol=0
     )
 
 
 def test_truncated_says_what_was_cut_and_not_what_just_fits(tmp_path: Path) -> None:
-    tokenizer = CrossEncoderTokenizer.from_pretrained(make_bert(tmp_path), max_length=12)
+    tokenizer = CrossEncoderTokenizer.from_place(CheckpointPlace(make_bert(tmp_path)), max_length=12)
     words = ["what", "the"]  # one token each, beside [CLS] and two [SEP]
     assert tokenizer.without_tokens(["", "what", "\u0000\u0007", "\u0007" * 600 + "what"]) == [0, 2]
     documents = [" ".join(words[:1] * count) for count in (7, 8, 9)]
@@ -93,7 +95,7 @@ def test_a_chats_prompt_is_the_instruction(tmp_path: Path) -> None:
     checkpoint = make_qwen3(tmp_path)
     queries, documents = some_pairs(6)
     instructions = ["Retrieve history", None, "Retrieve science", "Retrieve history", "", None]
-    scorer = CrossEncoderScorer.from_pretrained(checkpoint, max_length=MAX_LENGTH)
+    scorer = CrossEncoderScorer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH)
     assert scorer.tokenizer.template == Template(prompt="{instruction}")
     margins = scorer.score(queries, documents, instructions).margin
     for row, instruction in enumerate(instructions):
@@ -105,7 +107,7 @@ def test_a_chats_prompt_is_the_instruction(tmp_path: Path) -> None:
 def test_a_template_puts_the_instruction_before_the_query(tmp_path: Path) -> None:
     checkpoint = make_bert(tmp_path)
     template = Template(query="{instruction} {query}", document="{text}")
-    scorer = CrossEncoderScorer.from_pretrained(checkpoint, max_length=MAX_LENGTH, template=template)
+    scorer = CrossEncoderScorer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH, template=template)
     margins = scorer.score(["what is it"] * 2, ["paris"] * 2, ["Find the city", None]).margin
     expected = predicted(checkpoint, ["Find the city what is it", "what is it"], ["paris"] * 2)
     np.testing.assert_allclose(margins, expected, atol=1e-5)
@@ -131,13 +133,15 @@ def test_three_labels_and_longer_pairs_than_a_model_reads_are_refused(tmp_path: 
     with pytest.raises(CheckpointError, match="got num_labels 3, expected 2"):
         load_cross_encoder(make_bert(tmp_path / "three", labels=3), device="cpu")
     with pytest.raises(CheckpointError, match=r"max_length: got 512, and this checkpoint reads 128 tokens"):
-        CrossEncoderScorer.from_pretrained(make_bert(tmp_path / "one"))
+        CrossEncoderScorer.from_place(CheckpointPlace(make_bert(tmp_path / "one")))
 
 
 @pytest.mark.parametrize("make", [make_bert, make_modular], ids=["bert", "modules"])
 def test_margins_in_bfloat16_are_not_rounded_to_8_bits(make: Callable[[Path], Path], tmp_path: Path) -> None:
     queries, documents = some_pairs(60)
-    scorer = CrossEncoderScorer.from_pretrained(make(tmp_path / "m"), max_length=MAX_LENGTH, dtype="bfloat16")
+    scorer = CrossEncoderScorer.from_place(
+        CheckpointPlace(make(tmp_path / "m")), max_length=MAX_LENGTH, dtype="bfloat16"
+    )
     margins = torch.from_numpy(scorer.score(queries, documents).margin)
     assert (margins != margins.bfloat16().float()).float().mean() > 0.9
     exact = predicted(tmp_path / "m", queries, documents)
@@ -151,13 +155,13 @@ def test_a_checkpoint_in_a_store_comes_with_the_folders_of_its_modules(
     local, bucket = make_modular(tmp_path / "m"), s3.new_bucket()
     for file in (path for path in local.rglob("*") if path.is_file()):
         s3.filesystem().pipe_file(f"{bucket}/m/{file.relative_to(local)}", file.read_bytes())
-    url, where = f"s3://{bucket}/m/", {"storage_options": s3.storage_options}
-    assert family_of(url, **where) == "cross-encoder"
-    fingerprint = fingerprint_checkpoint(url, files=CROSS_ENCODER_FILES, **where)
-    scorer = CrossEncoderScorer.from_pretrained(url, fingerprint=fingerprint, max_length=MAX_LENGTH, **where)
+    place = CheckpointPlace(f"s3://{bucket}/m/", storage_options=s3.storage_options)
+    assert family_of(place) == "cross-encoder"
+    place = dataclasses.replace(place, fingerprint=fingerprint_checkpoint(place, files=CROSS_ENCODER_FILES))
+    scorer = CrossEncoderScorer.from_place(place, max_length=MAX_LENGTH)
     assert scorer.score(["what"], ["paris"]).margin == predicted(local, ["what"], ["paris"])
     head = next(local.glob("2_*/model.safetensors"))
     s3.filesystem().pipe_file(f"{bucket}/m/{head.relative_to(local)}", head.read_bytes()[:-4] + b"\0\0\0\1")
     monkeypatch.setenv("TART_RAY_CACHE", str(tmp_path / "another"))
     with pytest.raises(CheckpointChangedError, match="the manifest names a checkpoint of fingerprint"):
-        CrossEncoderScorer.from_pretrained(url, fingerprint=fingerprint, max_length=MAX_LENGTH, **where)
+        CrossEncoderScorer.from_place(place, max_length=MAX_LENGTH)

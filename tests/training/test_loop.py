@@ -18,6 +18,7 @@ from support.job_files import WORDS
 
 from tart_ray.config import TrainingConfig
 from tart_ray.errors import TrainingError
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.storage import Storage
 from tart_ray.training.examples import Query
 from tart_ray.training.loop import Report, Trained, train
@@ -50,7 +51,7 @@ def run(
     **changes: Any,
 ) -> tuple[Trained, dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
-    model, tokenizer = start_from_checkpoint(checkpoint)
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(checkpoint))
     trained = train(
         model,
         tokenizer,
@@ -187,7 +188,7 @@ def test_several_workers_have_the_losses_and_weights_of_one(count: int, tiny_che
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_learns_and_keeps_the_best_weights(dtype: str, tiny_checkpoint: Path) -> None:
     reports = []
-    model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     queries = make_queries(40)
     config = TrainingConfig.model_validate(
         SMALL
@@ -203,7 +204,7 @@ def test_it_learns_and_keeps_the_best_weights(dtype: str, tiny_checkpoint: Path)
 
 def test_scores_teach_where_they_are_asked_for_and_do_not_disturb_elsewhere(tiny_checkpoint: Path) -> None:
     def trained_on(queries: list[Query], loss: str) -> dict[str, torch.Tensor]:
-        model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+        model, tokenizer = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
         train(model, tokenizer, queries, TrainingConfig.model_validate(SMALL | {"loss": loss, "max_steps": 3}))
         return model.state_dict()
 
@@ -236,7 +237,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_what_to_do(tiny_checkpoint: Path
 
 @pytest.mark.parametrize("steps", [3, 8], ids=["the last step", "one between"])
 def test_a_gradient_that_is_not_finite_spoils_no_state(steps: int, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     calls = iter(range(100))
     model.classifier.weight.register_hook(
         lambda gradient: gradient * math.inf if next(calls) == 2 else gradient

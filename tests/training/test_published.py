@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from tart_ray import EncT5Tokenizer
 from tart_ray.config import PUBLISHED_RECIPE, TrainingConfig
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.training import published
 from tart_ray.training.examples import Query
 from tart_ray.training.loop import train
@@ -68,12 +69,12 @@ def test_no_more_pairs_than_were_published(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_t5_keeps_its_row_of_the_start_token_and_gets_torchs_own_head(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     save_checkpoint(model, tokenizer, tmp_path / "t5")
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier")}
     model.save_pretrained(tmp_path / "t5", state_dict=weights)
-    kept, _ = start_from_checkpoint(tmp_path / "t5", as_published=True)
-    new, _ = start_from_checkpoint(tmp_path / "t5")
+    kept, _ = start_from_checkpoint(CheckpointPlace(tmp_path / "t5"), as_published=True)
+    new, _ = start_from_checkpoint(CheckpointPlace(tmp_path / "t5"))
     row = tokenizer.bos_token_id
     assert torch.equal(kept.shared.weight, model.shared.weight)
     assert not torch.equal(new.shared.weight[row], model.shared.weight[row])
@@ -94,14 +95,14 @@ def test_steps_are_those_of_transformers_trainer(tiny_checkpoint: Path, tmp_path
     """Its defaults, as the authors' script leaves them, but for the number of pairs a step and the learning rate."""
     queries = make_queries(40)
     config = TrainingConfig(preset="tart", patience=None, max_steps=4).model_copy(update={"dropout": 0.0})
-    ours, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    ours, tokenizer = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     train(ours, tokenizer, queries, config, max_length=48)
 
     sampler = PairSampler(queries, config)
     pairs = [pair for step in range(4) for pair in drawn(sampler.groups(step))]
     encoded = tokenizer.encode_pairs([query for query, _, _ in pairs], [text for _, text, _ in pairs], max_length=48)
     rows = [{"input_ids": encoded.row(i).tolist(), "labels": int(pairs[i][2])} for i in range(len(pairs))]
-    theirs, _ = start_from_checkpoint(tiny_checkpoint)
+    theirs, _ = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     theirs.config.dropout_rate = 0.0
     for module in theirs.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -119,7 +120,7 @@ def test_steps_are_those_of_transformers_trainer(tiny_checkpoint: Path, tmp_path
         disable_tqdm=True,
     )
     InOrder(model=theirs, args=arguments, train_dataset=rows, data_collator=Pad(tokenizer)).train()  # type: ignore[arg-type]
-    start, _ = start_from_checkpoint(tiny_checkpoint)
+    start, _ = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     for name, weight in theirs.state_dict().items():
         moved = float((weight - start.state_dict()[name]).abs().max())
         apart = float((weight - ours.state_dict()[name]).abs().max())

@@ -13,6 +13,7 @@ from transformers import T5Config, T5EncoderModel
 from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.config import GeometryConfig
 from tart_ray.errors import CheckpointError
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.training.start import save_checkpoint, start_fresh, start_from_checkpoint
 
 SMALL = GeometryConfig(num_layers=2, d_model=32, num_heads=4, d_kv=8, d_ff=64)
@@ -68,7 +69,7 @@ def write_t5(folder: Path, tokenizer: EncT5Tokenizer, **changes: int) -> T5Encod
 def test_a_t5_gives_its_encoder_and_gets_a_head_and_a_first_token(tiny_checkpoint: Path, tmp_path: Path) -> None:
     tokenizer = EncT5Tokenizer.from_pretrained(tiny_checkpoint)
     t5 = write_t5(tmp_path, tokenizer)
-    model, found = start_from_checkpoint(tmp_path)
+    model, found = start_from_checkpoint(CheckpointPlace(tmp_path))
     assert found.bos_token_id == tokenizer.bos_token_id
     given = t5.state_dict()
     for name, weight in model.state_dict().items():
@@ -78,22 +79,22 @@ def test_a_t5_gives_its_encoder_and_gets_a_head_and_a_first_token(tiny_checkpoin
         elif not name.startswith("classifier"):
             assert torch.equal(weight, given[name]), name
     assert model.classifier.weight.shape == (2, 32)
-    again, _ = start_from_checkpoint(tmp_path)
+    again, _ = start_from_checkpoint(CheckpointPlace(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_an_enct5_goes_on_as_it_is_and_others_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    model, tokenizer = start_from_checkpoint(tiny_checkpoint)
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(tiny_checkpoint))
     expected = EncT5ForSequenceClassification.from_pretrained(tiny_checkpoint)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
     write_t5(tmp_path / "few", tokenizer, vocab_size=64)
     with pytest.raises(CheckpointError, match="got 64 embedding rows, expected"):
-        start_from_checkpoint(tmp_path / "few")
+        start_from_checkpoint(CheckpointPlace(tmp_path / "few"))
     expected.config.num_labels = 1
     one = EncT5ForSequenceClassification(expected.config)
     save_checkpoint(one, tokenizer, tmp_path / "one")
     with pytest.raises(CheckpointError, match="got 1 labels, expected 2"):
-        start_from_checkpoint(tmp_path / "one")
+        start_from_checkpoint(CheckpointPlace(tmp_path / "one"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -122,7 +123,7 @@ def test_a_saved_checkpoint_has_the_published_layout_and_is_loaded(
 
 
 def test_the_layout_is_that_of_the_published_checkpoint(shared_data: Path, tmp_path: Path) -> None:
-    model, tokenizer = start_from_checkpoint(shared_data / "tart-tiny")
+    model, tokenizer = start_from_checkpoint(CheckpointPlace(shared_data / "tart-tiny"))
     save_checkpoint(model, tokenizer, tmp_path)
     published = {file.name for file in (shared_data / "tart-tiny").iterdir()}
     assert {file.name for file in tmp_path.iterdir()} == published - {"pytorch_model.bin"} | {"model.safetensors"}
