@@ -1,4 +1,4 @@
-"""The jobs, each once: what the command line and the API call by name, and the extras that some need.
+"""The jobs, each once: what the command line and the API call by name, and which extra one needs.
 
 A job's module is named here and imported when the job is begun: Ray, pyarrow and torch are none of a caller's business
 who only wants to know which jobs there are.
@@ -7,23 +7,15 @@ who only wants to know which jobs there are.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig, RerankConfig, Section, TrainConfig
 from tart_ray.errors import ExitCode
+from tart_ray.extras import missing_of_extra
 
 Config = TypeVar("Config", bound=Section)
-
-EXTRAS = {  # of the package, with what each brings: distribution → module; all but the first are named by a job
-    "cross-encoders": {"accelerate": "accelerate", "sentence-transformers": "sentence_transformers"},
-    "demo": {"bm25s": "bm25s", "ir-measures": "ir_measures"},
-    "evaluate": {"bm25s": "bm25s", "ir-measures": "ir_measures", "scipy": "scipy"},
-    "relabel": {"scikit-learn": "sklearn"},
-    "train": {"ir-measures": "ir_measures"},
-}
 
 
 @dataclass(frozen=True)
@@ -115,19 +107,3 @@ JOBS: dict[str, Job[Any]] = {
         ),
     )
 }
-
-
-def missing_of_extra(name: str, only_with: str = "", *, where: str = ", on every node") -> str:
-    """What of an extra is not installed and how to install it, in a sentence; empty if nothing is missing.
-
-    Args:
-        name: of the extra and of the job that needs it.
-        only_with: the key that needs it, where not all configurations do.
-        where: it is to be installed.
-    """
-    missing = [package for package, module in EXTRAS[name].items() if importlib.util.find_spec(module) is None]
-    if not missing:
-        return ""
-    job = f"jobs.{name} with {only_with}" if only_with else f"jobs.{name}"
-    what = f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
-    return f"{job} needs {what}: pip install 'tart-ray[{name}]'{where}"

@@ -14,7 +14,8 @@ import tart_ray
 import tart_ray.demo
 from tart_ray.config.command_line import parse_config
 from tart_ray.errors import ExitCode, TartRayError
-from tart_ray.job_table import JOBS, missing_of_extra
+from tart_ray.extras import missing_of_extra
+from tart_ray.job_table import JOBS
 from tart_ray.locations import printable
 
 DEMO = "demo"  # takes no configuration

@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from support.job_files import write_jsonl
 
 from tart_ray.demo.checkpoint import MODEL
-from tart_ray.job_table import EXTRAS, JOBS, Job
+from tart_ray.extras import EXTRAS
+from tart_ray.job_table import JOBS, Job
 from tart_ray.jobs_command import COMMANDS, SUMMARIES
 
 ROOT = Path(__file__).parents[1]
@@ -215,6 +216,16 @@ def test_a_function_without_its_extra_raises_the_same_sentence(name: str, config
         done = run_api_without_extras(call)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"{SAID_WITHOUT[name]}\n"
+
+
+def test_a_cross_encoder_without_its_extra_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    done = run_api_without_extras(f"tart_ray.Scorer.from_pretrained({str(tmp_path)!r})")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "a cross-encoder other than EncT5 needs accelerate, which is not installed: "
+        "pip install 'tart-ray[cross-encoders]', on every node\n"
+    )
 
 
 CALIBRATED = "{by: calibrated, cuts: [0.5], calibration: {qrels: qrels.tsv}}"

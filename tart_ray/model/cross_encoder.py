@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tart_ray.errors import CheckpointError, ConfigurationError
+from tart_ray.extras import how_to_install
 from tart_ray.model.checkpoint import check_label_count, open_checkpoint
 from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES
 from tart_ray.model.encoded import EncodedPairs
@@ -62,10 +63,7 @@ def load_cross_encoder(folder: Path, *, device: str, dtype: Any = None) -> Cross
 
 def missing_library(name: str) -> str:
     """What to say where a library is not installed that these models need."""
-    return (
-        f"a cross-encoder other than EncT5 needs {name}, which is not installed: "
-        "pip install 'tart-ray[cross-encoders]', on every node"
-    )
+    return how_to_install("cross-encoders", [name], needed_by="a cross-encoder other than EncT5")
 
 
 def _heads(model: CrossEncoder) -> list[str]:
