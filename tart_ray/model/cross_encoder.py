@@ -30,12 +30,18 @@ PAIRS_PER_CALL = 256  # of the library's tokenizer, which pads them to one lengt
 BEGINNING = 512  # characters of a document, nearly all of which have a token in them
 
 
-def load_cross_encoder(folder: Path, *, device: str, dtype: Any = None) -> CrossEncoder:
-    """The checkpoint in a local directory, in evaluation mode; on the device ``meta`` without its weights.
+def load_cross_encoder(
+    place: CheckpointPlace, *, device: str, dtype: Any = None, check_weights: bool = False
+) -> CrossEncoder:
+    """A checkpoint, in evaluation mode; on the device ``meta`` without its weights.
+
+    Args:
+        check_weights: look for missing weights even if the place has a fingerprint. Whoever took that one looked.
 
     Raises:
         ConfigurationError: sentence-transformers is not installed.
         CheckpointError: the library cannot load it, weights are missing, or it has more than two labels.
+        CheckpointChangedError: another one is there.
     """
     try:
         import accelerate  # noqa: F401 - what device_map needs
@@ -44,17 +50,19 @@ def load_cross_encoder(folder: Path, *, device: str, dtype: Any = None) -> Cross
     except ImportError as error:
         raise ConfigurationError(missing_library(str(error.name))) from error
     logging.disable_progress_bar()
-    options: dict[str, Any] = {"device_map": device, **({"dtype": dtype} if dtype is not None else {})}
-    try:
-        model: CrossEncoder = CrossEncoder(str(folder), model_kwargs=options, local_files_only=True)
-        check_label_count(model.num_labels, str(folder))
-        _check_weights(model, folder)
-    except CheckpointError:
-        raise
-    except Exception as error:  # of many kinds: damaged files, modules that do not fit together
-        raise CheckpointError(
-            f"{folder}: sentence-transformers cannot load this cross-encoder: {type(error).__name__}: {error}"
-        ) from error
+    options = {"device_map": device, **({"dtype": dtype} if dtype is not None else {})}
+    with open_checkpoint(place, files=CROSS_ENCODER_FILES) as folder:
+        try:
+            model: CrossEncoder = CrossEncoder(str(folder), model_kwargs=options, local_files_only=True)
+            check_label_count(model.num_labels, str(folder))
+            if check_weights or place.fingerprint is None:
+                _check_weights(model, folder)
+        except CheckpointError:
+            raise
+        except Exception as error:  # of many kinds: damaged files, modules that do not fit together
+            raise CheckpointError(
+                f"{folder}: sentence-transformers cannot load this cross-encoder: {type(error).__name__}: {error}"
+            ) from error
     if str(dtype) == "torch.bfloat16":
         model.set_keep_in_fp32_modules(_heads(model))
     model.eval()
@@ -118,14 +126,6 @@ class CrossEncoderTokenizer:
         noted["sequence-length-is-longer-than-the-specified-maximum"] = True  # transformers warns once of long texts
         features = self.features([("", "")], None)
         self.constants = {name: value for name, value in features.items() if not hasattr(value, "shape")}
-
-    @classmethod
-    def from_place(
-        cls, place: CheckpointPlace, *, template: Template | None = None, max_length: int
-    ) -> CrossEncoderTokenizer:
-        """That of a checkpoint; see `open_checkpoint` and `load_cross_encoder` for what is raised."""
-        with open_checkpoint(place, files=CROSS_ENCODER_FILES) as folder:
-            return cls(load_cross_encoder(folder, device="meta"), template, max_length)
 
     def without_tokens(self, texts: Sequence[str]) -> list[int]:
         """Positions of texts that give no token: blank ones, or such as hold only what the vocabulary leaves out."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tart_ray.engine.deaths import begin_attempt
-from tart_ray.model.cross_encoder import CrossEncoderTokenizer
+from tart_ray.model.cross_encoder import CrossEncoderTokenizer, load_cross_encoder
 from tart_ray.model.encoded import EncodedPairs, EncodedWindows
 from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.template import Template
@@ -168,7 +168,7 @@ def _tokenizer_at(
     place: CheckpointPlace, *, split_special_tokens: bool, template: Template | None, max_length: int
 ) -> PairTokenizer:
     if template is not None:
-        return CrossEncoderTokenizer.from_place(place, template=template, max_length=max_length)
+        return CrossEncoderTokenizer(load_cross_encoder(place, device="meta"), template, max_length)
     return EncT5Tokenizer.from_place(place, split_special_tokens=split_special_tokens)
 
 

@@ -10,7 +10,7 @@ from tart_ray.config import CandidatesConfig, ClusterConfig, LimitsConfig, Model
 from tart_ray.errors import CheckpointChangedError, ConfigurationError
 from tart_ray.model.checkpoint import fingerprint_checkpoint, pin_revision
 from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES, ENCT5_FILES
-from tart_ray.model.cross_encoder import CrossEncoderTokenizer
+from tart_ray.model.cross_encoder import CrossEncoderTokenizer, load_cross_encoder
 from tart_ray.model.family import Family, family_of
 from tart_ray.model.fetching import PUT_BACK
 from tart_ray.model.fitness import check_checkpoint
@@ -75,9 +75,8 @@ class ScoringSpec:
         if family == "enct5":
             check_checkpoint(place)
         else:
-            tokenizer = CrossEncoderTokenizer.from_place(
-                place, template=template_of(model.template), max_length=model.max_length
-            )
+            without_weights = load_cross_encoder(place, device="meta", check_weights=True)
+            tokenizer = CrossEncoderTokenizer(without_weights, template_of(model.template), model.max_length)
             settled["template"] = TemplateConfig(**dataclasses.asdict(tokenizer.template))
         return cls(model.model_copy(update=settled), cluster, limits, storage, candidates.empty_documents)
 

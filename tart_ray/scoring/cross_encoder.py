@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tart_ray.model.checkpoint import open_checkpoint
-from tart_ray.model.checkpoint_files import CROSS_ENCODER_FILES
 from tart_ray.model.cross_encoder import CrossEncoderTokenizer, load_cross_encoder
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.place import CheckpointPlace
@@ -67,8 +65,7 @@ class CrossEncoderScorer(BatchedScorer):
             ConfigurationError: the package sentence-transformers is missing.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        with open_checkpoint(place, files=CROSS_ENCODER_FILES) as folder:
-            model = load_cross_encoder(folder, device=str(device), dtype=resolve_dtype(dtype, device))
+        model = load_cross_encoder(place, device=str(device), dtype=resolve_dtype(dtype, device))
         tokenizer = CrossEncoderTokenizer(model, template, max_length)
         scorer = cls(tokenizer, max_tokens_per_batch=max_tokens_per_batch)
         if device.type == "cuda":

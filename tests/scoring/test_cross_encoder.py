@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cross_encoders import make_bert, make_modern_bert, make_modular, make_qwen3
+from support.cross_encoders import make_bert, make_headless_bert, make_modern_bert, make_modular, make_qwen3
 
 from tart_ray import Scorer
 from tart_ray.errors import CheckpointChangedError, CheckpointError
@@ -34,6 +34,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "modules": make_modular,
 }
 MAX_LENGTH = 100
+NO_HEAD = r"got no weights for classifier\.bias, classifier\.weight of BertFor"
 WORDS = "what is the capital of france paris city history question science dog fox document".split()
 
 
@@ -72,7 +73,8 @@ def test_margins_are_the_librarys_in_any_order_and_company(checkpoint: Path) -> 
 
 def test_what_is_tokenised_elsewhere_scores_the_same(checkpoint: Path) -> None:
     queries, documents = some_pairs(20)
-    tokenizer = CrossEncoderTokenizer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH)
+    model = load_cross_encoder(CheckpointPlace(checkpoint), device="meta")
+    tokenizer = CrossEncoderTokenizer(model, None, MAX_LENGTH)
     assert next(tokenizer.model.parameters()).device.type == "meta"  # no weights
     pairs = tokenizer.encode_pairs(queries, documents, [None] * 20)
     scorer = CrossEncoderScorer.from_place(CheckpointPlace(checkpoint), max_length=MAX_LENGTH)
@@ -82,7 +84,8 @@ def test_what_is_tokenised_elsewhere_scores_the_same(checkpoint: Path) -> None:
 
 
 def test_truncated_says_what_was_cut_and_not_what_just_fits(tmp_path: Path) -> None:
-    tokenizer = CrossEncoderTokenizer.from_place(CheckpointPlace(make_bert(tmp_path)), max_length=12)
+    model = load_cross_encoder(CheckpointPlace(make_bert(tmp_path)), device="meta")
+    tokenizer = CrossEncoderTokenizer(model, None, 12)
     words = ["what", "the"]  # one token each, beside [CLS] and two [SEP]
     assert tokenizer.without_tokens(["", "what", "\u0000\u0007", "\u0007" * 600 + "what"]) == [0, 2]
     documents = [" ".join(words[:1] * count) for count in (7, 8, 9)]
@@ -120,18 +123,17 @@ def test_the_scorer_takes_any_family(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_a_head_is_refused_and_not_drawn_at_random(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(make_bert(tmp_path) / "model.safetensors")
-    save_file({name: weight for name, weight in weights.items() if "classifier" not in name},
-              tmp_path / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"got no weights for classifier\.bias, classifier\.weight of BertFor"):
-        load_cross_encoder(tmp_path, device="cpu")
+    place = CheckpointPlace(make_headless_bert(tmp_path))
+    with pytest.raises(CheckpointError, match=NO_HEAD):
+        load_cross_encoder(place, device="cpu")
+    place = dataclasses.replace(place, fingerprint=fingerprint_checkpoint(place, files=CROSS_ENCODER_FILES))
+    with pytest.raises(CheckpointError, match=NO_HEAD):
+        load_cross_encoder(place, device="cpu", check_weights=True)
 
 
 def test_three_labels_and_longer_pairs_than_a_model_reads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="got num_labels 3, expected 2"):
-        load_cross_encoder(make_bert(tmp_path / "three", labels=3), device="cpu")
+        load_cross_encoder(CheckpointPlace(make_bert(tmp_path / "three", labels=3)), device="cpu")
     with pytest.raises(CheckpointError, match=r"max_length: got 512, and this checkpoint reads 128 tokens"):
         CrossEncoderScorer.from_place(CheckpointPlace(make_bert(tmp_path / "one")))
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -78,6 +79,14 @@ def make_bert(folder: Path, *, labels: int = 1, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def make_headless_bert(folder: Path) -> Path:
+    """A BERT that was trained for something else: without the weights that give a score."""
+    weights = load_file(make_bert(folder) / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "classifier" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
