@@ -35,7 +35,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.random_models import make_word_pieces
 from tart_ray import Scorer
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -69,25 +71,10 @@ def main() -> None:
 
 def make_model(folder: Path) -> Path:
     """MiniLM's geometry with random weights and a vocabulary of the words of `make_pairs`."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(WORDS, trainers.WordPieceTrainer(vocab_size=12_000, special_tokens=special))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, model_input_names=inputs, **names)
-    fast.save_pretrained(folder)
+    tokenizer = make_word_pieces(WORDS, vocab_size=12_000, max_length=512)
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(fast), num_labels=1, initializer_range=0.1, **MINILM)
+    config = BertConfig(vocab_size=len(tokenizer), num_labels=1, initializer_range=0.1, **MINILM)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 

@@ -1,11 +1,14 @@
-"""Models of T5's geometries with random weights, and the FLOPs that they need."""
+"""Models of T5's geometries with random weights, and the FLOPs that they need; tokenizers like BERT's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import T5Config
+from transformers import PreTrainedTokenizerFast, T5Config
 
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 
@@ -48,3 +51,29 @@ def needed_flops(config: T5Config, lengths: np.ndarray) -> float:
     inner = config.num_heads * config.d_kv
     by_token = 2 * (4 * config.d_model * inner + 3 * config.d_model * config.d_ff)
     return float((config.num_layers - 1) * (by_token * lengths.sum() + 4 * inner * (lengths**2).sum()))
+
+
+def make_word_pieces(texts: Iterable[str], *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer like BERT's, learned from texts: lower-case word pieces, ``[CLS] A [SEP] B [SEP]`` with token types.
+
+    Args:
+        vocab_size: at most.
+        max_length: that the tokenizer names, tokens.
+    """
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    tokenizer = Tokenizer(models.WordPiece(unk_token=special["unk_token"]))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*special.values()])
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **special,
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -17,6 +17,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from benchmarks.random_models import make_word_pieces
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -38,26 +40,8 @@ CHAT_TEMPLATE = (
 
 
 def word_pieces(folder: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer as BERT's: lower-case word pieces, ``[CLS] A [SEP] B [SEP]`` with token types."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
-    places = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=places
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        mask_token="[MASK]",
-        model_max_length=128,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    """A tokenizer like BERT's, with T5's sentinels beside its own special tokens."""
+    fast = make_word_pieces(TEXTS, vocab_size=300, max_length=128)
     fast.add_special_tokens({"additional_special_tokens": [f"<extra_id_{i}>" for i in range(8)]})
     fast.save_pretrained(folder)
     return fast
