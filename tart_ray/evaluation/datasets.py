@@ -7,7 +7,6 @@ corpora are pooled in `pools`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -50,7 +49,7 @@ def _find_forums(storage: Storage, config: TaskConfig) -> Iterator[Task]:
     forums, missing = beir.find_forums(storage, config.path)
     notes = (f"forums of CQADupStack that are missing: {', '.join(missing)}",) if missing else ()
     for forum in forums:
-        of_forum: dict[str, Any] = {"name": f"{config.name}-{forum}", "path": join_url(config.path, forum)}
+        of_forum = {"name": f"{config.name}-{forum}", "path": join_url(config.path, forum)}
         for key in ("first_stage", "compare_with"):
             folder = getattr(config, key)
             if folder not in (None, BM25):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -120,11 +119,12 @@ def _encode(tokenizer: PairTokenizer, table: pa.Table, spec: ScoringSpec) -> Enc
         return EncodedWindows.of_pairs(_encode_by_template(tokenizer, table))
     queries = list(map(join_instruction, table["instruction"].to_pylist(), table["query"].to_pylist()))
     documents, begins = texts.document_texts(table)
-    limits: Any = {"max_length": spec.model.max_length, "truncation": spec.model.truncation}
+    length, truncation = spec.model.max_length, spec.model.truncation
     if spec.model.long_documents == "truncate":
-        return EncodedWindows.of_pairs(tokenizer.encode_pairs(queries, documents, **limits))
+        pairs = tokenizer.encode_pairs(queries, documents, max_length=length, truncation=truncation)
+        return EncodedWindows.of_pairs(pairs)
     titles = [max(begin - 1, 0) for begin in begins]  # characters, without the space
-    windows = tokenizer.encode_windows(queries, documents, heads=titles, **limits)
+    windows = tokenizer.encode_windows(queries, documents, heads=titles, max_length=length, truncation=truncation)
     spans = windows.spans - np.repeat(np.array(begins, np.int64), np.diff(windows.starts))[:, None]
     return EncodedWindows(windows.rows, windows.starts, np.maximum(spans, 0))
 

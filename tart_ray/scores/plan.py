@@ -126,7 +126,7 @@ def make_plan(storage: Storage, given: InputConfig, *, windows: bool, files: Fil
     queries = _texts(storage, candidates, "queries", "query", given.queries, columns, known.get("queries"))
     corpus = _texts(storage, candidates, "corpus", "text", given.corpus, columns, known.get("corpus"))
     plan = Plan(given, candidates, queries, corpus, 1, 0, windows)
-    found: dict[str, Any] = {role: (source.columns, source.names) for role, source in plan.sources.items()}
+    found = {role: (source.columns, source.names) for role, source in plan.sources.items()}
     check_used("input.columns", columns, found)
     by_documents = max(candidates.rows / PAIRS_PER_BUCKET, corpus.nbytes / BYTES_PER_BUCKET) if corpus else 0
     by_queries = max(candidates.rows / PAIRS_PER_BUCKET, plan.text_bytes / BYTES_PER_BUCKET)

@@ -61,24 +61,21 @@ class ScoringSpec:
                 f"{model.path}: got a checkpoint of fingerprint {found}, expected {model.fingerprint}: {PUT_BACK}"
             )
         place = dataclasses.replace(place, fingerprint=found)
-        settled: dict[str, Any] = {
-            "revision": place.revision,
-            "family": family,
-            "fingerprint": found,
-            "dtype": dtype_of(model, cluster),
-        }
         check_settings(model, family)
         if model.encoder == "padded" and not cluster.gpus_per_replica:
             raise ConfigurationError(
                 "model.encoder: got padded and cluster.gpus_per_replica: 0, expected auto, packed or reference on CPUs"
             )
+        template = model.template
         if family == "enct5":
             check_checkpoint(place)
         else:
             without_weights = load_cross_encoder(place, device="meta", check_weights=True)
             tokenizer = CrossEncoderTokenizer(without_weights, template_of(model.template), model.max_length)
-            settled["template"] = TemplateConfig(**dataclasses.asdict(tokenizer.template))
-        return cls(model.model_copy(update=settled), cluster, limits, storage, candidates.empty_documents)
+            template = TemplateConfig(**dataclasses.asdict(tokenizer.template))
+        settled = {"revision": place.revision, "family": family, "fingerprint": found, "template": template}
+        model = model.model_copy(update={**settled, "dtype": dtype_of(model, cluster)})
+        return cls(model, cluster, limits, storage, candidates.empty_documents)
 
     @property
     def device(self) -> Literal["cuda", "cpu"]:

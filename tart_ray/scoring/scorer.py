@@ -181,8 +181,9 @@ class Scorer(ChoosingScorer):
             return Scores(
                 np.concatenate([self.score_encoded(pairs).logits for pairs in self._tokenise(joined, documents)])
             )
-        limits: Any = {"max_length": self.max_length, "truncation": self.truncation}
-        windows = self.tokenizer.encode_windows(joined, documents, **limits)
+        windows = self.tokenizer.encode_windows(
+            joined, documents, max_length=self.max_length, truncation=self.truncation
+        )
         scores = self.score_encoded(windows.rows)
         best = windows.best(scores.margin)
         return Scores(scores.logits[best], windows.describe(best))
@@ -191,10 +192,11 @@ class Scorer(ChoosingScorer):
         """Pairs in the order of the input, tokenised in a thread ahead of who takes them."""
 
         def encode(start: int) -> EncodedPairs:
-            end = start + PAIRS_AHEAD
-            options: dict[str, Any] = {"max_length": self.max_length, "truncation": self.truncation}
+            rows = slice(start, start + PAIRS_AHEAD)
             try:
-                return self.tokenizer.encode_pairs(texts[start:end], documents[start:end], **options)
+                return self.tokenizer.encode_pairs(
+                    texts[rows], documents[rows], max_length=self.max_length, truncation=self.truncation
+                )
             except QueryTooLongError as error:
                 raise QueryTooLongError([start + row for row in error.rows], self.max_length) from None
 

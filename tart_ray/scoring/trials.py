@@ -10,13 +10,13 @@ begins (``on_trial``) and excludes it the next time.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -214,23 +214,23 @@ class _Trying:
 
     def _attempt(self, name: str, make: Maker, budget: int) -> tuple[Trial, Encoder | None]:
         encoder = make()
-        measured: dict[str, Any] = {"max_tokens_per_batch": budget}
+        trial = Trial(max_tokens_per_batch=budget)
         try:
             found = self._logits(name, encoder, budget)
             difference = np.stack([self._difference(logits) for logits in found])
-            measured["largest_difference"] = largest = float(np.abs(difference).max())
+            largest = float(np.abs(difference).max())
             if not math.isfinite(largest):
-                del measured["largest_difference"]
                 raise _WrongLogitsError("the float32 reference itself gives logits that are not finite")
-            measured["rms_difference"] = float(np.sqrt(np.square(difference, dtype=np.float64).mean()))
+            rms = float(np.sqrt(np.square(difference, dtype=np.float64).mean()))
+            trial = dataclasses.replace(trial, largest_difference=largest, rms_difference=rms)
             self._judge(name, difference, largest)
-            measured["pairs_per_second"] = self._pairs_per_second(encoder, budget)
+            trial = dataclasses.replace(trial, pairs_per_second=self._pairs_per_second(encoder, budget))
         except _WrongLogitsError as error:
-            return Trial(**measured, reason=str(error)), None
+            return dataclasses.replace(trial, reason=str(error)), None
         except OutOfTimeError:
             if name != REFERENCE:  # which can be taken without a speed
-                return Trial(**measured, reason=OUT_OF_TIME), None
-        return Trial(**measured), encoder
+                return dataclasses.replace(trial, reason=OUT_OF_TIME), None
+        return trial, encoder
 
     def _logits(self, name: str, encoder: Encoder, budget: int) -> list[npt.NDArray[np.float32]]:
         """Of the trial's pairs, in small batches of several lengths, and in batches as large as they come."""

@@ -34,6 +34,7 @@ from tart_ray.runs.stage import Record, Stage, named
 from tart_ray.storage import FileInfo
 from tart_ray.training.examples import Query
 from tart_ray.training.files import Examples, read_examples
+from tart_ray.training.merging import Negatives
 from tart_ray.training.pinned_start import load_start
 from tart_ray.training.query_files import decode_queries, encode_queries
 
@@ -94,20 +95,20 @@ class Work:
 
     def read(self, role: str, files: Sequence[FileInfo]) -> Examples:
         """Read the examples of a role; what a query must have depends on how it is used."""
-        requirements: dict[str, Any] = {}
         settings = self.config.training
+        negatives: Negatives = "own"
         if role == TRAIN and settings.preset == "tart":
-            requirements = {"negatives": "optional"}
-        elif role == TRAIN:
-            negatives = "random" if max(settings.random_negatives) > 0 else "own"
-            requirements = {"negatives": negatives, "needs_scores": settings.distils}
+            negatives = "optional"
+        elif role == TRAIN and max(settings.random_negatives) > 0:
+            negatives = "random"
         return read_examples(
             self.run.storage,
             urls_of_roles(self.config)[role],
             self.instructions,
             columns=self.config.input.columns,
+            negatives=negatives,
+            needs_scores=role == TRAIN and settings.distils,
             files=files,
-            **requirements,
         )
 
     def load_queries(self, role: str) -> list[Query]:
