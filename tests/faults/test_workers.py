@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,29 @@ def test_replicas_killed_while_they_score(
             os.kill(pid, signal.SIGKILL)
     assert_same(read_output(tmp_path / "run"), undisturbed)
     assert report_of(tmp_path / "run")["counts"]["scored"] == len(pairs)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_of_the_chunks_that_a_killed_replica_had_been_given_only_those_not_committed_are_scored_again(
+    gate: Gate, tmp_path: Path, make_config: Any
+) -> None:
+    rows = [
+        {"query_id": f"q{query}", "query": "wing", "doc_id": f"d{document}", "text": f"flow {document}"}
+        for query in range(16)
+        for document in range(600)
+    ]
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", rows)
+    config = make_config(cluster={"replicas": {"min": 1, "max": 1}})
+    with gate.closed_during(lambda: rerank(config, load=gate.load(after=2))):
+        (killed,) = gate.waiting(1)  # with the third of the four chunks that it was given
+        os.kill(killed, signal.SIGKILL)
+    run = tmp_path / "run"
+    replicas = [json.loads(path.read_text())["replica"] for path in sorted((run / "_commits" / "score").iterdir())]
+    assert len(replicas) == 16
+    by_killed = [replica.endswith(f":{killed}") for replica in replicas]
+    assert by_killed[0]
+    assert sum(by_killed) <= 2  # the second may have been on its way to its commit
+    assert report_of(run)["counts"]["scored"] == len(rows) == len(read_output(run))
 
 
 @pytest.mark.matrix

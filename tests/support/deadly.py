@@ -95,8 +95,9 @@ class Gate:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def load(self) -> Callable[[Any], GatedScorer]:
-        return partial(load_gated, self)
+    def load(self, after: int = 0) -> Callable[[Any], GatedScorer]:
+        """Loads replicas that come to the gate when they have scored so many chunks."""
+        return partial(load_gated, self, after)
 
     def wait(self) -> None:
         """In a replica: say that it is here, and go on once the gate is open."""
@@ -126,20 +127,22 @@ class Gate:
             done.result()
 
 
-def load_gated(gate: Gate, config: Any) -> GatedScorer:
+def load_gated(gate: Gate, after: int, config: Any) -> GatedScorer:
     from tart_ray.scores.replica import load_scorer
 
-    return GatedScorer(gate, load_scorer(config))
+    return GatedScorer(gate, after, load_scorer(config))
 
 
 class GatedScorer:
-    """A real Scorer that waits at the gate with its first chunk."""
+    """A real Scorer that waits at the gate with a chunk."""
 
-    def __init__(self, gate: Gate, scorer: Any) -> None:
-        self._gate, self._scorer = gate, scorer
+    def __init__(self, gate: Gate, after: int, scorer: Any) -> None:
+        self._gate, self._left, self._scorer = gate, after, scorer
         self.max_tokens_per_batch = scorer.max_tokens_per_batch
 
     def score_encoded(self, pairs: Any) -> Any:
         if len(pairs) > 1:  # a chunk, not the look at a new replica
-            self._gate.wait()
+            if self._left <= 0:
+                self._gate.wait()
+            self._left -= 1
         return self._scorer.score_encoded(pairs)
