@@ -15,15 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from transformers import BatchEncoding
 
-from tart_ray.errors import CheckpointError
-from tart_ray.model.checkpoint import resolve_checkpoint
-from tart_ray.model.checkpoint_files import ENCT5_FILES, VOCAB_FILE
 from tart_ray.model.encoded import EncodedPairs, EncodedWindows
-from tart_ray.model.fetching import check_tokenizer
 from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.text_tokenizer import TextTokenizer, distinct_texts
 from tart_ray.model.texts import check_texts
-from tart_ray.model.tokenizer_files import TokenizerSettings, read_settings, write_files
+from tart_ray.model.tokenizer_files import TokenizerSettings, read_files, write_files
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH, LEAST_ROOM, SPECIALS_PER_PAIR, Truncation, cut_windows, fit
 
 # of ids: goes up when a text, a pair or a window gets other ones (template, special tokens, truncation, windows)
@@ -106,23 +102,15 @@ class EncT5Tokenizer(TextTokenizer):
         num_threads: int = 1,
     ) -> EncT5Tokenizer:
         """As `from_pretrained`, of a place."""
-        folder = resolve_checkpoint(place, weights=False)
-        files = ENCT5_FILES.read_tokenizer(folder)  # once: what is hashed is what is used
-        check_tokenizer(place, files)
-        if VOCAB_FILE not in files:
-            raise CheckpointError(
-                f"{place.path}: no {VOCAB_FILE} (T5's sentencepiece vocabulary); "
-                f"found {sorted(file.name for file in folder.iterdir())}"
-            )
-        settings = read_settings(place.path, files)
+        vocab_file, vocabulary, settings = read_files(place)
         return cls(
-            folder / VOCAB_FILE,
+            vocab_file,
             extra_ids=settings.extra_ids,
             bos_token_id=settings.bos_token_id,
             model_max_length=settings.model_max_length if model_max_length is None else model_max_length,
             split_special_tokens=split_special_tokens,
             num_threads=num_threads,
-            vocabulary=files[VOCAB_FILE],
+            vocabulary=vocabulary,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tart_ray.errors import CheckpointError
-from tart_ray.model.checkpoint_files import ADDED_TOKENS, TOKENIZER_CONFIG, VOCAB_FILE
+from tart_ray.model.checkpoint import resolve_checkpoint
+from tart_ray.model.checkpoint_files import ADDED_TOKENS, ENCT5_FILES, TOKENIZER_CONFIG, VOCAB_FILE
+from tart_ray.model.fetching import check_tokenizer
+from tart_ray.model.place import CheckpointPlace
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH
 
 
@@ -22,7 +25,25 @@ class TokenizerSettings:
     model_max_length: int
 
 
-def read_settings(origin: str | Path, files: Mapping[str, bytes]) -> TokenizerSettings:
+def read_files(place: CheckpointPlace) -> tuple[Path, bytes, TokenizerSettings]:
+    """The file of a checkpoint's vocabulary, what it holds, and the settings beside it.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it holds no ``spiece.model``, or its files cannot be read.
+        CheckpointChangedError: another one is there.
+    """
+    folder = resolve_checkpoint(place, weights=False)
+    files = ENCT5_FILES.read_tokenizer(folder)  # once: what is hashed is what is used
+    check_tokenizer(place, files)
+    if VOCAB_FILE not in files:
+        raise CheckpointError(
+            f"{place.path}: no {VOCAB_FILE} (T5's sentencepiece vocabulary); "
+            f"found {sorted(file.name for file in folder.iterdir())}"
+        )
+    return folder / VOCAB_FILE, files[VOCAB_FILE], _read_settings(place.path, files)
+
+
+def _read_settings(origin: str | Path, files: Mapping[str, bytes]) -> TokenizerSettings:
     """The settings in a tokenizer's files, given by name.
 
     Raises:
