@@ -56,7 +56,6 @@ import torch
 
 from benchmarks.parts import Part, Runner, to_json
 from benchmarks.random_models import GEOMETRIES, VOCABULARY, make_random_model, needed_flops
-from tart_ray.demo.checkpoint import MODEL
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
@@ -418,7 +417,7 @@ def rates(bench: Bench, config: Any, lengths: np.ndarray, seconds: float) -> dic
 def measure_texts(bench: Bench, part: Part) -> None:
     model, encoders = bench.large(part)
     scale = bench.scale
-    tokenizer = EncT5Tokenizer.from_pretrained(MODEL)
+    tokenizer = EncT5Tokenizer.from_pretrained("demo")
     every = {"mix": mixed_lengths(scale, scale.texts)}
     every |= {str(n): np.full(max(scale.tokens // n, 1), n) for n in scale.lengths}
     for kind, wanted in every.items():
@@ -521,7 +520,7 @@ def measure_gap(bench: Bench, part: Part) -> None:
 
 def measure_calibration(bench: Bench, part: Part) -> None:
     model, encoders = bench.large(part)
-    tokenizer = EncT5Tokenizer.from_pretrained(MODEL)
+    tokenizer = EncT5Tokenizer.from_pretrained("demo")
     budget = bench.budget
     part.found["estimated_bytes"] = budget * bytes_per_token(model)
 
@@ -677,7 +676,7 @@ def measure_loading(bench: Bench, geometry: str, part: Part) -> None:
             return
         started = time.perf_counter()
         model.save_pretrained(folder, max_shard_size="1GB")
-        EncT5Tokenizer.from_pretrained(MODEL).save_pretrained(folder)
+        EncT5Tokenizer.from_pretrained("demo").save_pretrained(folder)
         part.say(f"  {stored / 1e9:.2f} GB are written in {time.perf_counter() - started:.1f} s")
         del model
         held = _allocated(bench, reset=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # takes a quarter of a second to import, and a configuration 
     from fsspec import AbstractFileSystem
 
 MASK = "***"
+DEMO = "demo"  # in place of a model's path: the model that comes with the package; a directory is ./demo
 LEAST_SECRET = 4  # characters
 
 

@@ -17,7 +17,6 @@ import pytest
 from packaging.requirements import Requirement
 from support.job_files import write_jsonl
 
-from tart_ray.demo.checkpoint import MODEL
 from tart_ray.extras import EXTRAS
 from tart_ray.job_table import JOBS, Job
 from tart_ray.jobs_command import COMMANDS, SUMMARIES
@@ -155,7 +154,7 @@ def test_the_extras_are_those_of_the_package() -> None:
 def test_scoring_from_python_needs_no_extra() -> None:
     code = (
         f"import sys\nsys.modules.update(dict.fromkeys({MODULES}))\nimport tart_ray\nfrom tart_ray import Scorer\n"
-        f"scorer = Scorer.from_pretrained({str(MODEL)!r})\n"
+        "scorer = Scorer.from_pretrained('demo')\n"
         "print(scorer.score(['parse a url'], ['def urlparse(url): ...'], 'Find the code').margin.shape)"
     )
     done = run("-c", code)
@@ -166,7 +165,7 @@ def test_reranking_needs_no_extra(tmp_path: Path) -> None:
     rows = [{"query_id": "q", "query": "parse a url", "doc_id": f"d{i}", "text": f"text {i}"} for i in range(3)]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     (tmp_path / "rerank.yaml").write_text(
-        f"model: {{path: {MODEL}, max_length: 112}}\ninput: {{candidates: {tmp_path}/pairs.jsonl}}\n"
+        f"model: {{path: demo, max_length: 112}}\ninput: {{candidates: {tmp_path}/pairs.jsonl}}\n"
         f"output: {{path: {tmp_path}/run}}\ncluster: {{gpus_per_replica: 0}}\n"
     )
     done = run_without_extras("jobs.rerank", "--config", str(tmp_path / "rerank.yaml"), "--dry-run")

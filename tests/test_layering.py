@@ -26,7 +26,7 @@ IMPORTS = {
     "config": {"errors", "locations"},
     "storage": {"errors", "file_versions", "locations", "config"},
     "model": {"errors", "extras", "file_versions", "locations"},
-    "scoring": {"model"},
+    "scoring": {"model", "tables"},
     "tables": set(),
     "retrieval": {"errors"},
     "input": {"errors", "locations", "tables", "storage"},

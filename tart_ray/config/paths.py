@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from tart_ray.config import CandidatesConfig, ModelConfig, Section, StartConfig
 from tart_ray.errors import ConfigurationError
-from tart_ray.locations import STORES, absolute, check_location, is_local, scheme_of
+from tart_ray.locations import DEMO, STORES, absolute, check_location, is_local, scheme_of
 
 BM25 = "bm25"  # in place of the path of a run
 UPLOADED = ("runtime_resources", "working_dir_files")  # where Ray unpacks what `ray job submit --working-dir` uploads
@@ -39,7 +39,9 @@ def _absolute(value: Any, *, is_location: bool, is_model: bool) -> Any:
         return with_absolute_paths(value)
     if isinstance(value, (tuple, list)):
         return type(value)(_absolute(item, is_location=is_location, is_model=is_model) for item in value)
-    if not is_location or value in (None, BM25) or (is_model and not Path(value).expanduser().exists()):
+    if not is_location or value in (None, BM25):
+        return value
+    if is_model and (value == DEMO or not Path(value).expanduser().exists()):
         return value  # what is no path may be the id of a model
     return absolute(value)
 

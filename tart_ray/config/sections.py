@@ -107,7 +107,7 @@ class ModelConfig(Section):
     """The checkpoint and how it reads a pair.
 
     Attributes:
-        path: Hub id, local directory, or s3://bucket/prefix/.
+        path: Hub id, local directory, s3://bucket/prefix/, or demo: the small model that comes with tart-ray.
         family: enct5, as TART is; cross-encoder, any that sentence-transformers loads; auto reads the checkpoint's
             config.json.
         template: How a pair is written for a cross-encoder.

@@ -1,4 +1,4 @@
-"""Small EncT5 checkpoints: the trained one that the package holds, and untrained ones made on the spot."""
+"""Small EncT5 checkpoints: the length of the one that the package holds, and untrained ones made on the spot."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from tart_ray.model.checkpoint_files import VOCAB_FILE
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.model.tokenizer import EncT5Tokenizer
 
-MODEL = Path(__file__).with_name("model")  # trained by recipes/demo_model; README.md there is its card
-MODEL_LENGTH = 112  # tokens of a pair that it was trained with
+MODEL_LENGTH = 112  # tokens of a pair that the model `demo` was trained with
 PIECES = 4_000
 LINES = 20_000  # distinct ones that the vocabulary is learned from
 GEOMETRY = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
-from tart_ray.demo.checkpoint import MODEL, MODEL_LENGTH
+from tart_ray.demo.checkpoint import MODEL_LENGTH
 from tart_ray.demo.corpus import (
     INSTRUCTIONS,
     Collection,
@@ -24,7 +24,7 @@ from tart_ray.retrieval.measures import NDCG_AT_10, Run, mean
 
 CONFIG = """\
 # Written by the demo. Run it again with: {python} -m tart_ray rerank --config {folder}/rerank.yaml
-model: {{path: {model}, max_length: {length}}}
+model: {{path: demo, max_length: {length}}}
 input: {{candidates: {folder}/candidates.jsonl}}  # each row has its instruction
 output: {{path: {folder}/run}}
 cluster: {{address: local, gpus_per_replica: 0, replicas: {{min: 1, max: 2}}}}
@@ -53,9 +53,7 @@ def show(folder: Path, functions: int) -> int:
     pairs = write_candidates(folder / "candidates.jsonl", collection, bm25)
     write_qrels(folder / "qrels.tsv", collection)
     config = folder / "rerank.yaml"
-    config.write_text(
-        CONFIG.format(python=sys.executable, folder=folder, model=MODEL, length=MODEL_LENGTH), encoding="utf-8"
-    )
+    config.write_text(CONFIG.format(python=sys.executable, folder=folder, length=MODEL_LENGTH), encoding="utf-8")
     print(f"{len(collection.documents):,} documents, {len(collection.queries)} queries, {pairs:,} pairs to score\n")
 
     command = [sys.executable, "-m", "tart_ray", "rerank", "--config", str(config)]

@@ -37,8 +37,8 @@ def prove_shared(place: Directory, reads: Reads) -> None:
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
     others = {id_: address for id_, address in nodes.items() if id_ != ray.get_runtime_context().get_node_id()}
     local = ((key, check_location(path)) for key, paths in reads.items() for path in paths if is_local(path))
-    read = {(key, path): _facts(path) for key, path in local}
-    read = {named: facts for named, facts in read.items() if facts is not None}  # the id of a model is no path
+    read = {(key, path): _facts(path) for key, path in local if Path(path).is_absolute()}  # the id of a model is not
+    read = {named: facts for named, facts in read.items() if facts is not None}
     writes = is_local(place.path)
     if not others or not (read or writes):
         return

@@ -1,7 +1,7 @@
 """Where a checkpoint's files are, and whether they are those that a run began with.
 
-A hub id, a local directory or ``s3://…`` becomes one local directory. Object storage is copied once per node into a
-cache, under a lock, and is complete before it is visible.
+A hub id, a local directory, ``s3://…`` or ``demo`` becomes one local directory. Object storage is copied once per node
+into a cache, under a lock, and is complete before it is visible.
 
 A run's manifest holds the *fingerprint* of its checkpoint: two hashes, ``<all>-<tokenizer>``, of everything that
 scoring reads and of what the tokenizer alone reads, so that who only tokenises need not hash weights. Whoever loads by
@@ -58,8 +58,8 @@ def resolve_checkpoint(place: CheckpointPlace, *, weights: bool = True, files: C
         return local
     if local.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
         raise CheckpointError(
-            f"model path {text!r}: no such directory; expected a local directory, s3://bucket/prefix or a hub id "
-            "like facebook/tart-full-flan-t5-xl"
+            f"model path {text!r}: no such directory; expected a local directory, s3://bucket/prefix, a hub id "
+            "like facebook/tart-full-flan-t5-xl, or demo, the model that comes with tart-ray"
         )
     folder = fetch_from_hub(text, place.revision, files, weights=weights)
     check_digest(place, hub_digest(text, folder), whole=True)

@@ -115,6 +115,11 @@ class EncodedWindows:
         rows = EncodedPairs.concatenate([part.rows for part in parts])
         return cls(rows, np.concatenate(counts).cumsum(), np.concatenate(spans))
 
+    def counted_from(self, begins: Sequence[int]) -> EncodedWindows:
+        """The same windows, whose spans count characters from these of their documents on; 0 for those before."""
+        spans = self.spans - np.repeat(np.array(begins, np.int64), np.diff(self.starts))[:, None]
+        return EncodedWindows(self.rows, self.starts, np.maximum(spans, 0))
+
     def best(self, margin: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """The row of each pair's best window, int64 (n,): the highest margin, the first of equal ones.
 

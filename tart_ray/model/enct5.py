@@ -73,7 +73,9 @@ class EncT5ForSequenceClassification(T5PreTrainedModel):
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             plain: Self = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
             return plain
-        place = CheckpointPlace(str(pretrained_model_name_or_path), revision, storage_options, fingerprint)
+        given = pretrained_model_name_or_path
+        path = given if isinstance(given, str) else Path(given)
+        place = CheckpointPlace(path, revision, storage_options, fingerprint)
         return cls.from_place(place, *model_args, **kwargs)
 
     @classmethod

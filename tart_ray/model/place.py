@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tart_ray.errors import CheckpointError, LocationError
-from tart_ray.locations import check_location
+from tart_ray.locations import DEMO, check_location
 
+DEMO_MODEL = Path(__file__).parents[1] / "demo" / "model"  # trained by recipes/demo_model; README.md is its card
 HUB_URL = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+?))?/?")
 
 
@@ -20,8 +21,9 @@ class CheckpointPlace:
     """A place for a checkpoint. Credentials do not tell one from another, and are not printed.
 
     Attributes:
-        path: a local directory, a URL of a store (``s3://bucket/model/``), or a hub id (``owner/name``, or
-            ``hf://owner/name@revision``).
+        path: a local directory, a URL of a store (``s3://bucket/model/``), a hub id (``owner/name``, or
+            ``hf://owner/name@revision``), or the word ``demo``: the model that comes with the package, also where
+            there is a directory of that name, which is ``./demo`` or a `Path`.
         revision: a hub branch, tag or commit.
         storage_options: passed to fsspec for a URL (``endpoint_url``, ``key`` …).
         fingerprint: of the checkpoint that must be there (`tart_ray.model.checkpoint`); None takes any.
@@ -35,11 +37,15 @@ class CheckpointPlace:
     def located(self) -> CheckpointPlace:
         """The same place by a checked path; of a hf:// URL the hub id, and its revision if no other is given.
 
+        Of ``demo`` the directory on the machine that asks: a worker's installation may lie elsewhere than the driver's.
+
         Raises:
             CheckpointError: no model can be there.
         """
+        if self.path == DEMO:
+            return dataclasses.replace(self, path=DEMO_MODEL, revision=None)
         try:
-            text = check_location(str(self.path))
+            text = check_location(f"./{self.path}" if self.path == Path(DEMO) else str(self.path))
         except LocationError as error:
             raise CheckpointError(f"model path: {error}") from error
         if not text.startswith("hf://"):

@@ -125,8 +125,7 @@ def _encode(tokenizer: PairTokenizer, table: pa.Table, spec: ScoringSpec) -> Enc
         return EncodedWindows.of_pairs(pairs)
     titles = [max(begin - 1, 0) for begin in begins]  # characters, without the space
     windows = tokenizer.encode_windows(queries, documents, heads=titles, max_length=length, truncation=truncation)
-    spans = windows.spans - np.repeat(np.array(begins, np.int64), np.diff(windows.starts))[:, None]
-    return EncodedWindows(windows.rows, windows.starts, np.maximum(spans, 0))
+    return windows.counted_from(begins)
 
 
 def _encode_by_template(tokenizer: CrossEncoderTokenizer, table: pa.Table) -> EncodedPairs:

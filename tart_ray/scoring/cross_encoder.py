@@ -22,13 +22,14 @@ from tart_ray.model.truncation import DEFAULT_MAX_LENGTH
 from tart_ray.scoring.batched import BatchedScorer
 from tart_ray.scoring.batching import default_max_tokens
 from tart_ray.scoring.dtypes import resolve_dtype
+from tart_ray.scoring.ranking import Document, Instructions, RanksDocuments, split_titles
 from tart_ray.scoring.scores import Scores
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
-class CrossEncoderScorer(BatchedScorer):
+class CrossEncoderScorer(BatchedScorer, RanksDocuments):
     """Score pairs with a model of sentence-transformers, as `Scorer` does with an EncT5.
 
     Args:
@@ -72,21 +73,21 @@ class CrossEncoderScorer(BatchedScorer):
             scorer.calibrate(max_length, model.tokenizer.pad_token_id)
         return scorer
 
-    def score(
-        self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None = None
-    ) -> Scores:
+    def score(self, queries: Sequence[str], documents: Sequence[Document], instructions: Instructions = None) -> Scores:
         """Score ``documents[i]`` for ``queries[i]`` under ``instructions[i]``, or under one instruction for all.
 
-        Instructions are read where the template has a place for them.
+        Instructions are read where the template has a place for them. Documents are texts, or mappings of ``text`` and,
+        if need be, ``title``, which the template puts together.
 
         Raises:
             TypeError, ValueError: as `Scorer.score`.
         """
-        instructions = check_pairs(queries, documents, instructions)
+        texts, titles = split_titles(documents)
+        instructions = check_pairs(queries, texts, instructions)
         template = self.tokenizer.template
         pairs = self.tokenizer.encode_pairs(
             template.queries(queries, instructions),
-            template.documents(documents, [None] * len(documents)),
+            template.documents(texts, titles or [None] * len(texts)),
             template.prompts(instructions),
         )
         return self.score_encoded(pairs)

@@ -23,6 +23,7 @@ from tart_ray.model.tokenizer import EncT5Tokenizer
 from tart_ray.model.truncation import DEFAULT_MAX_LENGTH, LongDocuments, QueryTooLongError, Truncation
 from tart_ray.scoring.choosing import ChoosingScorer
 from tart_ray.scoring.dtypes import resolve_dtype
+from tart_ray.scoring.ranking import Document, Instructions, RanksDocuments, split_titles
 from tart_ray.scoring.reference import Encoder
 from tart_ray.scoring.scores import Scores
 from tart_ray.scoring.trials import Expected
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 PAIRS_AHEAD = 4_096  # tokenised together, while those before them are encoded
 
 
-class Scorer(ChoosingScorer):
+class Scorer(ChoosingScorer, RanksDocuments):
     """Score pairs: tokenise, sort by length, encode under a token budget, return results in input order.
 
     Args:
@@ -161,29 +162,34 @@ class Scorer(ChoosingScorer):
             scorer.calibrate(max_length, tokenizer.eos_token_id)
         return scorer
 
-    def score(
-        self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | str | None = None
-    ) -> Scores:
+    def score(self, queries: Sequence[str], documents: Sequence[Document], instructions: Instructions = None) -> Scores:
         """Score ``documents[i]`` for ``queries[i]`` under ``instructions[i]``, or under one instruction for all.
 
+        Args:
+            documents: texts, or mappings of ``text`` and, if need be, ``title``, which are read as a job reads these
+                columns: ``(title + " " + text).strip()``.
+
         Raises:
-            TypeError, ValueError: as `check_pairs`.
+            TypeError, ValueError: as `check_pairs` and `split_titles`.
         """
-        instructions = check_pairs(queries, documents, instructions)
-        for name, texts in (("queries", queries), ("documents", documents)):
-            if empty := self.tokenizer.without_tokens(texts):
+        texts, titles = split_titles(documents)
+        instructions = check_pairs(queries, texts, instructions)
+        begins = [0] * len(texts)
+        if titles is not None:
+            texts, begins = _with_titles(texts, titles)
+        for name, read in (("queries", queries), ("documents", texts)):
+            if empty := self.tokenizer.without_tokens(read):
                 log.warning(
                     "%d %s encode to no token and are scored as empty texts; the first is %s[%d]",
                     len(empty), name, name, empty[0],
                 )  # fmt: skip
         joined = list(map(join_instruction, instructions, queries))
         if self.long_documents == "truncate":
-            return Scores(
-                np.concatenate([self.score_encoded(pairs).logits for pairs in self._tokenise(joined, documents)])
-            )
+            return Scores(np.concatenate([self.score_encoded(pairs).logits for pairs in self._tokenise(joined, texts)]))
+        heads = [max(begin - 1, 0) for begin in begins]  # characters of titles, without the space
         windows = self.tokenizer.encode_windows(
-            joined, documents, max_length=self.max_length, truncation=self.truncation
-        )
+            joined, texts, heads=heads, max_length=self.max_length, truncation=self.truncation
+        ).counted_from(begins)
         scores = self.score_encoded(windows.rows)
         best = windows.best(scores.margin)
         return Scores(scores.logits[best], windows.describe(best))
@@ -210,3 +216,12 @@ class Scorer(ChoosingScorer):
                 ready, following = following, thread.submit(encode, start)
                 yield ready.result()
             yield following.result()
+
+
+def _with_titles(texts: Sequence[str], titles: Sequence[str | None]) -> tuple[list[str], list[int]]:
+    """What the model reads of each document, and the character at which its text begins."""
+    import pyarrow as pa  # here: who scores bare texts need not load it
+
+    from tart_ray.tables.texts import document_texts
+
+    return document_texts(pa.table({"title": pa.array(titles, pa.large_string()), "text": list(texts)}))

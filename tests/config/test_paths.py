@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tart_ray.config import EvaluateConfig, MineConfig, RelabelConfig, TrainConfig
-from tart_ray.config.paths import check_output
+from tart_ray.config import EvaluateConfig, MineConfig, ModelConfig, RelabelConfig, StartConfig, TrainConfig
+from tart_ray.config.paths import check_output, with_absolute_paths
 from tart_ray.errors import ConfigurationError
 from tart_ray.evaluation import job as evaluate
 from tart_ray.mining import job as mine
@@ -113,3 +113,13 @@ def test_every_job_and_every_role(make_config: Any) -> None:
     for describe, config in configs:
         with pytest.raises(ConfigurationError, match=r"output\.path: got /data/in/run, which .* takes in"):
             list(describe(config))
+
+
+def test_the_model_of_the_package_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("demo", "mine"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    paths = ("demo", "./demo", "mine", "owner/name")
+    made = [with_absolute_paths(ModelConfig(path=path)).path for path in paths]
+    assert made == ["demo", f"{tmp_path}/demo", f"{tmp_path}/mine", "owner/name"]
+    assert with_absolute_paths(StartConfig(path="demo")).path == "demo"

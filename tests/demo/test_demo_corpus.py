@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tart_ray import Scorer
-from tart_ray.demo.checkpoint import MODEL, MODEL_LENGTH, make_untrained_checkpoint
+from tart_ray.demo.checkpoint import MODEL_LENGTH, make_untrained_checkpoint
 from tart_ray.demo.corpus import (
     INSTRUCTIONS,
     Collection,
@@ -25,6 +25,7 @@ from tart_ray.demo.corpus import (
     write_qrels,
 )
 from tart_ray.demo.functions import describe_functions
+from tart_ray.model.place import DEMO_MODEL
 from tart_ray.retrieval.measures import NDCG_AT_10, mean
 
 QUERY = "Say what this function does."
@@ -273,12 +274,12 @@ def test_checkpoint_is_in_the_published_layout(
 
 
 def test_the_shipped_model_is_small_and_follows_instructions_where_bm25_cannot(library: Collection) -> None:
-    files = [path for path in MODEL.iterdir() if path.is_file()]
+    files = [path for path in DEMO_MODEL.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 10_000_000
     collection = ask_twice(library, 60)
     bm25 = first_stage(collection, collection.queries)
     pairs = [(query_id, doc_id) for query_id, hits in bm25.items() for doc_id in hits]
-    margins = Scorer.from_pretrained(MODEL, max_length=MODEL_LENGTH, device="cpu").score(
+    margins = Scorer.from_pretrained("demo", max_length=MODEL_LENGTH, device="cpu").score(
         [collection.queries[query_id] for query_id, _ in pairs],
         [" ".join(collection.documents[doc_id]) for _, doc_id in pairs],
         [collection.instructions[query_id] for query_id, _ in pairs],

@@ -18,13 +18,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.s3_server import S3Server
 from support.stores import WithoutVersions, supported
 
-from tart_ray import EncT5Tokenizer, Scorer
+from tart_ray import EncT5ForSequenceClassification, EncT5Tokenizer, Scorer
 from tart_ray.errors import (
     CheckpointChangedError,
     CheckpointError,
 )
 from tart_ray.model.checkpoint import fingerprint_checkpoint, open_checkpoint, pin_revision, resolve_checkpoint
-from tart_ray.model.place import CheckpointPlace
+from tart_ray.model.checkpoint_files import VOCAB_FILE
+from tart_ray.model.place import DEMO_MODEL, CheckpointPlace
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def test_the_fingerprint_of_object_storage_changes_with_an_object(
     [
         ("/no/such/model", "no such directory"),
         ("./model", "no such directory"),
-        ("a/b/c", "expected a local directory, s3://bucket/prefix or a hub id"),
+        ("a/b/c", "expected a local directory, s3://bucket/prefix, a hub id like .*, or demo"),
         ("owner/never-fetched", "the hub cannot be reached"),
     ],
 )
@@ -418,3 +419,22 @@ def test_a_hub_branch_is_pinned_to_its_commit(
     by_url = resolve_checkpoint(as_workers_load_it)
     assert by_url.name == old
     assert pin_revision(CheckpointPlace(tiny_checkpoint, revision="main")).revision == "main"
+
+
+# The model that comes with the package
+
+
+def test_demo_is_the_model_of_the_package_in_every_directory(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    by_word, of_package = CheckpointPlace("demo"), CheckpointPlace(DEMO_MODEL)
+    assert resolve_checkpoint(by_word) == DEMO_MODEL
+    assert fingerprint_checkpoint(by_word) == fingerprint_checkpoint(of_package)
+    assert Scorer.from_pretrained("demo", device="cpu").tokenizer.vocabulary == (DEMO_MODEL / VOCAB_FILE).read_bytes()
+    words = EncT5ForSequenceClassification.from_pretrained("demo").config.vocab_size
+    assert words != EncT5ForSequenceClassification.from_pretrained(tiny_checkpoint).config.vocab_size
+    for path in ("./demo", Path("demo"), tmp_path / "demo"):  # the directory
+        assert fingerprint_checkpoint(CheckpointPlace(path)) == fingerprint_checkpoint(CheckpointPlace(tiny_checkpoint))
+        assert EncT5ForSequenceClassification.from_pretrained(path).config.vocab_size != words

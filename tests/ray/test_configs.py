@@ -11,13 +11,12 @@ from support.shown import shown
 
 import tart_ray
 from tart_ray.config.yaml_text import read_yaml
-from tart_ray.demo.checkpoint import MODEL
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 ROOT = Path(__file__).parents[2]
 ON_CPUS = {
-    "model": {"path": str(MODEL), "max_length": 112},
+    "model": {"path": "demo", "max_length": 112},
     "cluster": {"gpus_per_replica": 0, "replicas": {"min": 1, "max": 1}},
 }
 JOBS = {"rerank": "rerank", "mine": "mine_negatives", "relabel": "relabel", "evaluate": "evaluate"}
@@ -30,7 +29,7 @@ def example(name: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
 
 def test_the_example_of_training_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    config = example("train", tmp_path, model={"path": str(MODEL)}, cluster={"gpus_per_worker": 0})
+    config = example("train", tmp_path, model={"path": "demo"}, cluster={"gpus_per_worker": 0})
     assert "4 queries of 1 tasks, 4 positives" in tart_ray.plan(config, job="train")
 
 
