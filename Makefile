@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+ECOSYSTEM := .venv-ecosystem
 
-.PHONY: demo test faults cases fuzz lint setup bench bench-gpu bench-pipeline bench-data-plane bench-load bench-mining bench-cross-encoders train-demo-model clean
+.PHONY: demo test ecosystem faults cases fuzz lint setup bench bench-gpu bench-pipeline bench-data-plane bench-load bench-mining bench-cross-encoders train-demo-model clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo
@@ -11,6 +12,11 @@ demo: setup
 # Two workers, because the tests spend much of their time waiting; tests/conftest.py assigns the tests to them.
 test: setup
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+# The adapters with the libraries that they are for. These are installed on top of $(VENV), in an environment beside it, and
+# do not burden `make test`.
+ecosystem: $(ECOSYSTEM)/.installed
+	$(ECOSYSTEM)/bin/python -m pytest tests/adapters
 
 # Everything that can go wrong with a run, one case after the other; `make test` runs the quick part.
 faults: setup
@@ -68,6 +74,15 @@ bench-cross-encoders: setup
 # Training alone takes over an hour on two cores; a rerun continues where it stopped. Needs pip and Debian's package manager.
 train-demo-model: setup
 	$(BIN)/python -m recipes.demo_model all
+
+SITE_PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+
+$(ECOSYSTEM)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv $(ECOSYSTEM)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE_PACKAGES)')')" \
+	  > "$$($(ECOSYSTEM)/bin/python -c '$(SITE_PACKAGES)')/base.pth"
+	$(ECOSYSTEM)/bin/pip install --quiet --constraint constraints.txt --editable '.[mteb,pyterrier]'
+	touch $@
 
 clean:
 	rm -rf demo-output build .mypy_cache .pytest_cache .ruff_cache
