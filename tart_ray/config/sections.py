@@ -208,11 +208,14 @@ class OutputConfig(Section):
         path: Directory of this run, local or s3://; one run, one path.
         partition_by: Columns that become key=value directories of reranked/.
         top_k: Documents kept per query in reranked/; scores/ keeps every pair.
+        include: Texts that reranked/ has behind its other columns, so that it is read without a join: query, text,
+            title.
     """
 
     path: Destination
     partition_by: list[str] = []
     top_k: PositiveInt | None = None
+    include: list[Literal["query", "text", "title"]] = []
 
 
 class ReplicasConfig(Section):

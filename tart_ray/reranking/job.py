@@ -12,7 +12,7 @@ from tart_ray.engine.cluster import room_for_replicas
 from tart_ray.engine.session import Needs, Outcome, at_work, nothing_to_do, tell
 from tart_ray.errors import ExitCode
 from tart_ray.input.sources import notes_of
-from tart_ray.reranking.stages import Ranked, rank_queries
+from tart_ray.reranking.stages import Ranked, check_included, rank_queries
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
@@ -44,10 +44,13 @@ class Task:
 
         Replicas, endpoints, limits and batch sizes may change in between.
         """
+        changes_rows = {"partition_by", "top_k"}
+        if self.config.output.include:  # of which runs of older releases know nothing
+            changes_rows |= {"include"}
         return {
             "job": "rerank",
             "model": self.spec.identity,
-            "output": self.config.output.model_dump(include={"partition_by", "top_k"}),
+            "output": self.config.output.model_dump(include=changes_rows),
             "versions": {"ranking": RANKING_VERSION},
             **self.plan.identity,
         }
@@ -64,6 +67,7 @@ def look(config: RerankConfig) -> Task:
     check_output(config.output.path, input_paths(config.input))
     plan = make_plan(storage, config.input, windows=config.model.long_documents == "maxp")
     check_partitions(plan, config.output.partition_by)
+    check_included(plan, config.output.include)
     spec = ScoringSpec.resolve(config.model, config.cluster, config.limits, config.storage, config.input)
     return Task(config.model_copy(update={"model": spec.model}), storage, plan, spec)
 

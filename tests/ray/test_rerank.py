@@ -278,6 +278,64 @@ def test_own_instructions_win_top_k_cuts_and_partitions_read_back(
     assert duckdb.sql(f"{read} group by 1 order by 1").fetchall() == [("a/b=c\n", 4), ("en", 4)]
 
 
+@pytest.mark.parametrize("titles", [True, False], ids=["titles", "no titles"])
+def test_included_texts_are_read_without_a_join_and_again_by_a_second_run(
+    titles: bool, tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    """A TREC run whose texts are in other files; documents are shared by queries, and some have no title."""
+    rows = [pair(q, d) for q in range(3) for d in range(6)]
+    (tmp_path / "run.trec").write_text("\n".join(f"{r['query_id']} Q0 {r['doc_id']} 1 1.0 bm25" for r in rows))
+    headlines = {f"d{d}": f"title {d}" if d % 2 else None for d in range(6)} if titles else {}
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{q}", "text": pair(q, 0)["query"]} for q in range(3)])
+    write_jsonl(
+        tmp_path / "corpus.jsonl",
+        [
+            {"_id": f"d{d}", "text": pair(0, d)["text"]} | ({"title": headlines[f"d{d}"]} if titles else {})
+            for d in range(6)
+        ],
+    )
+    source = {name: str(tmp_path / f"{name}.jsonl") for name in ("queries", "corpus")}
+    include = ["title", "query", "text"] if titles else ["text"]
+    output = {"path": str(tmp_path / "run"), "top_k": 4, "include": include, "partition_by": ["query_id"]}
+    config = make_config(input={"candidates": str(tmp_path / "run.trec"), **source}, output=output)
+    assert rerank(config) == ExitCode.DONE
+    ranked = read_output(tmp_path / "run")
+    assert len(ranked) == 12
+    assert all([*row][-len(include) - 1 : -1] == include for row in ranked)  # the partition is read behind the columns
+    told = {(row["query_id"], row["doc_id"]): row for row in rows}
+    for row in ranked:
+        of_input = told[row["query_id"], row["doc_id"]] | {"title": headlines.get(row["doc_id"])}
+        assert {name: row[name] for name in include} == {name: of_input[name] for name in include}
+    texts = duckdb.sql(f"select text from read_parquet('{tmp_path}/run/reranked/*/*.parquet')").fetchall()
+    assert sorted(text for (text,) in texts) == sorted(row["text"] for row in ranked)
+
+    with pytest.raises(RunConflictError, match=r"output\.include"):
+        rerank(make_config(input={"candidates": str(tmp_path / "run.trec"), **source}, output=output | {"include": []}))
+    again = {} if titles else {"queries": source["queries"]}
+    second = make_config(
+        input={"candidates": str(tmp_path / "run" / "reranked"), **again}, output={"path": str(tmp_path / "second")}
+    )
+    assert rerank(second) == ExitCode.DONE
+    margins = {(row["query_id"], row["doc_id"]): pytest.approx(row["margin"], abs=1e-5) for row in ranked}
+    assert {(row["query_id"], row["doc_id"]): row["margin"] for row in read_output(tmp_path / "second")} == margins
+
+
+def test_included_texts_of_a_query_in_several_chunks_and_none_of_rows_without_a_score(
+    tmp_path: Path, make_config: Any
+) -> None:
+    rows = [pair(0, d) for d in range(1_200)]
+    rows[7]["text"] = "\u200b"  # encodes to no token: quarantined when it is tokenised
+    lists = [{"query_id": "q0", "query": rows[0]["query"],
+              "candidates": [{"doc_id": row["doc_id"], "text": row["text"], "title": ""} for row in rows]}]  # fmt: skip
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", lists)
+    assert rerank(make_config(output={"path": str(tmp_path / "run"), "include": ["text", "title"]})) == ExitCode.DONE
+    output = read_output(tmp_path / "run")
+    assert report_of(tmp_path / "run")["counts"]["chunks"] == 3
+    assert {row["doc_id"]: (row["text"], row["title"]) for row in output} == {
+        row["doc_id"]: (row["text"], "") for row in rows[:7] + rows[8:]
+    }
+
+
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_hive_partitioned_candidates_keep_their_keys(form: str, tmp_path: Path, make_config: Any) -> None:
     for q, language in enumerate(["en", "pt%2FBR", "__HIVE_DEFAULT_PARTITION__"]):
@@ -352,6 +410,12 @@ def test_a_rerun_scores_only_what_is_not_committed(tmp_path: Path, make_config: 
         ({"input": {"candidates": "/nowhere/at/all"}}, StorageError, "no file there"),
         ({"input": {"columns": {"text": "body"}}}, InputError, "body.*available"),
         ({"output": {"partition_by": ["colour"]}}, ConfigurationError, "colour.*available"),
+        (
+            {"output": {"include": ["title"]}},
+            ConfigurationError,
+            r"include: got \['title'\], available, once each: .*text'\]",
+        ),
+        ({"output": {"include": ["text", "text"]}}, ConfigurationError, "include.*once each"),
         ({"model": {"path": "/no/such/model"}}, CheckpointError, "/no/such/model"),
     ],
 )
