@@ -153,6 +153,8 @@ class CandidatesConfig(Section):
             or the corpus. A name may say whose: {corpus.doc_id: docno}. Other columns of the candidates can be renamed
             in the same way.
         drop_columns: Their names of columns to leave out.
+        ids: required refuses candidates without query_id or doc_id; from_text makes the ids that have no column out of
+            the texts, and takes a column document for the text. See docs/input.md.
         empty_documents: Documents whose title and text are blank: quarantine keeps them out, score gives them the score
             of an empty text, as the original does.
     """
@@ -164,6 +166,7 @@ class CandidatesConfig(Section):
     columns: dict[str, str] = {}
     empty_documents: Literal["quarantine", "score"] = "quarantine"
     drop_columns: list[str] = []
+    ids: Literal["required", "from_text"] = "required"
 
     @model_validator(mode="after")
     def _known_columns(self) -> CandidatesConfig:

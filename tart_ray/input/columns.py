@@ -23,6 +23,7 @@ from tart_ray.tables.schemas import (
 Shape = Literal["pairs", "lists"]
 
 MEANINGS = frozenset({CANDIDATES_COLUMN, *(field.name for field in FIELDS["candidates"])})
+MADE_OF = {"query_id": "query", "doc_id": "text"}  # what an id without a column is made of
 NEEDED = ("query_id", "doc_id", CANDIDATES_COLUMN)
 
 
@@ -32,7 +33,7 @@ class Naming:
 
     ``key``: where it says so. ``role``: what stands before our names there, and a dot, or nothing.
     ``named``: these must be there. ``preferred``: taken where they are there. ``otherwise``: taken where they are there
-    and no column goes by our name.
+    and no column goes by our name. ``ids_from_text``: whether ids without a column are made of the texts.
     """
 
     key: str = "input.columns"
@@ -40,6 +41,7 @@ class Naming:
     named: Mapping[str, str] = field(default_factory=dict)
     preferred: Mapping[str, str] = field(default_factory=dict)
     otherwise: Mapping[str, str] = field(default_factory=dict)
+    ids_from_text: bool = False
 
     @classmethod
     def of(
@@ -50,6 +52,7 @@ class Naming:
         *,
         taken: Iterable[str] = (),
         renames: bool = False,
+        ids_from_text: bool = False,
     ) -> Naming:
         """The part of a configuration's ``columns`` that is about one role.
 
@@ -57,6 +60,7 @@ class Naming:
             columns: the names before the colon may begin with a role: ``corpus.doc_id``.
             taken: names without a role that another input has a column for.
             renames: whether names without a meaning rename this input's other columns.
+            ids_from_text: whether ids without a column are made of the texts; a column ``document`` is then a text.
         """
         start = f"{role}."
         free = without_role(columns)
@@ -64,12 +68,14 @@ class Naming:
         if renames:
             named |= {ours: theirs for ours, theirs in free.items() if ours not in MEANINGS}
         known = {field.name for field in FIELDS[role]} | ({CANDIDATES_COLUMN} if role == "candidates" else set())
+        otherwise = {ours: theirs for ours, theirs in free.items() if ours in known and ours in taken}
         return cls(
             key,
             start,
             named,
             {ours: theirs for ours, theirs in free.items() if ours in known and ours not in taken},
-            {ours: theirs for ours, theirs in free.items() if ours in known and ours in taken},
+            {"text": "document", **otherwise} if ids_from_text else otherwise,
+            ids_from_text,
         )
 
     def choose(self, role: Role, names: Collection[str], inner: Collection[str] | None = None) -> dict[str, str]:
@@ -165,6 +171,8 @@ def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str
     """
     needed = {"candidates": ("query_id", "doc_id"), "queries": ("query_id", "query"), "corpus": ("doc_id", "text")}
     missing = [name for name in needed.get(role, ("query_id", "doc_id", "relevance")) if name not in mapped]
+    if naming.ids_from_text:
+        missing = [name for name in missing if MADE_OF[name] not in mapped]
     for ours in missing:
         if ours in naming.preferred:
             raise InputError(f"{url}: {naming.setting(ours, naming.preferred[ours])}, available: {sorted(names)}")
@@ -174,7 +182,18 @@ def check_needed(url: str, role: Role, mapped: Mapping[str, str], names: set[str
         raise InputError(
             f"{url}: {role}: missing column {', '.join(missing)}; available: {sorted(names)}; "
             f"name theirs in {naming.key}, as in {{{role}.{missing[0]}: THEIR_NAME}}{understood}"
+            f"{_without_ids(role, naming)}"
         )
+
+
+def _without_ids(role: Role, naming: Naming) -> str:
+    """What to do about candidates that have no ids, for the end of a message."""
+    if role != "candidates" or naming.key != Naming.key:  # such as a TREC run of jobs.evaluate
+        return ""
+    if naming.ids_from_text:
+        made = ", ".join(f"{ours} of {theirs}" for ours, theirs in MADE_OF.items())
+        return f"; input.ids: from_text makes {made}, where the candidates have these"
+    return "; or let input.ids: from_text make ids of the candidates' texts"
 
 
 def check_type(url: str, role: Role, ours: str, theirs: str, got: pa.DataType) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tart_ray.input.made_ids import with_made_ids
 from tart_ray.input.parquet_rows import decoded, read_parquet_rows
 from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.sources import Source
@@ -26,6 +27,7 @@ def read_split(storage: Storage, source: Source, split: Split, quarantine: Quara
     read_rows = read_parquet_rows if source.format == "parquet" else read_text_rows
     for rows in read_rows(storage, source, split, quarantine):
         table, undecodable = decoded(_without_odd_scores(rows))
+        table = with_made_ids(table, source.made_ids)
         yield quarantine.sift(source, table, [*undecodable, *_rules(source, table)])
 
 
@@ -33,7 +35,7 @@ def _rules(source: Source, table: pa.Table) -> Iterator[Rule]:
     """What makes a row bad, in the order in which the first reason is told."""
     ids = {"queries": ("query_id",), "corpus": ("doc_id",)}.get(source.role, ("query_id", "doc_id"))
     names = table.schema.names
-    for name in ids:
+    for name in (name for name in ids if name not in source.made_ids):
         yield as_mask(pc.is_null(table[name])), f"{name} is null"
         yield as_mask(pc.equal(table[name], "")), f"{name} is empty"
     if "relevance" in names and source.role == "qrels":

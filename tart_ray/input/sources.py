@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tart_ray.errors import InputError
 from tart_ray.input import cascade, json_lines
-from tart_ray.input.columns import Naming, Shape, other_columns
+from tart_ray.input.columns import MADE_OF, Naming, Shape, other_columns
 from tart_ray.input.formats import Format, format_of
 from tart_ray.input.inspect_parquet import inspect_parquet
 from tart_ray.input.inspect_text import inspect_text
@@ -37,6 +37,7 @@ class Source:
         is_cascade: whether it is the output of an earlier run.
         dropped: their names of columns that are left out.
         names: of all columns that were found.
+        made_ids: ids that have no column, and are made of the texts.
     """
 
     role: Role
@@ -56,6 +57,7 @@ class Source:
     is_cascade: bool = False
     dropped: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    made_ids: tuple[str, ...] = ()
 
     def origin(self, split: int) -> str:
         """The URL of the file that a split is part of."""
@@ -146,12 +148,13 @@ def inspect_source(
         is_cascade=inspection.is_cascade,
         dropped=inspection.dropped,
         names=inspection.names,
+        made_ids=tuple(name for name in MADE_OF if name not in inspection.columns) if naming.ids_from_text else (),
     )
 
 
 def table_schema(source: Source) -> pa.Schema:
     """Columns that reading this source gives: origin, our columns that it has, its other columns or objects of them."""
-    ours = [(f.name, f.type) for f in FIELDS[source.role] if f.name in source.columns]
+    ours = [(f.name, f.type) for f in FIELDS[source.role] if f.name in (*source.columns, *source.made_ids)]
     objects = pa.schema([(json_lines.EXTRAS, pa.large_string())])
     return pa.schema([*ORIGIN, *pa.schema(ours), *(objects if source.has_objects else source.extras)])
 

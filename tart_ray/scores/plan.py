@@ -78,6 +78,7 @@ class Plan:
             "input": {
                 **self.input.model_dump(include={"instruction", "columns"}),
                 **({"empty_documents": "score"} if self.candidates.allows_empty_documents else {}),
+                **({"made_ids": list(self.candidates.made_ids)} if self.candidates.made_ids else {}),
                 **_chosen_columns(self.candidates, self.input.drop_columns),
                 "files": {role: files_identity(source) for role, source in self.sources.items()},
             },
@@ -114,7 +115,7 @@ def make_plan(storage: Storage, given: InputConfig, *, windows: bool, files: Fil
         ConfigurationError: ``input.queries`` or ``input.corpus`` is needed, or nothing is there to score.
     """
     columns, known = given.columns, files or {}
-    naming = Naming.of(columns, "candidates", renames=True)
+    naming = Naming.of(columns, "candidates", renames=True, ids_from_text=given.ids == "from_text")
     candidates = inspect_source(
         storage, given.candidates, "candidates", naming, known.get("candidates"), given.drop_columns
     )

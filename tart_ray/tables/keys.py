@@ -60,6 +60,11 @@ def _keys_of(documents: pa.Table) -> list[bytes | None]:
     return [key(text) or key(title) for text, title in zip(texts, titles, strict=True)]
 
 
+def text_id(text: str) -> str:
+    """BLAKE2b of the UTF-8 text in 128 bits, as 32 hexadecimal digits."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def content_keys(pairs: pa.Table, scored_with: bytes) -> pa.Array:
     """A key of everything that the score of a pair depends on: equal keys, equal scores but for rounding.
 

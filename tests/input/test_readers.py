@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -612,3 +613,81 @@ def test_hive_keys_of_files_beyond_the_sample_are_columns(local: Any, monkeypatc
         local.put(f"in/{name}.run", "q Q0 d 1 2 t\n")
     source, table, bad = local.read("in")
     assert (source.extras.names, table["lang"].to_pylist(), bad) == (["lang"], [None, "en"], [])
+
+
+# Ids that are made of texts
+
+
+def hash_of(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_ids_without_a_column_are_hashes_of_the_texts(local: Any, kind: str) -> None:
+    rows = [
+        {"query": "a?", "document": "one", "title": "T"},
+        {"query": "a?", "document": " zwölf ", "title": None},
+        {"query": "a?", "document": "one", "title": "T", "instruction": "Find it"},
+        {"query": None, "document": "one"},
+        {"query": "a?", "document": None},
+    ]
+    names = ("query", "document", "title", "instruction")
+    put(local, kind, [{name: row.get(name) for name in names} for row in rows])
+    source, table, bad = local.read(ids_from_text=True)
+    assert source.made_ids == ("query_id", "doc_id")
+    assert table.select(["query_id", "doc_id", "text"]).to_pylist() == [
+        {"query_id": hash_of("a?"), "doc_id": hash_of("T one"), "text": "one"},
+        {"query_id": hash_of("a?"), "doc_id": hash_of("zwölf"), "text": " zwölf "},
+        {"query_id": hash_of("Find it\na?"), "doc_id": hash_of("T one"), "text": "one"},
+    ]
+    assert [row["reason"] for row in bad] == ["query is null", "text is null"]
+    assert (bad[0]["query_id"], bad[0]["doc_id"]) == (None, hash_of("one"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_ids_that_have_a_column_are_kept(local: Any, kind: str) -> None:
+    put(local, kind, [{"qid": 7, "query": "a?", "text": "one"}, {"qid": None, "query": "b?", "text": "two"}])
+    source, table, bad = local.read(ids_from_text=True)
+    assert source.made_ids == ("doc_id",)
+    assert table.select(["query_id", "doc_id"]).to_pylist() == [{"query_id": "7", "doc_id": hash_of("one")}]
+    assert [row["reason"] for row in bad] == ["query_id is null"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_ids_are_made_in_lists_too(local: Any, kind: str) -> None:
+    put(local, kind, [{"query": "a?", "candidates": [{"text": "one"}, {"text": "two"}]}])
+    _, table, bad = local.read(ids_from_text=True)
+    assert (table["doc_id"].to_pylist(), bad) == ([hash_of("one"), hash_of("two")], [])
+    assert table["query_id"].to_pylist() == [hash_of("a?")] * 2
+
+
+def test_a_column_document_is_the_text_on_request_alone(local: Any) -> None:
+    put(local, "parquet", [{"query_id": "q", "doc_id": "d", "text": "one", "document": "two"}])
+    for asked in (False, True):
+        _, table, _ = local.read(ids_from_text=asked)
+        assert table.select(["doc_id", "text", "document"]).to_pylist() == [
+            {"doc_id": "d", "text": "one", "document": "two"}
+        ]
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "message"),
+    [
+        (
+            {"query": "a?", "text": "one"},
+            False,
+            r"missing column query_id, doc_id; .*input\.ids: from_text make ids of the",
+        ),
+        (
+            {"text": "one"},
+            True,
+            r"missing column query_id; .*input\.ids: from_text makes query_id of query,",
+        ),
+        ({"query": "a?"}, True, r"missing column doc_id; .*input\.ids: from_text makes"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_missing_id_names_the_key_that_makes_ids(local: Any, kind: str, row: Any, asked: bool, message: str) -> None:
+    put(local, kind, [row])
+    with pytest.raises(InputError, match=message):
+        local.read(ids_from_text=asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import itertools
 import json
 import shutil
@@ -20,6 +21,7 @@ from support.job_files import WORDS, read_output, report_of, write_jsonl
 from support.shown import shown
 
 from tart_ray import Scorer
+from tart_ray.config import StorageConfig
 from tart_ray.errors import (
     CheckpointError,
     ConfigurationError,
@@ -334,6 +336,38 @@ def test_included_texts_of_a_query_in_several_chunks_and_none_of_rows_without_a_
     assert {row["doc_id"]: (row["text"], row["title"]) for row in output} == {
         row["doc_id"]: (row["text"], "") for row in rows[:7] + rows[8:]
     }
+
+
+def test_pairs_without_ids_are_ranked_by_query_and_read_with_their_texts(
+    tmp_path: Path, make_config: Any, tiny_checkpoint: Path
+) -> None:
+    """Two queries; documents are shared, one pair comes twice, and one query is asked under two instructions."""
+    rows = [pair(q, d) for q in range(2) for d in range(5)]
+    given = [{"query": row["query"], "document": row["text"], "rank": i} for i, row in enumerate(rows)]
+    told = [given[i] | {"instruction": "Find a duplicate"} for i in range(5)]
+    write_jsonl(tmp_path / "candidates" / "a.jsonl", [*given, given[3], *told])
+    with pytest.raises(InputError, match=r"missing column query_id, doc_id; .*input\.ids: from_text"):
+        rerank(make_config())
+    output = {"path": str(tmp_path / "run"), "include": ["query", "text"]}
+    assert rerank(make_config(input={"ids": "from_text"}, output=output)) == ExitCode.DONE
+    counts = report_of(tmp_path / "run")["counts"]
+    assert (counts["scored"], counts["duplicates"], counts["quarantined"]) == (15, 1, 0)
+    asked = [(row, None) for row in given] + [(row, "Find a duplicate") for row in told]
+    scorer = Scorer.from_pretrained(tiny_checkpoint, device="cpu", max_length=64)
+    expected = scorer.score(
+        [row["query"] for row, _ in asked], [row["document"] for row, _ in asked], [own for _, own in asked]
+    ).margin.tolist()
+    margins = {(row["query"], row["document"], own): m for (row, own), m in zip(asked, expected, strict=True)}
+    ranked = read_output(tmp_path / "run")
+    found = {(row["query"], row["text"], row["instruction"]): row["margin"] for row in ranked}
+    assert found == {key: pytest.approx(margin, abs=1e-5) for key, margin in margins.items()}
+    for row in ranked:
+        asked_of = row["query"] if row["instruction"] is None else f"{row['instruction']}\n{row['query']}"
+        for name, text in (("query_id", asked_of), ("doc_id", row["text"])):
+            assert row[name] == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    of_queries = [[row for row in ranked if row["query_id"] == query] for query in {row["query_id"] for row in ranked}]
+    assert sorted(sorted(row["rank"] for row in of_one) for of_one in of_queries) == [[1, 2, 3, 4, 5]] * 3
+    assert find_run(Storage({}), str(tmp_path / "run"), StorageConfig(), 3).plan.candidates.made_ids
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])

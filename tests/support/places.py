@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tart_ray.input import json_lines
+from tart_ray.input.columns import Naming
 from tart_ray.input.listing import list_files
 from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.readers import read_split
@@ -35,9 +36,12 @@ class Place:
         self.storage.write(self.at(name), data.encode() if isinstance(data, str) else data)
         return self.at(name)
 
-    def read(self, name: str = "", role: Any = "candidates", **columns: str) -> tuple[Source, pa.Table, list[dict]]:
+    def read(
+        self, name: str = "", role: Any = "candidates", *, ids_from_text: bool = False, **columns: str
+    ) -> tuple[Source, pa.Table, list[dict]]:
         """What a job reads: the source, its good rows in input order, and its bad ones."""
-        source = inspect_source(self.storage, self.at(name), role, columns)
+        naming = Naming(named=columns) if not ids_from_text else Naming.of(columns, role, ids_from_text=True)
+        source = inspect_source(self.storage, self.at(name), role, naming)
         quarantine = Quarantine("read")
         tables = [table for split in source.splits for table in read_split(self.storage, source, split, quarantine)]
         table = pa.concat_tables([table_schema(source).empty_table(), *tables])
