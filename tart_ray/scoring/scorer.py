@@ -224,4 +224,5 @@ def _with_titles(texts: Sequence[str], titles: Sequence[str | None]) -> tuple[li
 
     from tart_ray.tables.texts import document_texts
 
-    return document_texts(pa.table({"title": pa.array(titles, pa.large_string()), "text": list(texts)}))
+    columns = {"title": titles, "text": texts}
+    return document_texts(pa.table({name: pa.array(column, pa.large_string()) for name, column in columns.items()}))

@@ -59,6 +59,15 @@ def test_nodes_that_share_a_disk_are_told_nothing_and_nothing_is_left_behind(tmp
 
 
 @pytest.mark.usefixtures("cluster")
+def test_the_id_of_a_model_is_no_path_where_a_directory_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)  # where no worker is
+    prove_shared(Run.at(Storage({}), str(tmp_path / "run"), 3), {"model.path": ["demo"]})
+
+
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("path", ["/proc/self/status", "file:///proc/self/status"])
 def test_a_path_that_is_another_file_elsewhere_is_refused(path: str, tmp_path: Path) -> None:
     run = Run.at(Storage({}), str(tmp_path / "run"), 3)
