@@ -2,6 +2,7 @@
 
     _commits/encoder/choice.json        the choice, created once
     _work/<id>/encoder/<number>.json    a claim: who chooses, and which candidate is being tried
+    _work/<id>/encoder/following-…      a process that makes the encoder of the choice; removed when it has
 
 A candidate may hang, or kill its process. So a claim says what is being tried; whoever finds one whose process has
 ended makes the next claim, and leaves that candidate out. Replicas that come meanwhile wait for the choice. It is never
@@ -62,9 +63,32 @@ def settle_encoder(run: Directory, scorer: ChoosesEncoder, pairs: EncodedPairs, 
         choice = run.commit_first(ENCODER, UNIT, Chosen(choice=scorer.choice)).choice
     if choice is None:
         choice = _choose_or_wait(run, scorer, pairs, min(seconds, MOST_SECONDS_OF_TRIAL))
-    if choice != scorer.choice:
+    if scorer.choice is None:
+        _follow(run, scorer, choice, min(seconds, MOST_SECONDS_OF_TRIAL))
+    elif choice != scorer.choice:
         scorer.follow(choice)
     return choice
+
+
+def _follow(run: Directory, scorer: ChoosesEncoder, choice: Choice, seconds: float) -> None:
+    """Take the choice of another process, unless one of this driver has died of that on this node."""
+    process = this_process()
+    if process is None:  # no process of Ray's
+        scorer.follow(choice)
+        return
+    mine = f"following-{run.session}-{process.node}-"
+    notes = [name.removeprefix(mine) for name in run.storage.names(run.url(WORK, "encoder")) if name.startswith(mine)]
+    if died := sum(has_ended(Process(process.node, worker)) for worker in notes):
+        scorer.follow(
+            choice, distrusted=f"{died} processes died on this node as they took the encoder {choice.encoder}"
+        )
+        return
+    note = run.url(WORK, "encoder", f"{mine}{process.worker}")
+    run.confirm()
+    run.storage.write(note, b"")
+    with Deadline(seconds, log.error):
+        scorer.follow(choice)
+    run.storage.remove(note)
 
 
 def chosen(run: Directory) -> Choice | None:

@@ -121,16 +121,23 @@ class ChoosingScorer(BatchedScorer):
         self.max_tokens_per_batch = budget
         return choice
 
-    def follow(self, choice: Choice) -> None:
+    def follow(self, choice: Choice, *, distrusted: str | None = None) -> None:
         """Take the encoder that another process chose, if it is right on this device, or else the reference.
 
         A scorer whose encoder is settled keeps it.
+
+        Args:
+            distrusted: why the reference is taken in any case.
         """
         budget = choice.max_tokens_per_batch
         if self._expected is None:
             if self.encoder != choice.encoder:
                 self.fallback = f"the encoder {choice.encoder} is not for {self.choice and self.choice.device}"
                 log.warning("the encoder %s scores: %s", self.encoder, self.fallback)
+            return
+        if distrusted:
+            self.choice, self.max_tokens_per_batch = choice, budget
+            self._fall_back(distrusted)
             return
         makers = self.candidates(MOST_BY_BUDGET * budget)
         found, encoder = try_encoders(

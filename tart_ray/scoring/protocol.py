@@ -43,7 +43,7 @@ class ChoosesEncoder(PairScorer, Protocol):
         """Try the candidates, and take the fastest that is right."""
         ...
 
-    def follow(self, choice: Choice) -> None:
+    def follow(self, choice: Choice, *, distrusted: str | None = None) -> None:
         """Take the encoder that another process chose."""
         ...
 

@@ -63,15 +63,17 @@ class TryingScorer(Scorer):
         return encode
 
 
-def load_one_of_two(folder: Path, config: Any) -> OneOfTwo:
-    """Replicas of which only the first has a device that the candidate is right on."""
+def load_one_of_two(folder: Path, fault: str, config: Any) -> OneOfTwo:
+    """Replicas of which only the first has a device that the candidate is right on; on the others it has a fault."""
     scorer = load_trying(("fast",), config)
     scorer.__class__ = OneOfTwo
     scorer.folder = folder
     try:
         (folder / "first").touch(exist_ok=False)
     except FileExistsError:
-        scorer.names = ("wrong",)
+        scorer.names = (fault,)
+        while not (folder / "chosen").exists():
+            time.sleep(0.02)  # the first is at it
     return scorer
 
 
@@ -80,13 +82,19 @@ class OneOfTwo(TryingScorer):
 
     folder: Path
 
-    def follow(self, choice: Choice) -> None:
-        super().follow(choice)
+    def choose(self, *arguments: Any, **options: Any) -> Choice:
+        choice = super().choose(*arguments, **options)
+        (self.folder / "chosen").touch()
+        return choice
+
+    def follow(self, choice: Choice, *, distrusted: str | None = None) -> None:
+        super().follow(choice, distrusted=distrusted)
         (self.folder / "followed").touch()
 
     def candidates(self, max_tokens: int) -> dict[str, Callable[[], Encoder]]:
         makers = super().candidates(max_tokens)
-        return makers | ({"fast": makers["wrong"]} if "wrong" in makers else {})
+        (name,) = self.names
+        return makers | {"fast": makers[name]}
 
     def score_encoded(self, pairs: Any) -> Any:
         while self.choice is not None and not (self.folder / "followed").exists():
