@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,14 +19,10 @@ def start(work: Callable[[str], T], unit: str, *, memory: int) -> Callable[[], T
 
     Args:
         work: done again where its process dies.
-        memory: bytes that it needs.
+        memory: bytes that it needs, which a node must have.
     """
-    task = ray.remote(_do).options(
-        num_cpus=0,
-        memory=memory,
-        max_retries=-1,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True),
-    )
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    task = _task().options(num_cpus=0, memory=memory, max_retries=-1, scheduling_strategy=here)
     reference = task.remote(work, unit)
 
     def result() -> T:
@@ -33,6 +30,18 @@ def start(work: Callable[[str], T], unit: str, *, memory: int) -> Callable[[], T
         return found
 
     return result
+
+
+def at_most(memory: int) -> int:
+    """So many bytes, or what the largest node has for tasks: Ray waits without end for more."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return min(memory, int(max(node["Resources"].get("memory", 0) for node in nodes if node["Alive"])))
+
+
+@functools.cache
+def _task() -> Any:
+    """Made once in a process: each one that is made is told to the whole cluster."""
+    return ray.remote(_do)
 
 
 def _do(work: Callable[[str], Any], unit: str) -> Any:

@@ -152,7 +152,8 @@ class Directory:
             return record
         if (first := run.record(stage, unit)) is not None:
             return first
-        return run.commit(stage, unit, record)  # in place of one that a run left that was here before
+        run.commit(stage, unit, record)  # in place of one that a run left that was here before
+        return run.record(stage, unit) or record
 
     def record(self, stage: Stage[R], unit: str) -> R | None:
         """The record of one unit; None if it is not done."""

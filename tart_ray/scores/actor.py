@@ -40,6 +40,7 @@ class ReplicaActor:
     ) -> None:
         self._run, self._plan = run, plan
         self._tokenise = functools.partial(encode_chunk, run, spec, releases)
+        self._memory = ahead.at_most(ENCODE_MEMORY)
         self._scoring, self._writing = ThreadPoolExecutor(1, "score"), ThreadPoolExecutor(1, "write")
         self._waiting: deque[str] = deque()
         self._encoded: deque[Callable[[], EncodedChunk] | Scored] = deque()
@@ -61,6 +62,7 @@ class ReplicaActor:
         finally:
             for scored in scoring:
                 scored.cancel()
+            wait(scoring)  # of a call that raised, before another comes
 
     def _score_next(self, chunk: str) -> Callable[[], Scored]:
         """Score a chunk, unless it is committed; what is returned waits until it is written."""
@@ -84,4 +86,4 @@ class ReplicaActor:
         while self._waiting and len(self._encoded) < count:
             chunk = self._waiting.popleft()
             committed = self._run.record(SCORE_CHUNKS, chunk)
-            self._encoded.append(committed or ahead.start(self._tokenise, chunk, memory=ENCODE_MEMORY))
+            self._encoded.append(committed or ahead.start(self._tokenise, chunk, memory=self._memory))

@@ -37,9 +37,8 @@ class EncoderReport:
     @property
     def report(self) -> dict[str, Any]:
         """For report.json."""
-        if self.choice is None:
-            return {}
-        return {"encoder": dataclasses.asdict(self.choice), "chunks_by_encoder": dict(self.chunks)}
+        choice = {"encoder": dataclasses.asdict(self.choice)} if self.choice else {}
+        return {**choice, **({"chunks_by_encoder": dict(self.chunks)} if self.chunks else {})}
 
     @property
     def figures(self) -> dict[str, str]:
@@ -62,11 +61,11 @@ class EncoderReport:
     @property
     def warnings(self) -> list[str]:
         """What a person should know: candidates that failed, chunks that another encoder scored."""
-        if self.choice is None:
-            return []
-        out = [f"encoder {name} was left out: {t.reason}" for name, t in self.choice.trials.items() if t.reason]
+        trials = self.choice.trials if self.choice else {}
+        chosen = self.choice.encoder if self.choice else "that was chosen"
+        out = [f"encoder {name} was left out: {trial.reason}" for name, trial in trials.items() if trial.reason]
         return out + [
-            f"{count:,} chunks were not scored by the encoder {self.choice.encoder}: {reason}"
+            f"{count:,} chunks were not scored by the encoder {chosen}: {reason}"
             for reason, count in self.fallbacks.items()
         ]
 

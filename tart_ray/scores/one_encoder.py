@@ -12,29 +12,30 @@ changed, by a rerun neither: a replica on whose device the encoder is not right 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from tart_ray.engine.deaths import excuse, has_ended, this_process
-from tart_ray.errors import StorageError
+from tart_ray.errors import PoisonUnitError, StorageError
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.runs.attempts import Process
 from tart_ray.runs.directory import WORK, Directory
 from tart_ray.runs.stage import Record, Stage
 from tart_ray.scores.deadline import Deadline
-from tart_ray.scoring.choice import Choice
+from tart_ray.scoring.choice import Choice, DeviceFailedError
 from tart_ray.scoring.protocol import ChoosesEncoder
 from tart_ray.storage import is_missing
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 1.0
-MOST_SECONDS_OF_TRIAL = 300.0  # of one candidate: then it hangs
+MOST_SECONDS_OF_TRIAL = 300.0  # of one batch, for which an encoder may be compiled: then it hangs
+MOST_SECONDS_OF_CLAIM = 1_200.0  # unchanged: more than the trials of a candidate take
+MOST_CLAIMS = 30
 
 
 class Chosen(Record):
@@ -52,7 +53,7 @@ def settle_encoder(run: Directory, scorer: ChoosesEncoder, pairs: EncodedPairs, 
 
     Args:
         pairs: of a chunk, whose lengths count.
-        seconds: that a batch may take. A trial that takes as long, or `MOST_SECONDS_OF_TRIAL`, hangs: its process ends.
+        seconds: that a batch may take; here `MOST_SECONDS_OF_TRIAL` at most. Then a trial hangs, and its process ends.
 
     Raises:
         NoEncoderError: none is right, not even the reference.
@@ -86,9 +87,18 @@ def _follow(run: Directory, scorer: ChoosesEncoder, choice: Choice, seconds: flo
     note = run.url(WORK, "encoder", f"{mine}{process.worker}")
     run.confirm()
     run.storage.write(note, b"")
-    with Deadline(seconds, log.error):
-        scorer.follow(choice)
+    try:
+        with Deadline(seconds, log.error) as deadline:
+            scorer.on_batch = deadline.renew
+            scorer.follow(choice)
+    except DeviceFailedError as error:
+        _end(error)
     run.storage.remove(note)
+
+
+def _end(error: Exception) -> NoReturn:
+    log.error("this process cannot go on: ending it for another to begin: %s", error)
+    os._exit(1)
 
 
 def chosen(run: Directory) -> Choice | None:
@@ -137,7 +147,7 @@ class _Claim:
 def _choose_or_wait(run: Directory, scorer: ChoosesEncoder, pairs: EncodedPairs, seconds: float) -> Choice:
     excluded: dict[str, str] = {}
     mine = _Claim(run.session, this_process())
-    for number in itertools.count():
+    for number in range(MOST_CLAIMS):
         url = run.url(WORK, "encoder", f"{number}.json")
         run.confirm()
         if run.storage.create(url, mine.to_json()):
@@ -147,14 +157,21 @@ def _choose_or_wait(run: Directory, scorer: ChoosesEncoder, pairs: EncodedPairs,
             return choice
         if claim and claim.trying and (reason := claim.blames(run)):
             excluded[claim.trying] = reason
-    raise AssertionError("a count has no end")
+    raise PoisonUnitError(
+        f"choosing an encoder: {MOST_CLAIMS} processes ended at it, as their nodes ran out of memory or were lost. "
+        "model.encoder names one that is not tried. A rerun resumes with it"
+    )
 
 
 def _wait_for_end_of(run: Directory, url: str) -> _Claim | None:
     """The last that a claim said; it returns when there is a choice, or nobody chooses any more."""
+    before, since = None, time.monotonic()
     while True:
         claim = _Claim.read(run, url)
-        if chosen(run) is not None or claim is None or claim.has_ended(run):
+        if claim != before:
+            before, since = claim, time.monotonic()
+        is_stale = time.monotonic() > since + MOST_SECONDS_OF_CLAIM  # where Ray does not say that a process ended
+        if chosen(run) is not None or claim is None or claim.has_ended(run) or is_stale:
             return _Claim.read(run, url)  # its last words may have come in between
         time.sleep(SECONDS_BETWEEN_LOOKS)
         run.confirm()
@@ -178,16 +195,14 @@ def _choose(
         say(trying=name)
         deadline.renew()
 
-    from tart_ray.scoring.trials import DeviceFailedError
-
     log.warning("trying which encoder is the fastest here; others wait for it")
     try:
         with Deadline(seconds, lambda words: say(words=words)) as deadline:
+            scorer.on_batch = deadline.renew
             choice = scorer.choose(pairs, excluded=excluded, on_trial=begin)
     except DeviceFailedError as error:
-        log.error("this process cannot go on: ending it for another to begin: %s", error)
         say(words=str(error))
-        os._exit(1)
+        _end(error)
     except Exception:
         say(failed=True)
         raise

@@ -136,7 +136,9 @@ class Replica:
             begin(attempt)
             began, started = time.time(), time.perf_counter()
             score, margin, best, failed = self._score(attempt, pairs)
-            by = {"encoder": scorer.encoder, "fallback": scorer.fallback} if isinstance(scorer, ChoosesEncoder) else {}
+            by = {}
+            if isinstance(scorer, ChoosesEncoder) and len(pairs):
+                by = {"encoder": scorer.encoder, "fallback": scorer.fallback}
             work = Work(
                 tokens=len(pairs.rows.input_ids),
                 padded_tokens=padded_tokens(pairs.rows.lengths, scorer.max_tokens_per_batch),

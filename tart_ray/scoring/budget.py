@@ -26,6 +26,7 @@ def find_budget(
     least: int,
     most: int,
     seconds: float,
+    on_batch: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """The number of padded tokens at once with which the encoder is fastest, between ``least`` and ``most``.
@@ -38,6 +39,7 @@ def find_budget(
         pairs: like those that will be scored, several times ``most`` tokens.
         budget: padded tokens to begin with.
         seconds: after them nothing more is tried, and the best yet is taken.
+        on_batch: called before each batch.
 
     Raises:
         torch.OutOfMemoryError: not even ``least`` fits.
@@ -46,6 +48,7 @@ def find_budget(
     ends = clock() + seconds
 
     def check() -> None:
+        on_batch()
         if clock() >= ends:
             raise OutOfTimeError
 

@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 REFERENCE = "reference"
 
 
+class NoEncoderError(RuntimeError):
+    """No candidate gives the logits of the float32 reference."""
+
+
+class DeviceFailedError(RuntimeError):
+    """A trial has left the device in a state in which this process can compute nothing more on it."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came of one candidate.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from tart_ray.scoring.candidates import Maker, candidates, device_name, named
 from tart_ray.scoring.choice import REFERENCE, Choice
 from tart_ray.scoring.cuda import bytes_per_token
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
-from tart_ray.scoring.trials import LONGEST_REASON, Expected, try_encoders
+from tart_ray.scoring.trials import LONGEST_REASON, Expected, check_device, try_encoders
 
 log = logging.getLogger(__name__)
 
@@ -110,12 +111,18 @@ class ChoosingScorer(BatchedScorer):
             seconds=SECONDS_TO_TRY,
             excluded=excluded,
             on_trial=on_trial,
+            on_batch=self.on_batch,
         )
         budget = choice.max_tokens_per_batch
         if not self._budget_is_given:
             on_trial(choice.encoder)
             least = max(budget // LEAST_BY_BUDGET, min(budget, self.max_length))
-            budget = find_budget(encoder, like_them, budget, least=least, most=most, seconds=SECONDS_FOR_BUDGET)
+            options: Any = {"least": least, "most": most, "seconds": SECONDS_FOR_BUDGET, "on_batch": self.on_batch}
+            try:
+                budget = find_budget(encoder, like_them, budget, **options)
+            except Exception as error:  # what went well with the trial's pairs
+                check_device(self.model.device, choice.encoder, error)
+                log.warning("a batch keeps %d tokens: %s: %s", budget, type(error).__name__, error)
         choice = replace(choice, max_tokens_per_batch=budget, seconds=time.monotonic() - started)
         self.choice, self.encoder, self._now = choice, choice.encoder, encoder
         self.max_tokens_per_batch = budget
@@ -129,7 +136,7 @@ class ChoosingScorer(BatchedScorer):
         Args:
             distrusted: why the reference is taken in any case.
         """
-        budget = choice.max_tokens_per_batch
+        budget = self.max_tokens_per_batch if self._budget_is_given else choice.max_tokens_per_batch
         if self._expected is None:
             if self.encoder != choice.encoder:
                 self.fallback = f"the encoder {choice.encoder} is not for {self.choice and self.choice.device}"
@@ -148,6 +155,7 @@ class ChoosingScorer(BatchedScorer):
             dtype=self.model.dtype,
             max_tokens=budget,
             seconds=SECONDS_TO_TRY,
+            on_batch=self.on_batch,
         )
         self.choice, self.encoder, self._now = choice, found.encoder, encoder
         self.max_tokens_per_batch = min(budget, found.max_tokens_per_batch)

@@ -26,7 +26,7 @@ from tart_ray.model.encoded import EncodedPairs
 from tart_ray.model.enct5 import EncT5ForSequenceClassification
 from tart_ray.scoring.batching import default_max_tokens
 from tart_ray.scoring.candidates import Maker, device_name
-from tart_ray.scoring.choice import REFERENCE, Choice, Trial
+from tart_ray.scoring.choice import REFERENCE, Choice, DeviceFailedError, NoEncoderError, Trial
 from tart_ray.scoring.cuda import LENGTH_STEP
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 from tart_ray.scoring.timing import OutOfTimeError, encode_all, fastest, free_unused_memory
@@ -38,14 +38,6 @@ BFLOAT16_FACTOR = 1.25  # how far from float32, in distances of the reference in
 LONGEST_AT_ONCE = 4  # in the small batches of the trial, which have lengths of their own
 LONGEST_REASON = 500  # characters
 OUT_OF_TIME = "time was up before its speed was measured"
-
-
-class NoEncoderError(RuntimeError):
-    """No candidate gives the logits of the float32 reference."""
-
-
-class DeviceFailedError(RuntimeError):
-    """A trial has left the device in a state in which this process can compute nothing more on it."""
 
 
 class _WrongLogitsError(Exception):
@@ -109,12 +101,14 @@ def try_encoders(
     seconds: float,
     excluded: Mapping[str, str] | None = None,
     on_trial: Callable[[str], None] = lambda name: None,
+    on_batch: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Choice, Encoder]:
     """Try all candidates, one after the other, the reference first; the fastest that is right is chosen.
 
     A candidate is out that raises, runs out of memory, gives other logits than the reference, or logits that are not
-    finite; a warning says so. The reference alone is tried again with half the tokens where memory runs out.
+    finite; a warning says so. Where memory runs out the reference is tried again with half the tokens, and the others
+    too if none is measured.
 
     Args:
         makers: as `candidates` gives them.
@@ -129,6 +123,7 @@ def try_encoders(
             the reference is checked with. Each candidate has an equal share of what the ones before it have left.
         excluded: candidates that are not tried, each with the reason, because they hung or killed the process before.
         on_trial: called with the name of each candidate before it is made.
+        on_batch: called before each batch.
 
     Raises:
         NoEncoderError: none is right, not even the reference.
@@ -138,7 +133,7 @@ def try_encoders(
     excluded = excluded or {}
     started = clock()
     ends = started + seconds
-    trying = _Trying(expected, speed_pairs, device, dtype, max_tokens, ends, clock)
+    trying = _Trying(expected, speed_pairs, device, dtype, max_tokens, ends, clock, on_batch)
     trials = {name: Trial(reason=reason) for name, reason in excluded.items() if name in makers}
     best: tuple[str, Encoder] | None = None
     names = sorted((name for name in makers if name not in trials), key=lambda name: name != REFERENCE)
@@ -192,6 +187,7 @@ class _Trying:
     max_tokens: int
     ends: float
     clock: Callable[[], float]
+    on_batch: Callable[[], None]
     allowed_difference: float | None = None  # in bfloat16: known once the reference was tried
 
     def attempt(self, name: str, make: Maker) -> tuple[Trial, Encoder | None]:
@@ -204,9 +200,10 @@ class _Trying:
             try:
                 return self._attempt(name, make, budget)
             except Exception as error:  # whatever a compiler, a driver or a kernel may raise
-                _check_device(self.device, name, error)
+                check_device(self.device, name, error)
                 reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
-                if name != REFERENCE or not isinstance(error, torch.OutOfMemoryError) or budget <= longest:
+                can_shrink = name == REFERENCE or self.speed_pairs is None
+                if not can_shrink or not isinstance(error, torch.OutOfMemoryError) or budget <= longest:
                     log.info("encoder %s failed", name, exc_info=True)
                     return Trial(max_tokens_per_batch=budget, reason=reason), None
             budget //= 2
@@ -234,7 +231,7 @@ class _Trying:
 
     def _logits(self, name: str, encoder: Encoder, budget: int) -> list[npt.NDArray[np.float32]]:
         """Of the trial's pairs, in small batches of several lengths, and in batches as large as they come."""
-        check = (lambda: None) if name == REFERENCE else self._check_time
+        check = self.on_batch if name == REFERENCE else self._check_time
         pairs = self.expected.pairs
         small = LONGEST_AT_ONCE * int(pairs.lengths.max())
         return [encode_all(encoder, pairs, size, check) for size in sorted({min(small, budget), budget})]
@@ -271,11 +268,12 @@ class _Trying:
         return len(self.speed_pairs) / fastest(encoder, self.speed_pairs, budget, self.clock, self._check_time)
 
     def _check_time(self) -> None:
+        self.on_batch()
         if self.clock() >= self.ends:
             raise OutOfTimeError
 
 
-def _check_device(device: torch.device, name: str, error: Exception) -> None:
+def check_device(device: torch.device, name: str, error: Exception) -> None:
     """Raise if the device computes nothing any more: after an illegal access every later call fails as well."""
     try:
         torch.ones(1, device=device).sum().item()

@@ -96,6 +96,49 @@ def test_it_follows_the_choice_of_another() -> None:
     np.testing.assert_allclose(scorer.score_encoded(PAIRS).logits, LOGITS, atol=1e-5)
 
 
+def test_a_follower_with_less_memory_has_the_encoder_with_fewer_tokens() -> None:
+    scorer = Trying()
+
+    def little(encoder: Encoder) -> Callable[[], Encoder]:
+        def encode(pairs: EncodedPairs, rows: Any) -> torch.Tensor:
+            if len(rows) * pairs.lengths[rows].max() > 1_024:
+                raise torch.OutOfMemoryError
+            return encoder(pairs, rows)
+
+        return lambda: encode
+
+    makers = {"reference": little(ReferenceEncoder(MODEL)), "fast": little(PackedEncoder(MODEL))}
+    scorer.candidates = lambda _: makers  # type: ignore[method-assign]
+    scorer.follow(Choice("fast", "another device", "float32", 2_048))
+    assert (scorer.encoder, scorer.fallback, scorer.max_tokens_per_batch) == ("fast", None, 1_024)
+
+
+def test_tokens_that_are_given_are_those_of_a_follower() -> None:
+    scorer = Trying(max_tokens_per_batch=256)
+    scorer.follow(FAST)
+    assert (scorer.encoder, scorer.max_tokens_per_batch) == ("fast", 256)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("launch failed"), torch.OutOfMemoryError("taken by another")])
+def test_a_search_for_tokens_that_fails_leaves_those_of_the_trial(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = Trying()
+    trials: list[str] = []
+
+    def note(name: str) -> None:
+        trials.append(name)
+        if trials.count("fast") == 2:  # the second time its tokens are sought
+            scorer.fast._change = fail
+
+    def fail(_: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    choice = scorer.choose(PAIRS, excluded={"reference": "to see the other chosen"}, on_trial=note)
+    assert (choice.encoder, choice.max_tokens_per_batch) == ("fast", 2_048)
+    assert "a batch keeps 2048 tokens" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [(wrong, "its logits are up to 0.1 from the reference's"), (broken, "RuntimeError: no kernel image")],

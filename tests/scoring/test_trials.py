@@ -15,16 +15,14 @@ from support.random_models import VOCABULARY, all_rows, make_model, make_pairs
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.scoring.budget import find_budget
 from tart_ray.scoring.candidates import candidates, compiled_candidates
-from tart_ray.scoring.choice import Choice, Trial
+from tart_ray.scoring.choice import Choice, DeviceFailedError, NoEncoderError, Trial
 from tart_ray.scoring.cuda import CompiledEncoder
 from tart_ray.scoring.encoder import PackedEncoder
 from tart_ray.scoring.projections import TorchProjection
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
 from tart_ray.scoring.trials import (
     OUT_OF_TIME,
-    DeviceFailedError,
     Expected,
-    NoEncoderError,
     float32_logits,
     trial_pairs,
     try_encoders,
