@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "tart_ray").rglob("*.py"))
 
-OF_JOBS = {"errors", "config", "tables", "storage", "input", "runs", "engine", "scores"}
+OF_JOBS = {"errors", "config", "tables", "storage", "input", "reports", "runs", "engine", "scores"}
 # part of tart_ray -> exactly the parts that it imports beside itself: what a job's room shares lies below it
 IMPORTS = {
     "errors": set(),
@@ -32,8 +32,9 @@ IMPORTS = {
     "retrieval": {"errors"},
     "input": {"errors", "locations", "tables", "storage"},
     "runs": {"errors", "tables", "storage", "input"},
-    "engine": {"version", "errors", "locations", "config", "runs"},
-    "scores": {"errors", "config", "tables", "storage", "model", "scoring", "input", "runs", "engine"},
+    "reports": set(),
+    "engine": {"version", "errors", "locations", "config", "reports", "runs"},
+    "scores": {"errors", "config", "tables", "storage", "model", "scoring", "input", "reports", "runs", "engine"},
     "reranking": OF_JOBS,
     "mining": OF_JOBS,
     "relabeling": OF_JOBS | {"locations"},
@@ -62,6 +63,7 @@ MAY_NOT_IMPORT = {
     "tables": {"torch", "transformers", "fsspec"},
     "retrieval": {"torch", "transformers", "pyarrow", "fsspec"},
     "input": {"torch", "transformers"},
+    "reports": {"torch", "transformers", "pyarrow", "fsspec"},
     "runs": {"torch", "transformers"},
     "engine": {"torch", "transformers"},
 }
@@ -212,13 +214,14 @@ def every_module_of(part: str) -> str:
         (every_module_of("retrieval"), {"bm25s", "ir_measures"}, {"torch", "ray", "pyarrow"}),
         (every_module_of("input"), {"pyarrow"}, {"torch", "transformers", "ray"}),
         (every_module_of("runs"), {"pyarrow"}, {"torch", "transformers", "ray"}),
+        (every_module_of("reports"), {"jinja2"}, {"torch", "ray", "pyarrow", "matplotlib"}),
         (every_module_of("engine"), {"ray"}, {"torch", "transformers"}),
         (every_module_of("scores"), {"ray"}, {"torch"}),
         ("import tart_ray.mining.negatives, tart_ray.relabeling.labels", {"pyarrow"}, {"torch", "ray"}),
         (every_module_of("evaluation"), {"ir_measures"}, {"torch"}),
         ("import tart_ray.model.tokenizer", {"transformers"}, {"torch", "ray"}),
         (every_module_of("model") + "\nimport tart_ray.scoring.scorer", {"torch"}, {"ray", "pyarrow", "bm25s"}),
-        ("import tart_ray.reranking.job, tart_ray.scores.estimate", {"ray"}, {"torch"}),
+        ("import tart_ray.reranking.job, tart_ray.scores.estimate", {"ray"}, {"torch", "matplotlib"}),
         ("import tart_ray.reranking.job, tart_ray.mining.job", {"ray"}, EXTRAS),
         ("import jobs.rerank", {"pydantic"}, {"torch", "ray", *EXTRAS}),
         ("import jobs.demo", {"pydantic"}, {"torch", "ray", "pyarrow", *EXTRAS}),
@@ -244,6 +247,7 @@ def every_module_of(part: str) -> str:
         "retrieval",
         "input",
         "runs",
+        "reports",
         "engine",
         "scores",
         "what scores mean",

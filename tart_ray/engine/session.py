@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
-from tart_ray.config import LimitsConfig
 from tart_ray.engine.cluster import Room, chunkwise_execution, connected
+from tart_ray.engine.outcome import Config, Outcome, conclude
 from tart_ray.engine.places import Reads, prove_shared
 from tart_ray.engine.stopping import leased, stoppable, stopped_by_signals
 from tart_ray.errors import (
@@ -45,10 +45,8 @@ from tart_ray.errors import (
     StorageError,
     TartRayError,
 )
-from tart_ray.runs.balance import Balance
 from tart_ray.runs.directory import Directory
 from tart_ray.runs.lease import Lease
-from tart_ray.runs.report import render
 from tart_ray.runs.run import Run
 from tart_ray.version import __version__
 
@@ -80,17 +78,6 @@ def exit_code_of(work: Callable[[], ExitCode]) -> ExitCode:
         return ExitCode.FAILED
 
 
-class Config(Protocol):
-    """The configuration of any job."""
-
-    @property
-    def limits(self) -> LimitsConfig:
-        """When a run gives up."""
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """As JSON, with secrets masked."""
-
-
 @dataclass(frozen=True)
 class Needs:
     """What a job needs of its cluster.
@@ -104,41 +91,6 @@ class Needs:
     address: str
     room: Room | None
     reads: Reads
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run.
-
-    Attributes:
-        job: its name.
-        config: of the job.
-        counts: rows by what became of them; ``read`` and ``quarantined`` among them.
-        balances: how they reconcile.
-        report: what ``report.json`` says beside what it says of every job.
-        figures: more of the page.
-        notes: what was left out or changed of each input.
-        warnings: sentences.
-        held: why too many labels changed, if they did.
-        table, picture: results to show on the page: cells, the header first, and SVG.
-    """
-
-    job: str
-    config: Config
-    counts: Mapping[str, int]
-    balances: Sequence[Balance]
-    report: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    held: str | None = None
-    table: Sequence[Sequence[str]] = ()
-    picture: str = ""
-
-    @property
-    def summary(self) -> str:
-        """How the counts reconcile, in a sentence."""
-        return "; ".join(map(str, self.balances))
 
 
 @contextmanager
@@ -173,6 +125,7 @@ class Session:
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
+        self.began = time.time()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -212,22 +165,7 @@ class Session:
         """Write the report, and ``_SUCCESS`` unless more rows were quarantined or more labels changed than allowed."""
         counts, allowed_bad = outcome.counts, outcome.config.limits.max_quarantined_fraction
         allowed = bool(counts["quarantined"] <= allowed_bad * counts["read"])
-        report = {
-            "job": outcome.job,
-            "tart_ray": __version__,
-            "counts": dict(outcome.counts),
-            **outcome.report,
-            "seconds": self.seconds,
-            "notes": outcome.notes,
-            "warnings": list(outcome.warnings),
-            "config": outcome.config.model_dump(mode="json"),
-        }
-        figures = {
-            **outcome.figures,
-            **{f"seconds: {part}": seconds for part, seconds in self.seconds.items()},
-            **{f"{name}: {note}": "" for name, notes in outcome.notes.items() for note in notes},
-        }
-        page = render(report, outcome.summary, figures, outcome.table, outcome.picture)
+        report, page = conclude(run, outcome, self.seconds, self.began)
         run.finish(report, page, success=allowed and not outcome.held, confirm=self.lease.confirm)
         log.info("%s", outcome.summary)
         if not allowed:

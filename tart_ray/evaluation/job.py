@@ -22,19 +22,21 @@ from typing import Any
 from tart_ray.config import EvaluateConfig, InputConfig
 from tart_ray.config.paths import BM25, check_output, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
-from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
+from tart_ray.engine.outcome import Outcome
+from tart_ray.engine.session import Needs, Session, at_work, nothing_to_do, tell
 from tart_ray.errors import ConfigurationError, ExitCode
 from tart_ray.evaluation import summary
 from tart_ray.evaluation.datasets import find_tasks
 from tart_ray.evaluation.matching import check_matches
 from tart_ray.evaluation.measuring import EVALUATION_VERSION
 from tart_ray.evaluation.notes import notes_after, notes_before
-from tart_ray.evaluation.picture import draw
 from tart_ray.evaluation.protocols import hold_to_protocol
 from tart_ray.evaluation.stages import Work, retrieve
 from tart_ray.evaluation.stages_collect import CANDIDATES, CORPUS, Collected, collect, files_to_score
 from tart_ray.evaluation.stages_measure import Measured, measure_parts, summarise
 from tart_ray.evaluation.tasks import Task
+from tart_ray.reports.figures import Table
+from tart_ray.reports.pictures import draw
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.directory import MANIFEST
 from tart_ray.runs.run import Run
@@ -262,17 +264,26 @@ def _execute(session: Session, plan: Plan, run: Run, load: LoadScorer) -> ExitCo
     rows = [row for name, task in tasks.items() for row in summary.rows_of(name, task)]
     table = summary.with_averages(rows, config.model.path)
     results = {"model": config.model.path if work.scored_here else None, "table": table, "tasks": tasks}
-    picture, cells = draw(table), summary.as_text(table)
+    cells, compared = summary.as_text(table), summary.compared(table)
     text = aligned(cells)
     for name, content in (
         ("metrics.json", json.dumps(results, indent=2)),
-        ("metrics.svg", picture),
+        ("metrics.svg", draw(compared, "metrics", alone=True)),
         ("table.txt", f"{text}\n"),
     ):
         run.write(content.encode(), name, confirm=session.lease.confirm)
     print(text)  # noqa: T201
     notes = {name: notes_after(task, counts_of[name]) for name, task in work.tasks.items()}
-    return session.finish(run, Outcome("evaluate", config, counts, balances, notes=notes, table=cells, picture=picture))
+    outcome = Outcome(
+        "evaluate",
+        config,
+        counts,
+        balances,
+        told=[summary.told(table, config.model.path if work.scored_here else None)],
+        figures={"Results": [compared, Table("Metrics", cells[0], cells[1:])]},
+        notes=notes,
+    )
+    return session.finish(run, outcome)
 
 
 def reconcile(

@@ -13,6 +13,8 @@ from tart_ray.evaluation.instructions import BEIR, BEIR_AVERAGE, published
 from tart_ray.evaluation.measuring import COMPARE_WITH, ENSEMBLE, FIRST_STAGE
 from tart_ray.evaluation.metrics import P_MRR, Floats, compare, interval, robustness
 from tart_ray.evaluation.tasks import ALL, CHANGED, CLOSED, POOLED, Task
+from tart_ray.reports.figures import Compared, Comparison
+from tart_ray.reports.wording import number_of
 
 RERANKED = "reranked"  # in summaries: the mean over instructions, query by query
 COLUMNS = ("first_stage", "compare_with", "reranked", "worst", "best", "ensemble", "published")
@@ -106,6 +108,40 @@ def as_text(rows: Sequence[Row]) -> list[list[str]]:
     used = [column for column in COLUMNS if any(row[column] is not None for row in rows)]
     header = ["task", "setup", "measure", "queries", *(column.replace("_", " ") for column in used)]
     return [header, *([row["task"], row["setup"], row["measure"], *_cells(row, used)] for row in rows)]
+
+
+def compared(rows: Sequence[Row]) -> Comparison:
+    """The table as a picture shows it."""
+    shown = [row for row in rows if row["reranked"] is not None]
+    return Comparison(
+        "First stage and reranked, task by task",
+        [
+            Compared(
+                row["task"],
+                row["measure"] if row["setup"] == CLOSED else f"{row['measure']}, {row['setup']}",
+                row["first_stage"],
+                row["reranked"],
+                *(row.get(name) for name in ("low", "high", "worst", "best")),
+            )
+            for row in shown
+        ],
+        "Grey: the first stage. Blue: reranked, a line of its confidence interval, and ticks at the worst and the best "
+        "instruction.",
+    )
+
+
+def told(rows: Sequence[Row], model: str | None) -> str:
+    """What was measured, in a sentence.
+
+    Args:
+        model: that scored; None where runs that were there were measured.
+    """
+    tasks = number_of(len({row["task"] for row in rows if "rows" not in row}), "task")
+    scorer = f"{model} reranked" if model else "runs that were there ranked"
+    last = rows[-1]
+    beside = f" (first stage {last['first_stage']:.3f})" if last["first_stage"] is not None else ""
+    reached = "" if last["reranked"] is None else f"; {last['task']}: {last['measure']} {last['reranked']:.3f}{beside}"
+    return f"It measured {tasks}, whose candidates {scorer}{reached}."
 
 
 def _cells(row: Row, columns: Sequence[str]) -> list[str]:

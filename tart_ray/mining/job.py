@@ -15,15 +15,17 @@ from typing import Any
 from tart_ray.config import MineConfig
 from tart_ray.config.paths import check_output, input_paths, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
-from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
+from tart_ray.engine.outcome import Outcome
+from tart_ray.engine.session import Needs, Session, at_work, nothing_to_do, tell
 from tart_ray.errors import ExitCode, InputError
 from tart_ray.input.columns import Naming, check_used
 from tart_ray.input.judgements import check_grades, check_ids
 from tart_ray.input.sources import Source, inspect_source, notes_of
 from tart_ray.mining.negatives import MINING_VERSION
-from tart_ray.mining.report import counts, nothing_mined, report, totals
+from tart_ray.mining.report import counts, nothing_mined, report, told, totals
 from tart_ray.mining.settings import Settings, check_columns, check_settings, remarks_on
 from tart_ray.mining.stages import MINE, Mined, Work, bring_texts, mine_buckets, rows_schema
+from tart_ray.mining.stages_figures import by_filter, margins
 from tart_ray.mining.trainer_files import FORMATS
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.directory import MANIFEST
@@ -196,15 +198,17 @@ def _mine(session: Session, task: Task, run: Run, plan: Plan, store: ScoreStore,
             bring_texts(work, list(task.stored.partition_by) if task.stored else [])
         read = run.records(read_stage("qrels"), split_names(qrels)) if qrels else {}
     with session.timed("mine"):
-        mined = list(mine_buckets(work).values())
+        by_bucket = mine_buckets(work)
+    mined = list(by_bucket.values())
     judgements = total(read.values(), "rows") if qrels else total(mined, "judgements")
     quarantined = total(read.values(), "quarantined")
     for warning in warned:
         log.warning("%s", warning)
     warnings = [*task.warnings, *warned]
     outcome = make_outcome(task, mined, store.rows, judgements, quarantined, warnings)
+    policies = [*by_filter(outcome.report["policies"]), *margins(run, by_bucket, task.settings)]
     _tell_of_trainer_files(outcome.report, task.settings)
-    return session.finish(run, outcome)
+    return session.finish(run, dataclasses.replace(outcome, figures={"Policies": policies}))
 
 
 def describe(config: MineConfig) -> Iterator[str]:
@@ -316,8 +320,8 @@ def make_outcome(
         counted,
         balances,
         report=said,
-        figures={
-            **{f"{policy}: {name}": n for policy, found in said["policies"].items() for name, n in found.items()},
+        told=[told(counted, said, (task.stored.model if task.stored else task.config.model.path))],
+        facts={
             **{f"left out: {reason}": number for reason, number in said["left_out"].items()},
             **{f"{name}: rows": number for name, number in said["trainer_rows"].items()},
         },

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tart_ray.mining.settings import Settings, unmet_windows
 from tart_ray.mining.stages import EXAMPLES, Mined
 from tart_ray.mining.trainer_files import FORMATS
+from tart_ray.reports.wording import number_of, under
 
 
 def counts(mined: Sequence[Mined], read: int, quarantined: int) -> dict[str, int]:
@@ -85,3 +86,19 @@ def report(mined: Sequence[Mined], settings: Settings) -> dict[str, Any]:
         },
         "instructions": sorted({text for record in mined for text in record.instructions})[:EXAMPLES],
     }
+
+
+def told(counted: Mapping[str, int], said: Mapping[str, Any], model: str) -> str:
+    """What was mined, in a sentence.
+
+    Args:
+        counted: of `counts`; ``said``: of `report`.
+        model: that scored the candidates.
+    """
+    queries = number_of(counted["queries with negatives"], "query", "queries")
+    instructions = under(said["instructions"], all_known=len(said["instructions"]) < EXAMPLES)
+    return (
+        f"It chose {number_of(counted['negatives'], 'hard negative')} for {queries} of "
+        f"{counted['queries with candidates']:,}, among {number_of(counted['pairs'], 'pair')} that {model} scored "
+        f"{instructions}."
+    )

@@ -15,7 +15,8 @@ from typing import Any
 from tart_ray.config import RelabelConfig, StorageConfig
 from tart_ray.config.paths import check_output, input_paths, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
-from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
+from tart_ray.engine.outcome import Outcome
+from tart_ray.engine.session import Needs, Session, at_work, nothing_to_do, tell
 from tart_ray.engine.stopping import leased, stoppable, stopped_by_signals
 from tart_ray.errors import ConfigurationError, ExitCode, RunConflictError, RunFailedError, StorageError
 from tart_ray.input.sources import Source, notes_of
@@ -328,13 +329,18 @@ def _execute(
 
 def make_outcome(task: Task, run: Run, id_: str, base: str | None, done: Done) -> Outcome:
     """Counts of rows, after every one of them is accounted for, and what the report says."""
+    model = task.stored.model if task.stored else task.config.model.path
+    instruction = task.plan.input.instruction
+    under = f", under the instruction “{instruction}” where a row has none of its own" if instruction else ""
     return Outcome(
         "relabel",
         task.config,
         done.counts,
         done.balances,
         report={"run": id_, "base": base, "model": task.scores["model"], **done.report},
+        told=[f"{model} gave the scores{under}.", done.told],
         figures=done.figures,
+        facts=done.facts,
         notes=task.notes,
         warnings=[*done.prepared.warnings, *done.encoder.warnings],
         held=too_many_changed(run, base, done.counts, task.config.limits.max_changed_fraction),

@@ -9,6 +9,8 @@ from typing import Any
 
 from tart_ray.relabeling.stages import Collected, Labelled, Matched, Spread
 from tart_ray.relabeling.stages_labels import Calibrated
+from tart_ray.reports.figures import Curve, Figures, Table
+from tart_ray.reports.wording import number_of
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
@@ -109,13 +111,45 @@ class Done:
         }
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """What the page of the report shows beside the counts."""
+    def told(self) -> str:
+        """What was labelled, in a sentence."""
+        counts = self.counts
+        return (
+            f"It labelled {number_of(counts['labelled'], 'pair')}: {counts['scored']:,} were scored now, "
+            f"{counts['reused']:,} had been scored before. Of {number_of(counts['old'], 'old label')} "
+            f"{counts['changed']:,} changed and {counts['gone']:,} are gone."
+        )
+
+    @property
+    def figures(self) -> Figures:
+        """Of the labels that changed, and of the calibration."""
+        labels = sorted({label for old, new, _ in self.flips for label in (old, new)} | {*map(int, self.labels)})
+        pairs = {(old, new): number for old, new, number in self.flips}
+        matrix = [[old, *(pairs.get((old, new), 0) for new in labels)] for old in labels]
+        header = ["old label", *(f"now {label}" for label in labels)]
+        flips = [Table("Labels that changed", header, matrix)] if pairs else []
+        of_labels = Table("Pairs by label", ["label", "pairs"], [[int(name), n] for name, n in self.labels.items()])
+        return {"Labels": [of_labels, *flips], **({"Calibration": [self._curve]} if self.calibrated else {})}
+
+    @property
+    def _curve(self) -> Curve:
+        assert self.calibrated is not None
+        assessed = {"calibrated": self.calibrated.held_out, "uncalibrated": self.calibrated.held_out_uncalibrated}
+        lines = {
+            name: [(bin_["mean_probability"], bin_["relevant_fraction"]) for bin_ in found["reliability"]]
+            for name, found in assessed.items()
+        }
+        return Curve(
+            "Reliability on held-out queries", "mean probability", "relevant fraction", lines, diagonal=True,
+            note="On the grey diagonal, a probability is what it says.",
+        )  # fmt: skip
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the page shows beside figures and counts."""
         calibrated = self.calibrated
         return {
-            **{f"label {name}": pairs for name, pairs in self.labels.items()},
             **self.encoder.figures,
-            **{f"label {old} → {new}": pairs for old, new, pairs in self.flips},
             **{f"column {line}": "" for line in self.prepared.columns},
             **({"Brier score, held out": round(calibrated.held_out["brier"], 4)} if calibrated else {}),
         }

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tart_ray.config import RerankConfig
 from tart_ray.config.paths import check_output, input_paths, with_absolute_paths
 from tart_ray.engine.cluster import room_for_replicas
-from tart_ray.engine.session import Needs, Outcome, at_work, nothing_to_do, tell
+from tart_ray.engine.outcome import Outcome
+from tart_ray.engine.session import Needs, at_work, nothing_to_do, tell
 from tart_ray.errors import ExitCode
 from tart_ray.input.sources import notes_of
+from tart_ray.reports.wording import number_of, under
 from tart_ray.reranking.stages import Ranked, check_included, rank_queries
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
-from tart_ray.scores import estimate
+from tart_ray.scores import estimate, figures
 from tart_ray.scores.encoder_report import EncoderReport
 from tart_ray.scores.plan import Plan, check_partitions, make_plan
 from tart_ray.scores.prepare import Prepared, prepare
@@ -103,7 +105,8 @@ def rerank(config: RerankConfig, *, load: LoadScorer = load_scorer, ends_process
         with session.timed("rank"):
             ranked = rank_queries(run, prepared.plan, config.output, store)
         encoder = EncoderReport.of(run, scored.values())
-        return session.finish(run, make_outcome(config, prepared, scored, ranked, encoder))
+        outcome = make_outcome(config, prepared, scored, ranked, encoder)
+        return session.finish(run, with_figures(outcome, config, run, store, scored, ranked))
 
 
 def describe(config: RerankConfig) -> Iterator[str]:
@@ -152,7 +155,7 @@ def make_outcome(
             "skipped_files": {role: source.skipped for role, source in sources.items()},
             "columns": prepared.columns,
         },
-        figures={
+        facts={
             "windows": windows,
             "tokens": tokens,
             "padding": f"{padding:.1%}",
@@ -162,4 +165,31 @@ def make_outcome(
         },
         notes=notes_of(sources),
         warnings=[*prepared.warnings, *encoder.warnings],
+    )
+
+
+def with_figures(
+    outcome: Outcome,
+    config: RerankConfig,
+    run: Run,
+    store: ScoreStore,
+    scored: Mapping[str, Scored],
+    ranked: Mapping[str, Ranked],
+) -> Outcome:
+    """The outcome with what a look at a sample of the scores tells; for the driver, before ``_work`` is removed."""
+    seen = figures.sample(store)
+    found = outcome.counts
+    numbers = [record.queries for record in ranked.values()]
+    queries = number_of(sum(number or 0 for number in numbers), "query", "queries")
+    of = "" if None in numbers else f" of {queries}"
+    instructions = under([*seen.instructions], all_known=len(seen.table) == seen.pairs)
+    kept = f", and kept the {config.output.top_k:,} best of each query" if config.output.top_k else ""
+    return replace(
+        outcome,
+        told=[
+            f"It scored {number_of(found['scored'], 'pair')}{of} with {config.model.path}, {instructions}.",
+            f"It ranked them{kept}: {number_of(found['written'], 'row')} in reranked/.",
+        ],
+        figures=figures.figures_of(run, seen, scored.values()),
+        remarks=figures.remarks(seen, found, config.model.max_length),
     )

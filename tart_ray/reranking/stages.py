@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tart_ray.config import OutputConfig
 from tart_ray.engine.stages import run_stage
@@ -30,12 +31,14 @@ class Ranked(Record):
     """A bucket of queries that is ranked.
 
     Attributes:
+        queries: None in runs of older releases.
         partitions: that it wrote a file to, as in ``language=en/part=1``; "" where nothing partitions the output.
     """
 
     rows: int
     written: int
     partitions: tuple[str, ...]
+    queries: int | None = None
 
 
 RANK = Stage("rank", Ranked)
@@ -96,7 +99,8 @@ def _rank_bucket(run: Directory, plan: Plan, output: OutputConfig, store: ScoreS
         if len(part):
             run.write_table(texts.plain(part), *_path(folder, bucket))
             written.append("/".join(folder))
-    return Ranked(rows=len(scores), written=len(ranked), partitions=tuple(written))
+    queries = pc.count_distinct(scores["query_id"]).as_py()
+    return Ranked(rows=len(scores), written=len(ranked), partitions=tuple(written), queries=queries)
 
 
 def _with_texts(run: Directory, ranked: pa.Table, names: Sequence[str], chunks: Iterable[str]) -> pa.Table:

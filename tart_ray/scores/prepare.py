@@ -191,6 +191,11 @@ def write_chunk(run: Directory, chunk: str, rows: pa.Table) -> None:
     run.write(encode_rows(rows), *_chunk_path(chunk))
 
 
+def chunk_url(run: Directory, chunk: str) -> str:
+    """Where `read_chunk` reads."""
+    return run.url(*_chunk_path(chunk))
+
+
 def unit_name(index: int) -> str:
     """A name that sorts as its number does."""
     return f"{index:05d}"

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tart_ray.config import LimitsConfig, OutputConfig
-from tart_ray.engine.session import Outcome, Session
+from tart_ray.config import LimitsConfig, OutputConfig, Section
+from tart_ray.engine.outcome import Outcome
+from tart_ray.engine.session import Session
 from tart_ray.errors import ExitCode
 from tart_ray.input.sources import notes_of
+from tart_ray.reports.wording import number_of
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
@@ -39,9 +41,10 @@ class _Config:
         """When the run gives up."""
         return self.spec.limits
 
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """As JSON."""
-        sections = {
+    @property
+    def sections(self) -> dict[str, Section]:
+        """As a configuration of jobs.rerank has them."""
+        return {
             "input": self.plan.input,
             "output": OutputConfig(path=self.path),
             "model": self.spec.model,
@@ -49,7 +52,14 @@ class _Config:
             "limits": self.spec.limits,
             "storage": self.spec.storage,
         }
-        return {name: section.model_dump(mode=mode) for name, section in sections.items()}
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """As JSON."""
+        return {name: section.model_dump(mode=mode) for name, section in self.sections.items()}
+
+    def changed(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        return {f"{name}.{key}": value for name, of in self.sections.items() for key, value in of.changed().items()}
 
 
 def identity_of(plan: Plan, spec: ScoringSpec, run: Run) -> dict[str, Any]:
@@ -102,13 +112,15 @@ def score_within(
         prepared = prepare(begun, plan, spec=spec)
         store, scored = ScoreStore.build(begun, prepared, spec, load)
         encoder = EncoderReport.of(begun, scored.values())
+        found = counts(prepared, scored)
         outcome = Outcome(
             "score",
             config,
-            counts(prepared, scored),
+            found,
             balances(prepared, scored),
             report=encoder.report,
-            figures=encoder.figures,
+            told=[f"It scored {number_of(found['scored'], 'pair')} with {spec.model.path}."],
+            facts=encoder.figures,
             notes=notes_of(plan.sources),
             warnings=[*prepared.warnings, *encoder.warnings],
         )

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from tart_ray.errors import StorageError, TartRayError
 from tart_ray.input import text_files
 from tart_ray.input.formats import format_by_content, format_by_name
 from tart_ray.input.listing import look_at
+from tart_ray.runs.bad_rows import BadRows, by_reason
 from tart_ray.runs.directory import COMMITS, RUN_ID, Directory
 from tart_ray.showing.state import STAGES
 from tart_ray.storage import Storage, is_missing
 
-SAMPLES = 3  # rows that are shown of each reason
 READ_FOR_A_LINE = 64 << 20  # bytes at most that are read to count the lines before a row
-
-
-@dataclass
-class BadRows:
-    """The rows of one stage and reason: how many, and the first few of them."""
-
-    stage: str
-    reason: str
-    number: int
-    samples: list[dict[str, Any]] = field(default_factory=list)
 
 
 def bad_rows(run: Directory) -> list[BadRows]:
@@ -35,17 +24,9 @@ def bad_rows(run: Directory) -> list[BadRows]:
     A file counts once its unit is committed; of a run that has ended, all do.
     """
     has_ended = run.storage.exists(run.url("report.json"))
-    found: dict[tuple[str, str], BadRows] = {}
-    for name in run.storage.names(run.url("quarantine")):
-        if not has_ended and not _is_committed(run, name):
-            continue
-        table = run.read_table("quarantine", name)
-        for index, key in enumerate(zip(table["stage"].to_pylist(), table["reason"].to_pylist(), strict=True)):
-            rows = found.setdefault(key, BadRows(*key, 0))
-            rows.number += 1
-            if len(rows.samples) < SAMPLES:
-                rows.samples += table.slice(index, 1).to_pylist()
-    return sorted(found.values(), key=lambda rows: (-rows.number, rows.stage, rows.reason))
+    names = run.storage.names(run.url("quarantine"))
+    counted = (name for name in names if has_ended or _is_committed(run, name))
+    return by_reason(run.read_table("quarantine", name) for name in counted)
 
 
 def place_of(storage: Storage, identity: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -70,13 +51,6 @@ def place_of(storage: Storage, identity: Mapping[str, Any], row: Mapping[str, An
     except TartRayError:  # it is told where the row was
         pass
     return f"{source} byte {position:,}{item}"
-
-
-def content_of(row: Mapping[str, Any]) -> str:
-    """A row as it was in the input."""
-    if row["row"] is not None:
-        return str(row["row"])
-    return bytes(row["raw"] or b"").decode(errors="replace")
 
 
 def _is_committed(run: Directory, name: str) -> bool:

@@ -13,10 +13,11 @@ from tart_ray.engine.stopping import leased, stoppable
 from tart_ray.errors import ConfigurationError, ExitCode
 from tart_ray.results import tables_of
 from tart_ray.runs import pruning
+from tart_ray.runs.bad_rows import content_of
 from tart_ray.runs.run import Run
 from tart_ray.runs.versions import Versions
 from tart_ray.showing import queries, tables, telling
-from tart_ray.showing.bad_rows import bad_rows, content_of, place_of
+from tart_ray.showing.bad_rows import bad_rows, place_of
 from tart_ray.showing.state import find, look, scoring_of
 from tart_ray.showing.texts import find_texts
 from tart_ray.showing.versions import compare, versions_of

@@ -10,9 +10,12 @@ from typing import Any
 
 from tart_ray.config import PUBLISHED_RECIPE, TrainConfig, TrainingConfig
 from tart_ray.config.paths import check_output, with_absolute_paths
-from tart_ray.engine.session import Needs, Outcome, Session, at_work, nothing_to_do, tell
+from tart_ray.engine.outcome import Outcome
+from tart_ray.engine.session import Needs, Session, at_work, nothing_to_do, tell
 from tart_ray.engine.training import room_for_workers
 from tart_ray.errors import ExitCode, InputFailedError
+from tart_ray.reports.figures import Curve, Figure
+from tart_ray.reports.wording import number_of
 from tart_ray.runs.balance import Balance
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import total
@@ -195,6 +198,28 @@ def _execute(plan: Plan, session: Session) -> Outcome:
         counts | {f"{role} queries": record.queries for role, record in examples.items()},
         [Balance("read", counts["read"], parts)],
         report={"trained": trained},
-        figures={name: value for name, value in trained.items() if name != "history"},
+        told=_told(config, counts, trained),
+        figures={"Training": _curves(trained.get("history", ()))},
+        facts={name: value for name, value in trained.items() if name != "history"},
         notes=plan.notes,
     )
+
+
+def _told(config: TrainConfig, counts: Mapping[str, int], trained: Mapping[str, Any]) -> list[str]:
+    """What was trained on what, and how good it became, in sentences."""
+    if not trained:
+        return ["It trained nothing: too many records were quarantined."]
+    start = config.model.path or f"a new {config.model.geometry} model"
+    best = trained["nDCG@10"]
+    good = "" if best is None else f", with nDCG@10 {best:.3f} on the held-out queries at step {trained['best step']:,}"
+    return [
+        f"It trained {start} on {number_of(counts['used'], 'record')} for {number_of(trained['steps'], 'step')}{good}.",
+        "The model is in checkpoint/.",
+    ]
+
+
+def _curves(history: Sequence[Mapping[str, float]]) -> list[Figure]:
+    """The figures of each evaluation on the held-out queries; none where there were none."""
+    names = {"nDCG@10": "ndcg_at_10", "accuracy": "accuracy"}
+    lines = {name: [(found["step"], found[key]) for found in history] for name, key in names.items()}
+    return [Curve("Held-out queries", "step", "nDCG@10, accuracy", lines)] if history else []

@@ -16,11 +16,12 @@ from tart_ray.config import InputConfig
 from tart_ray.input.quarantine import Quarantine
 from tart_ray.input.readers import read_split
 from tart_ray.relabeling.labels import LABELLED, diff
+from tart_ray.runs.bad_rows import content_of
 from tart_ray.runs.run import Run
 from tart_ray.runs.stage import Stage
 from tart_ray.scores.plan import make_plan
 from tart_ray.showing import tables
-from tart_ray.showing.bad_rows import bad_rows, content_of, place_of
+from tart_ray.showing.bad_rows import bad_rows, place_of
 from tart_ray.showing.state import Told
 from tart_ray.showing.texts import Texts, find_texts
 from tart_ray.showing.versions import EXAMPLES, Comparison
