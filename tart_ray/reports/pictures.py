@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, ROW = 5.0, 3.0, 0.55  # inches of 72 units; on a narrow screen a unit is about a pixel
 TOP_AND_BOTTOM = 0.9
 # what matplotlib draws in → the variable of the page's style, and its value where a picture stands alone
-INK, GRID, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"
+INK, GRID, FIRST, SECOND, PAST = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLOURS = {
     INK: ("var(--ink)", "#1d2328"),
     GRID: ("var(--grid)", "#d0d7de"),
     FIRST: ("var(--first)", "#1b6ca8"),
     SECOND: ("var(--second)", "#b3541e"),
+    PAST: ("var(--muted)", "#57606a"),
 }
 SERIES = ((FIRST, "-"), (SECOND, "--"), (INK, ":"))
 SETTINGS: Any = {
@@ -81,7 +82,7 @@ def _histogram(axes: Axes, figure: Histogram) -> None:
 
 def _curve(axes: Axes, figure: Curve) -> None:
     if figure.diagonal:
-        axes.plot([0, 1], [0, 1], color=GRID, linewidth=2)
+        axes.plot([0, 1], [0, 1], color=PAST, linewidth=1)
     for (series, points), (colour, line) in zip(figure.lines.items(), SERIES, strict=False):
         marker = "o" if len(points) <= 20 else ""
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker=marker, label=series)
@@ -104,10 +105,11 @@ def _finish(axes: Axes, x: str, y: str, series: Mapping[str, Sequence[object]]) 
 def _comparison(axes: Axes, figure: Comparison) -> None:
     """Two bars a row; a thin line is the confidence interval, ticks are the worst and the best instruction."""
     for place, row in enumerate(figure.rows):
-        for offset, value, colour in ((-0.18, row.first_stage, GRID), (0.18, row.reranked, FIRST)):
+        for offset, value, colour in ((-0.18, row.first_stage, PAST), (0.18, row.reranked, FIRST)):
             if value is not None:
                 axes.barh(place + offset, value, height=0.32, color=colour)
-                axes.annotate(f" {value:.3f}", (max(value, 0), place + offset), va="center", fontsize=10)
+                ends = [end for end in (row.high, row.best) if end is not None and colour == FIRST]
+                axes.text(max(value, 0, *ends), place + offset, f"  {value:.3f}", va="center", fontsize=10)
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [place + 0.18] * 2, color=SECOND, linewidth=2)
         ends = [end for end in (row.worst, row.best) if end is not None]

@@ -183,6 +183,10 @@ def test_negatives_of_a_finished_run_by_hand(
         "trainer: no positive is left: the document has no text": 1,
     }
     assert "queries with candidates 4 = with negatives 2 + left out 2" in (mined / "report.html").read_text()
+    dropped, *drawn = report["figures"]["Policies"]
+    assert ["hard", "chosen", report["policies"]["hard"]["chosen"]] in dropped["rows"]
+    counts = {figure["title"]: sum(figure["counts"]["negatives"]) for figure in drawn}
+    assert counts == {f"Policy {name}": found["chosen"] for name, found in report["policies"].items()}
     assert not (mined / "_work").exists()
 
     assert shown(capsys, "show", mined)[0] == "jobs.mine_negatives: finished"

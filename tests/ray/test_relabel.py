@@ -329,7 +329,9 @@ def test_labels_by_calibrated_probability_and_labels_that_none_can_be_fitted_to(
     assert found["held_out"]["pairs"] % 16 == 0  # whole queries
     assert found["held_out"]["brier"] < found["held_out_uncalibrated"]["brier"]
     assert sum(bin_["pairs"] for bin_ in found["held_out"]["reliability"]) == found["held_out"]["pairs"]
-    assert "Brier score" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Brier score" in page
+    assert "Reliability on held-out queries" in page
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,30 @@ def assert_ranked_by(margins: dict[Any, float], output: list[dict[str, Any]]) ->
         assert all(a["margin"] >= b["margin"] for a, b in itertools.pairwise(rows))
 
 
+def assert_the_report_shows(run: Path, rows: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
+    """Figures of 27 pairs of 3 queries with a first stage, in report.json and on the page."""
+    figures = report_of(run)["figures"]
+    (margins,), (lengths,), (speed, replicas) = (figures[name] for name in ("Margins", "Lengths", "Speed"))
+    assert sum(margins["counts"][""]) == sum(lengths["counts"][""]) == 27
+    assert margins["edges"][-1] == pytest.approx(max(row["margin"] for row in output))
+    assert len(speed["lines"][""]) == 60
+    assert sum(row[2] for row in replicas["rows"]) == 27
+    moves, top, *queries = figures["Before and after"]
+    assert sum(moves["counts"][""]) == 27
+    assert [row[1] for row in top["rows"]] == [3, 9, 27]
+    assert {table["title"] for table in queries} == {f"{row['query_id']}: {row['query']}" for row in rows}
+    texts = {row["doc_id"]: f"{row['title']} {row['text']}" for row in rows}
+    first = {row["query_id"]: row["doc_id"] for row in output if row["rank"] == 1}
+    for table in queries:
+        best = first[table["title"].partition(":")[0]]
+        assert table["rows"][0][2].startswith(f"{best} (margin ")
+        assert table["rows"][0][2].endswith(texts[best])
+    page = (run / "report.html").read_text()
+    assert "It scored 27 pairs of 3 queries with " in page
+    assert "under the instruction “Find it”" in page
+    assert page.count("<svg") == 4
+
+
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_an_input_that_is_replaced_under_the_job_ends_it(
     form: str, tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
@@ -139,6 +163,7 @@ def test_every_form_of_candidates_gives_the_reference_scores(
     }
     assert {row["instruction"] for row in output} == {"Find it"}
     assert (tmp_path / "run" / "_SUCCESS").exists()
+    assert_the_report_shows(tmp_path / "run", rows, output)
 
 
 def test_bad_rows_are_quarantined_and_counts_reconcile(
