@@ -77,6 +77,9 @@ def _histogram(axes: Axes, figure: Histogram) -> None:
         else:
             axes.stairs(counts, figure.edges, color=colour, linestyle=line, linewidth=2, label=series)
     _finish(axes, figure.x, figure.y, figure.counts)
+    of_integers = figure.edges[0] % 1 == 0.5  # as `figures.bin_edges` puts them
+    axes.xaxis.set_major_locator(_locator(integer=of_integers))
+    axes.yaxis.set_major_locator(_locator(integer=True))
     axes.set_ylim(bottom=0)
 
 
@@ -87,8 +90,10 @@ def _curve(axes: Axes, figure: Curve) -> None:
         marker = "o" if len(points) <= 20 else ""
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker=marker, label=series)
     _finish(axes, figure.x, figure.y, figure.lines)
-    if min(y for points in figure.lines.values() for _, y in points) >= 0:
-        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(_locator())
+    values = [y for points in figure.lines.values() for _, y in points]
+    if min(values) >= 0:
+        axes.set_ylim(0, 1.08 * max([*values, float(figure.diagonal)]) or 1)
 
 
 def _finish(axes: Axes, x: str, y: str, series: Mapping[str, Sequence[object]]) -> None:
@@ -96,7 +101,6 @@ def _finish(axes: Axes, x: str, y: str, series: Mapping[str, Sequence[object]]) 
     axes.set_ylabel(y)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(_locator())
     axes.yaxis.set_major_locator(_locator())
     if [*series] != [""]:
         axes.legend()
@@ -121,10 +125,10 @@ def _comparison(axes: Axes, figure: Comparison) -> None:
     axes.set_xlim(left, right + 0.15 * (right - left))  # for the numbers at the ends of bars
 
 
-def _locator() -> Locator:
+def _locator(*, integer: bool = False) -> Locator:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(5)
+    return MaxNLocator(5, integer=integer)
 
 
 def _adapted(svg: str, title: str, name: str, *, alone: bool) -> str:
