@@ -16,6 +16,7 @@ from tart_ray.evaluation.tasks import ALL, CHANGED, CLOSED, POOLED, Task
 from tart_ray.reports.figures import Compared, Comparison
 from tart_ray.reports.wording import number_of
 
+AVERAGE = "macro average"
 RERANKED = "reranked"  # in summaries: the mean over instructions, query by query
 COLUMNS = ("first_stage", "compare_with", "reranked", "worst", "best", "ensemble", "published")
 
@@ -94,7 +95,7 @@ def with_averages(rows: Sequence[Row], model: str) -> list[Row]:
     for setup, measure in dict.fromkeys((row["setup"], row["measure"]) for row in table):
         members = [row for row in table if (row["setup"], row["measure"]) == (setup, measure)]
         if len(members) > 1:
-            mean = _mean("macro average", members)
+            mean = _mean(AVERAGE, members)
             of_paper = published(model, BEIR_AVERAGE)
             presets = sorted(str(row["preset"]) for row in members)
             if presets == sorted(f"beir/{name}" for name in BEIR) and of_paper and of_paper[0] == measure:
@@ -136,7 +137,7 @@ def told(rows: Sequence[Row], model: str | None) -> str:
     Args:
         model: that scored; None where runs that were there were measured.
     """
-    tasks = number_of(len({row["task"] for row in rows if "rows" not in row}), "task")
+    tasks = number_of(len({row["task"] for row in rows} - {AVERAGE}), "task")
     scorer = f"{model} reranked" if model else "runs that were there ranked"
     last = rows[-1]
     beside = f" (first stage {last['first_stage']:.3f})" if last["first_stage"] is not None else ""

@@ -87,7 +87,7 @@ def figures_of(directory: Directory, seen: Sample, records: Iterable[Scored]) ->
         "Lengths": [
             histogram(
                 "Tokens per pair", "tokens, as the model read them", "pairs",
-                {"": seen.table["tokens"].to_numpy()}, note=" ".join([*_truncated(seen), seen.note]),
+                {"": seen.table["tokens"].to_numpy()}, note=_truncated(seen),
             )
         ],
         "Speed": [speed.over_time(work), *([speed.by_replica(work)] if work else [])],
@@ -141,17 +141,19 @@ def _margins(seen: Sample) -> list[Figure | None]:
     ]
 
 
-def _truncated(seen: Sample) -> list[str]:
+def _truncated(seen: Sample) -> str:
     number = pc.sum(seen.table["truncated"]).as_py() or 0
-    return [f"{number:,} of {len(seen.table):,} pairs were truncated."] if len(seen.table) else []
+    return f"{number:,} of {len(seen.table):,} pairs were truncated. {seen.note}".strip()
 
 
 def _examples(directory: Directory, seen: Sample) -> list[Figure]:
     """Some queries, with their first documents before and after, of chunks that are small and still there."""
     shown: list[Figure] = []
-    chunks = [table for chunk in evenly(seen.chunks, QUERIES) if (table := _texts_of(directory, chunk)) is not None]
-    for place, chunk in enumerate(chunks):
-        wanted = QUERIES * (place + 1) // len(chunks) - QUERIES * place // len(chunks)
+    names = evenly(seen.chunks, QUERIES)
+    for place, name in enumerate(names):
+        if (chunk := _texts_of(directory, name)) is None:
+            continue
+        wanted = QUERIES * (place + 1) // len(names) - QUERIES * place // len(names)
         for query_id in evenly(pc.unique(chunk["query_id"]).to_pylist(), wanted):
             rows = chunk.filter(pc.equal(chunk["query_id"], query_id))
             scored = seen.table.filter(pc.equal(seen.table["query_id"], query_id))

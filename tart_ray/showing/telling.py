@@ -100,7 +100,7 @@ def _of_report(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_training(trained: Mapping[str, Any]) -> Iterator[str]:
-    yield from _figures({name: value for name, value in trained.items() if name != "history"})
+    yield from _figures({name: value for name, value in trained.items() if name not in ("history", "losses")})
     if history := trained["history"]:
         names = [*history[0]]
         yield "evaluations on the held-out queries:"

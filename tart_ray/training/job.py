@@ -199,8 +199,8 @@ def _execute(plan: Plan, session: Session) -> Outcome:
         [Balance("read", counts["read"], parts)],
         report={"trained": trained},
         told=_told(config, counts, trained),
-        figures={"Training": _curves(trained.get("history", ()))},
-        facts={name: value for name, value in trained.items() if name != "history"},
+        figures={"Training": _curves(trained)},
+        facts={name: value for name, value in trained.items() if name not in ("history", "losses")},
         notes=plan.notes,
     )
 
@@ -218,8 +218,14 @@ def _told(config: TrainConfig, counts: Mapping[str, int], trained: Mapping[str, 
     ]
 
 
-def _curves(history: Sequence[Mapping[str, float]]) -> list[Figure]:
-    """The figures of each evaluation on the held-out queries; none where there were none."""
+def _curves(trained: Mapping[str, Any]) -> list[Figure]:
+    """The loss, and the figures of each evaluation on the held-out queries, where there were any."""
+    history, losses = trained.get("history"), trained.get("losses")
     names = {"nDCG@10": "ndcg_at_10", "accuracy": "accuracy"}
-    lines = {name: [(found["step"], found[key]) for found in history] for name, key in names.items()}
-    return [Curve("Held-out queries", "step", "nDCG@10, accuracy", lines)] if history else []
+    curves: list[Figure] = []
+    if losses:
+        curves.append(Curve("Loss", "step", "mean loss of a step", {"": [(step, loss) for step, loss in losses]}))
+    if history:
+        lines = {name: [(found["step"], found[key]) for found in history] for name, key in names.items()}
+        curves.append(Curve("Held-out queries", "step", "nDCG@10, accuracy", lines))
+    return curves

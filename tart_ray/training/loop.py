@@ -58,6 +58,7 @@ class Trained:
         best_ndcg_at_10: nDCG@10 of the best weights on the held-out queries; None without evaluation.
         best_accuracy: the share of held-out pairs whose label the best weights predict; None without evaluation.
         history: the step and the two figures of each evaluation.
+        losses: a step, and the mean loss of those since the one before.
     """
 
     steps: int
@@ -67,6 +68,7 @@ class Trained:
     best_ndcg_at_10: float | None
     best_accuracy: float | None
     history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -166,6 +168,7 @@ class _Loop:
         self.stale = 0  # evaluations since the best one
         self.best: dict[str, Any] | None = None
         self.history: list[dict[str, float]] = []
+        self.losses: list[list[float]] = []
         self.pairs, self.seconds = 0, 0.0  # in all starts of the run
 
     def run(self) -> Trained:
@@ -209,6 +212,7 @@ class _Loop:
             best_ndcg_at_10=self.best["ndcg_at_10"] if self.best else None,
             best_accuracy=self.best["accuracy"] if self.best else None,
             history=self.history,
+            losses=self.losses,
         )
 
     def _make(self, step: int) -> tuple[list[Group], list[Microbatch]]:
@@ -286,6 +290,7 @@ class _Loop:
                 "best": self.best,
                 "stale": self.stale,
                 "history": self.history,
+                "losses": self.losses,
                 "pairs": self.pairs,
                 "seconds": self.seconds,
             }
@@ -303,8 +308,8 @@ class _Loop:
         if self.workers.rank and state["best"]:
             del state["best"]["model"]
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("step", "stale", "best", "history", "pairs", "seconds"):
-            setattr(self, name, state[name])
+        for name in ("step", "stale", "best", "history", "losses", "pairs", "seconds"):
+            setattr(self, name, state.get(name, []))  # older releases kept no losses
         log.info("going on from step %d", self.step)
         if state["finished"]:
             self.sampler.steps = self.step
@@ -313,9 +318,10 @@ class _Loop:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     def _log_window(self, window: _Window) -> None:
-        seconds = window.seconds
+        seconds, loss = window.seconds, float(window.loss) / window.steps
+        self.losses.append([self.step, loss])
         self._log(
-            loss=float(window.loss) / window.steps,
+            loss=loss,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             pairs_per_second=window.pairs / seconds,
             seconds_left=(self.sampler.steps - self.step) * seconds / window.steps,

@@ -27,6 +27,7 @@ from tart_ray.errors import (
     RunFailedError,
     TrainingError,
 )
+from tart_ray.reports.figures import evenly
 from tart_ray.runs.directory import WORK
 from tart_ray.runs.lease import confirm_driver
 from tart_ray.runs.run import Run
@@ -41,6 +42,7 @@ from tart_ray.training.query_files import decode_queries, encode_queries
 EXAMPLES, CHECKPOINT = "examples", "checkpoint"  # folders of a run
 TRAINED = "train"  # the name of a stage and of its only unit
 STATE = "state.pt"
+LOSSES = 200  # that a report has at most
 TRAIN, EVALUATION = "train", "evaluation"  # the roles of an input, and the units that read them
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,11 @@ class ReadExamples(Record):
 
 
 class Trained(Record):
-    """The trained model: its figures on the held-out queries, None without any, and how long training took."""
+    """The trained model: its figures on the held-out queries, None without any, and how long training took.
+
+    Attributes:
+        losses: of `tart_ray.training.loop.Trained`, `LOSSES` of them at most; none in runs of older releases.
+    """
 
     steps: int
     best_step: int = named("best step")
@@ -72,6 +78,7 @@ class Trained(Record):
     training_seconds: float = named("training seconds")
     pairs_per_second: float | None = named("pairs/s")
     history: list[Any]
+    losses: list[list[float]] = []
 
 
 READ_EXAMPLES = Stage(EXAMPLES, ReadExamples)
@@ -226,5 +233,6 @@ def _train_in_worker(work: Work) -> None:
         training_seconds=trained.seconds,
         pairs_per_second=trained.pairs / trained.seconds if trained.seconds else None,
         history=trained.history,
+        losses=evenly(trained.losses, LOSSES),
     )
     run.commit(TRAIN_MODEL, TRAINED, record)

@@ -144,6 +144,9 @@ def test_train_mine_train_score(tmp_path: Path, make: Make, capsys: pytest.Captu
     trained = report["trained"]
     assert (trained["steps"], trained["pairs"]) == (80, 80 * 8 * 5)
     assert [entry["step"] for entry in trained["history"]] == [20, 40, 60, 80]
+    steps, losses = zip(*trained["losses"], strict=True)
+    assert (steps[-1], sorted(steps)) == (80, [*steps])
+    assert losses[-1] < losses[0]
     told = [line.split() for line in shown(capsys, "show", tmp_path / "second")]
     assert ["steps", "80"] in told
     assert [line[0] for line in told[told.index(["step", "ndcg_at_10", "accuracy"]) + 1 :][:4]] == [
