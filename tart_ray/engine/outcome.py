@@ -19,7 +19,7 @@ from tart_ray.runs.run import Run
 from tart_ray.version import __version__
 
 QUARANTINE_FILES = 20  # that the page's rows in quarantine are read from, at most
-A_START = 60  # seconds between a driver's start and the run's, unless another driver began the run
+STARTING = 60  # seconds: a run that is older than its driver by more was begun by an earlier one
 
 
 class Config(Protocol):
@@ -117,7 +117,7 @@ def _when(run: Run, job: str, began: float) -> str:
     """When the job ran and for how long, in a sentence."""
     now, created = time.time(), run.read_manifest().get("created", began)
     last = wording.duration(now - began)
-    if began - created < A_START:
+    if began - created < STARTING:
         return f"jobs.{job} ran on {wording.date(began)}, for {last}."
     return f"jobs.{job} began on {wording.date(created)}; its last start was on {wording.date(began)} and took {last}."
 

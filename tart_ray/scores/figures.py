@@ -38,7 +38,8 @@ class Sample:
     """Scored pairs of some buckets of queries, ranked.
 
     Attributes:
-        chunks: by their id, pairs as `rank` gives them; all pairs of a query are in one bucket.
+        table: `SCORES`, as `rank` gives them; all pairs of a query are in one bucket.
+        chunks: ids of those that the pairs are of.
         pairs: in the score store.
     """
 
