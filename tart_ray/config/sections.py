@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from tart_ray.config.changes import changed
 from tart_ray.locations import MASK, STORES, check_location, printable, scheme_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -64,16 +65,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def changed(self) -> dict[str, Any]:
-        """What differs from the defaults, or has none, as JSON by the keys of YAML: ``model.max_length``."""
-        shown = self.model_dump(mode="json")
-        found: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if isinstance(value, Section):
-                found |= {f"{name}.{key}": inner for key, inner in value.changed().items()}
-            elif field.is_required() or value != field.get_default(call_default_factory=True):
-                found[name] = shown[name]
-        return found
+        """What differs from the defaults, by the keys of YAML."""
+        return changed(self)
 
 
 class TemplateConfig(Section):

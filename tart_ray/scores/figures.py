@@ -15,7 +15,7 @@ from tart_ray.reports import speed
 from tart_ray.reports.figures import Figure, bin_edges, evenly, histogram
 from tart_ray.reports.ranks import Ranked, example, hardly_differ, moves
 from tart_ray.runs.directory import Directory
-from tart_ray.scores.prepare import chunk_url, read_chunk
+from tart_ray.scores.prepare import chunk_path, read_chunk
 from tart_ray.scores.scored import Scored
 from tart_ray.scores.store import ScoreStore
 from tart_ray.storage import is_missing
@@ -173,7 +173,7 @@ def _examples(directory: Directory, seen: Sample) -> list[Figure]:
 def _texts_of(directory: Directory, chunk: str) -> pa.Table | None:
     """The rows of a chunk with their texts; None where that would take long, or they are gone."""
     try:
-        small = directory.storage.size(chunk_url(directory, chunk)) <= CHUNK_BYTES
+        small = directory.storage.size(directory.url(*chunk_path(chunk))) <= CHUNK_BYTES
         return read_chunk(directory, chunk) if small else None
     except StorageError as error:
         if is_missing(error):

@@ -183,17 +183,12 @@ def _summed_up(
 
 def read_chunk(run: Directory, chunk: str) -> pa.Table:
     """The rows of a chunk, sorted by query, with all their texts; those of documents as `texts.share` makes them."""
-    return decode_rows(run.read(*_chunk_path(chunk)))
+    return decode_rows(run.read(*chunk_path(chunk)))
 
 
 def write_chunk(run: Directory, chunk: str, rows: pa.Table) -> None:
     """Write what `read_chunk` reads."""
-    run.write(encode_rows(rows), *_chunk_path(chunk))
-
-
-def chunk_url(run: Directory, chunk: str) -> str:
-    """Where `read_chunk` reads."""
-    return run.url(*_chunk_path(chunk))
+    run.write(encode_rows(rows), *chunk_path(chunk))
 
 
 def unit_name(index: int) -> str:
@@ -350,5 +345,6 @@ def read_fragments(run: Directory, stage: str, units: Iterable[str], bucket: int
     return read_bucket(run.storage, fragments, bucket, schema)
 
 
-def _chunk_path(chunk: str) -> tuple[str, str, str]:
+def chunk_path(chunk: str) -> tuple[str, str, str]:
+    """Where a chunk is, in the directory of its run."""
     return WORK, "chunks", f"{chunk}.arrow"
