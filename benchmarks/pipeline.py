@@ -228,7 +228,7 @@ def run_job(
 
 def chunks_of(run: Path) -> list[Chunk]:
     """Records of the scored chunks."""
-    return [json.loads(path.read_text()) for path in sorted((run / "_commits" / "score").iterdir())]
+    return [json.loads(path.read_text()) for path in sorted(run.glob("_commits/score/*.json"))]
 
 
 def pairs_per_second(chunks: list[Chunk]) -> float:

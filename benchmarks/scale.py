@@ -99,7 +99,7 @@ def measure_hand_over(root: Path, replicas: int, seconds: float, chunks: int) ->
 
 
 def summarise(run: Path, cpu_seconds: float) -> dict[str, Any]:
-    commits = [json.loads(path.read_text()) for path in (run / "_commits" / "score").iterdir()]
+    commits = [json.loads(path.read_text()) for path in run.glob("_commits/score/*.json")]
     spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for commit in commits:
         spans[commit["replica"]].append((commit["began"], commit["began"] + commit["seconds"]))

@@ -17,7 +17,9 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from tart_ray.engine.deaths import begin_attempt
 from tart_ray.engine.progress import Progress
+from tart_ray.engine.stopping import held_lease
 from tart_ray.runs.directory import Directory
+from tart_ray.runs.segments import SegmentWriter
 from tart_ray.runs.stage import R, Record, Stage
 
 Row = dict[str, Any]  # of a Ray dataset
@@ -127,16 +129,22 @@ def _drain(
 ) -> dict[str, R]:
     """Send the units that are not committed through ``transform``, which commits them, and collect all records.
 
+    A driver that has a lease also writes segments of what is committed.
+
     Args:
         transform: from units to a dataset with a column ``unit`` and ``record`` (JSON), a row for each.
     """
     units = list(units)
-    records = directory.committed(stage)
+    records = directory.committed(stage, units)
     waiting = [unit for unit in units if unit not in records]
+    lease = held_lease()
+    segments = SegmentWriter(directory, stage, units, records, lease.confirm) if lease else None
     with Progress(stage.name, len(units), len(units) - len(waiting), pairs) as progress:
         if waiting:
             for row in transform(waiting).iter_rows():
                 record = stage.parse(json.loads(row["record"]))
                 records[row["unit"]] = record
+                if segments:
+                    segments.add(row["unit"])
                 progress.step(getattr(record, "rows", 0))
     return {unit: records[unit] for unit in units}

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import FrameType
 
 from tart_ray.errors import CONTINUE, ExitCode, RunFailedError
@@ -23,6 +24,8 @@ from tart_ray.runs.lease import Lease
 log = logging.getLogger(__name__)
 
 SECONDS_TO_RELEASE = 1.5
+
+_held: ContextVar[Lease | None] = ContextVar("lease", default=None)
 
 
 class Stop:
@@ -122,12 +125,19 @@ def leased(run: Directory, stop: Stop) -> Iterator[Lease]:
     """
     lease = Lease(run, stop.lose_lease)
     stop.lease = lease
+    token = _held.set(lease)
     try:
         run.storage.prove_creation(run.url(LEASE))
         yield lease
     finally:
+        _held.reset(token)
         stop.lease = None
         lease.release()
+
+
+def held_lease() -> Lease | None:
+    """The lease in whose block of `leased` this is called; it is of the output path, above all runs within it."""
+    return _held.get()
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def _mine(session: Session, task: Task, run: Run, plan: Plan, store: ScoreStore,
     document_buckets = bucket_count(corpus.nbytes / BYTES_PER_BUCKET) if corpus else plan.document_buckets
     work = Work(run, store, plan, task.settings, qrels, corpus, document_buckets)
     with session.timed("prepare"):
-        if set(store.chunks) - set(run.committed(MINE)):
+        if set(store.chunks) - set(run.committed(MINE, store.chunks)):
             bring_texts(work, list(task.stored.partition_by) if task.stored else [])
         read = run.records(read_stage("qrels"), split_names(qrels)) if qrels else {}
     with session.timed("mine"):

@@ -205,7 +205,7 @@ def score_pending(
     work: Work, matched: Mapping[str, Matched], spec: ScoringSpec | None, load: LoadScorer
 ) -> dict[str, Scored]:
     """Score the chunks that matching left, unless all their scores are collected already."""
-    if spec is None or not set(work.chunks) - set(work.run.committed(COLLECT)):
+    if spec is None or not set(work.chunks) - set(work.run.committed(COLLECT, work.chunks)):
         return {}
     # their scores carry what they are the scores of, and nothing else
     candidates = dataclasses.replace(work.plan.candidates, extras=pa.schema([CONTENT]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import jinja2
 from markupsafe import Markup
 
 from tart_ray.reports.figures import Comparison, Curve, Figure, Figures, Histogram, Table
+
+log = logging.getLogger(__name__)
 
 _PAGE = jinja2.Environment(
     loader=jinja2.PackageLoader("tart_ray.reports", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -81,7 +84,11 @@ def _figure(figure: Figure, name: str) -> _Figure:
     assert isinstance(figure, Histogram | Curve | Comparison)
     from tart_ray.reports.pictures import draw
 
-    picture = Markup(draw(figure, name))  # noqa: S704 -- its texts are escaped
+    try:
+        picture = Markup(draw(figure, name))  # noqa: S704 -- its texts are escaped
+    except Exception as error:  # of a library: a run of weeks does not fail for a picture
+        log.warning("the report lacks the picture %r", figure.title, exc_info=True)
+        return _Figure(figure.title, f"It could not be drawn: {type(error).__name__}: {error}. report.json has its figures.")
     return _Figure(figure.title, figure.note, picture)
 
 

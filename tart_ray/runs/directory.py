@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -25,6 +25,9 @@ from tart_ray.tables.parquet import parquet_bytes, read_parquet
 MANIFEST, COMMITS, WORK, LEASE, SUCCESS = "manifest.json", "_commits", "_work", "_lease", "_SUCCESS"
 RUN_ID = "run_id"  # in the manifest, in every commit, in _SUCCESS and in _FAILED
 WRITES = 5  # tries to replace a file that changes in between
+SEGMENTS = "_segments"  # the folder beside the commits of a stage; see `tart_ray.runs.segments`
+SEGMENT_UNITS = 1_000  # in a segment
+SEGMENTS_AT_ONCE = 32  # that are read together
 
 Confirm = Callable[[], None]
 
@@ -170,29 +173,72 @@ class Directory:
         return json.dumps(record.model_dump(mode="json", by_alias=True) | {RUN_ID: self.id}).encode()
 
     def records(self, stage: Stage[R], units: Sequence[str]) -> dict[str, R]:
-        """Records of these units, all of which are done. Reads them by name, so it misses none where a listing lags.
+        """Records of these units, all of which are done. It misses none where a listing lags: what no segment has is
+        read by name.
 
         Raises:
             StorageError: a unit has no commit of this run.
         """
         run = self.known()
-        urls = [run.url(COMMITS, stage.name, f"{unit}.json") for unit in units]
-        commits = [json.loads(text) for text in run.storage.read_many(urls)]
-        for url, commit in zip(urls, commits, strict=True):
+        found = run._indexed(stage) if len(units) > SEGMENT_UNITS else {}
+        rest = [unit for unit in units if unit not in found]
+        urls = [run.url(COMMITS, stage.name, f"{unit}.json") for unit in rest]
+        for unit, url, text in zip(rest, urls, run.storage.read_many(urls), strict=True):
+            commit = json.loads(text)
             if commit.pop(RUN_ID, None) != run.id:
                 raise StorageError(f"{url}: is a commit of another run, which was in this directory before")
-        return dict(zip(units, map(stage.parse, commits), strict=True))
+            found[unit] = stage.parse(commit)
+        return {unit: found[unit] for unit in units}
 
-    def committed(self, stage: Stage[R]) -> dict[str, R]:
-        """Records of the units of a stage that this run has done, as a listing shows them.
+    def committed(self, stage: Stage[R], units: Collection[str] | None = None) -> dict[str, R]:
+        """Records of the units of a stage that this run has done, as segments and a listing show them.
 
         A listing may lag. This tells which units need not be done again; what a stage wrote is told by `records`.
+
+        Args:
+            units: all of the stage, where they are known: saves requests.
         """
         run = self.known()
+        found = run._indexed(stage) if units is None or len(units) > SEGMENT_UNITS else {}
+        if units is not None and found.keys() >= {*units}:
+            return found
         names = [name for name in run.storage.names(run.url(COMMITS, stage.name)) if name.endswith(".json")]
-        contents = run.storage.read_many([run.url(COMMITS, stage.name, name) for name in names])
-        commits = {name.removesuffix(".json"): json.loads(text) for name, text in zip(names, contents, strict=True)}
-        return {unit: stage.parse(commit) for unit, commit in commits.items() if commit.pop(RUN_ID, None) == run.id}
+        rest = [unit for name in names if (unit := name.removesuffix(".json")) not in found]
+        contents = run.storage.read_many([run.url(COMMITS, stage.name, f"{unit}.json") for unit in rest])
+        commits = dict(zip(rest, map(json.loads, contents), strict=True))
+        return found | {
+            unit: stage.parse(commit) for unit, commit in commits.items() if commit.pop(RUN_ID, None) == run.id
+        }
+
+    def segments(self, stage: Stage[R]) -> list[tuple[int, str]]:
+        """Number and URL of each segment that this run has of a stage, as a listing shows them."""
+        run = self.known()
+        folder, end = run.url(COMMITS, stage.name, SEGMENTS), f"-{run.id}.json"
+        names = [name for name in run.storage.names(folder) if name.endswith(end)]
+        return [(int(name.removesuffix(end)), join_url(folder, name)) for name in names]
+
+    def write_segment(self, stage: Stage[R], number: int, records: Mapping[str, R], confirm: Confirm) -> None:
+        """Write what the commits of these units say into one object, unless it is there.
+
+        Args:
+            records: of units that are committed.
+            confirm: raises where this driver has lost its lease.
+        """
+        run = self.known()
+        commits = {unit: record.model_dump(mode="json", by_alias=True) for unit, record in records.items()}
+        run.confirm()
+        confirm()
+        url = run.url(COMMITS, stage.name, SEGMENTS, f"{number:06d}-{run.id}.json")
+        run.storage.create(url, json.dumps(commits).encode())
+
+    def _indexed(self, stage: Stage[R]) -> dict[str, R]:
+        """What the segments of a stage say; units that no segment has may be done all the same."""
+        urls = [url for _, url in self.segments(stage)]
+        found: dict[str, R] = {}
+        for start in range(0, len(urls), SEGMENTS_AT_ONCE):
+            for text in self.storage.read_many(urls[start : start + SEGMENTS_AT_ONCE]):
+                found.update((unit, stage.parse(commit)) for unit, commit in json.loads(text).items())
+        return found
 
     def is_complete(self) -> bool:
         """Whether the run that is here ended well."""

@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tart_ray.errors import StorageError, TartRayError
+from tart_ray.errors import TartRayError
 from tart_ray.input import text_files
 from tart_ray.input.formats import format_by_content, format_by_name
 from tart_ray.input.listing import look_at
 from tart_ray.runs.bad_rows import BadRows, by_reason
-from tart_ray.runs.directory import COMMITS, RUN_ID, Directory
-from tart_ray.showing.state import STAGES
-from tart_ray.storage import Storage, is_missing
+from tart_ray.runs.directory import Directory
+from tart_ray.runs.stage import Stage
+from tart_ray.showing.state import STAGES, Told
+from tart_ray.storage import Storage
 
 READ_FOR_A_LINE = 64 << 20  # bytes at most that are read to count the lines before a row
 
@@ -59,10 +60,4 @@ def _is_committed(run: Directory, name: str) -> bool:
     if stage is None:
         return False
     unit = name.removeprefix(f"{stage}-").removesuffix(".parquet")
-    try:
-        commit = json.loads(run.read(COMMITS, stage, f"{unit}.json"))
-    except StorageError as error:
-        if is_missing(error):
-            return False
-        raise
-    return bool(commit.get(RUN_ID) == run.known().id)
+    return run.record(Stage(stage, Told), unit) is not None

@@ -160,7 +160,7 @@ def train_model(work: Work) -> Trained:
         RunFailedError: the checkpoint that training started from was replaced, or workers died too often.
     """
     run, cluster = work.run, work.config.cluster
-    committed = run.committed(TRAIN_MODEL).get(TRAINED)
+    committed = run.record(TRAIN_MODEL, TRAINED)
     if committed is not None:
         return committed
     log.info("starting %d workers; each loads the model first", cluster.workers)
