@@ -2,7 +2,8 @@
 
     manifest.json              what this run is, and its id; refused if another run is here
     _lease/                    which driver is at work; removed at the end
-    _commits/<stage>/<unit>    one small object per finished unit of work, written after its files
+    _commits/<stage>/<unit>    one small object per finished unit of work, written after its files; what many of them
+                               say is in segments as well: see `tart_ray.runs.segments`
     _work/<id>/                what stages hand to each other; removed at the end
     _FAILED                    the input or the configuration was at fault: another run may begin here
     scores/ reranked/ quarantine/ report.json report.html

@@ -19,11 +19,19 @@ from tart_ray.errors import ExitCode
 from tart_ray.evaluation.job import evaluate
 from tart_ray.mining.job import mine_negatives
 from tart_ray.relabeling.job import relabel
+from tart_ray.runs import directory, segments
 from tart_ray.storage import Storage
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 QUERIES, DOCUMENTS = 3, 4
+
+
+@pytest.fixture(autouse=True)
+def segments_of_single_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage of several units has segments, which listings do not show."""
+    for module in (directory, segments):
+        monkeypatch.setattr(module, "SEGMENT_UNITS", 1)
 
 
 @pytest.fixture

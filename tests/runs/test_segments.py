@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.faulty_s3 import Proxy, faulty
+from support.drivers import puts
+from support.faulty_s3 import Proxy, call, faulty
 from support.s3_server import S3Server
 
-from tart_ray.errors import LeaseHeldError, RunLostError
+from tart_ray.config import StorageConfig
+from tart_ray.errors import LeaseHeldError, RunLostError, StorageError
 from tart_ray.runs import directory, segments
 from tart_ray.runs.lease import Lease
 from tart_ray.runs.run import Run
@@ -106,7 +114,7 @@ def test_what_no_segment_says_is_read_one_by_one(run: Run) -> None:
     remove_commits(run, "00001")
     assert again(run).committed(STAGE) == again(run).committed(STAGE, UNITS) == {u: RECORDS[u] for u in UNITS[:5]}
     assert again(run).records(STAGE, UNITS[:5]) == {unit: RECORDS[unit] for unit in UNITS[:5]}
-    with pytest.raises(directory.StorageError, match=r"_commits/score/00003\.json and 3 more: cannot read"):
+    with pytest.raises(StorageError, match=r"_commits/score/00003\.json and 3 more: cannot read"):
         again(run).records(STAGE, UNITS)
 
 
@@ -178,6 +186,44 @@ def test_segments_of_a_run_that_was_here_before_do_not_count(run: Run, monkeypat
     assert other.committed(STAGE) == other.committed(STAGE, UNITS) == {}
     with pytest.raises(RunLostError):
         run.write_segment(STAGE, 2, RECORDS, still_held)
+
+
+def drive(endpoint_url: str, key: str, secret: str, path: str) -> None:
+    """A driver in a process of its own, which does one unit after the other."""
+    directory.SEGMENT_UNITS = segments.SEGMENT_UNITS = 3
+    storage = Storage(StorageConfig(endpoint_url=endpoint_url, key=key, secret=secret))
+    run = Run.at(storage, path, max_attempts=2).begin({}, {})
+    done: dict[str, Noted] = {}
+    writer = SegmentWriter(run, STAGE, UNITS, done, still_held)
+    for unit in UNITS:
+        done |= commit(run, unit)
+        writer.add(unit)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_driver_that_is_killed_at_a_segment_loses_nothing(before: bool, s3: S3Server, bucket: str) -> None:
+    """The moment before the store has the second one, and the moment after."""
+    path = f"s3://{bucket}/killed-{before}"
+    with faulty(s3) as proxy:
+        arguments = [proxy.server.endpoint_url, proxy.server.key, proxy.server.secret, path]
+        started, driver = threading.Event(), []
+
+        def kill() -> None:
+            started.wait()
+            driver[0].kill()
+
+        proxy.on(puts(r"/_segments/000001-"), call(kill, before=before))
+        code = "import sys, test_segments; test_segments.drive(*sys.argv[1:])"
+        environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}"}
+        driver.append(subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment))
+        started.set()
+        assert driver[0].wait(60) == -signal.SIGKILL
+    run = Run.at(Storage(s3.config), path, max_attempts=2).opened()
+    done = {unit: RECORDS[unit] for unit in UNITS[:6]}
+    assert len(segment_names(run)) == (1 if before else 2)
+    assert run.committed(STAGE, UNITS) == run.records(STAGE, UNITS[:6]) == done
+    SegmentWriter(run, STAGE, UNITS, run.committed(STAGE, UNITS), still_held)
+    assert segment_names(run) == [f"00000{number}-{run.id}.json" for number in (0, 1)]
 
 
 @pytest.fixture
