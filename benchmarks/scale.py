@@ -39,7 +39,7 @@ from tart_ray.demo.checkpoint import make_untrained_checkpoint
 from tart_ray.engine.cluster import chunkwise_execution
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.reranking.job import look
-from tart_ray.runs.directory import COMMITS, RUN_ID, SEGMENT_UNITS
+from tart_ray.runs.directory import COMMITS, RUN_ID, SEGMENT_UNITS, SEGMENTS
 from tart_ray.runs.run import Run
 from tart_ray.runs.segments import SegmentWriter
 from tart_ray.scores.prepare import Chunk, prepare, read_chunk, write_chunk
@@ -82,7 +82,6 @@ def main() -> None:
     if "resume" in arguments.parts:
         for commits in arguments.commits:
             results[f"resume_{commits}"] = measure_resume(commits)
-            print(f"{commits} commits: {json.dumps(results[f'resume_{commits}'])}", flush=True)
     if "hand_over" in arguments.parts:
         ray.init(num_cpus=2 * max(arguments.replicas), include_dashboard=False, log_to_driver=False)
         for replicas in arguments.replicas:
@@ -101,13 +100,12 @@ def measure_resume(commits: int) -> dict[str, Any]:
         units = [f"{bucket:05d}-{chunk:05d}" for bucket in range(2 * (commits + TAIL) // 50) for chunk in range(50)]
         done = units[: commits + TAIL]
         put_commits(run, done)
-        every = functools.partial(in_a_process, look_what_is_done, run, units, done)
-        return {
-            "single_commits": every(),
-            "write": in_a_process(write_segments, run, units, done),
-            "segments": every(),
-            "finished": in_a_process(look_what_is_done, run, done[:commits], done[:commits]),
-        }
+        found = {"write": in_a_process(write_segments, run, units, done)}
+        found["finished"] = in_a_process(look_what_is_done, run, done[:commits], done[:commits])
+        found["segments"] = in_a_process(look_what_is_done, run, units, done)
+        print(f"{commits} commits: {json.dumps(found)}", flush=True)  # what follows takes long
+        run.storage.remove_tree(run.url(COMMITS, SCORE_CHUNKS.name, SEGMENTS))
+        return found | {"single_commits": in_a_process(look_what_is_done, run, units, done)}
 
 
 def put_commits(run: Run, units: list[str]) -> None:
