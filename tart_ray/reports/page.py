@@ -88,7 +88,9 @@ def _figure(figure: Figure, name: str) -> _Figure:
         picture = Markup(draw(figure, name))  # noqa: S704 -- its texts are escaped
     except Exception as error:  # of a library: a run of weeks does not fail for a picture
         log.warning("the report lacks the picture %r", figure.title, exc_info=True)
-        return _Figure(figure.title, f"It could not be drawn: {type(error).__name__}: {error}. report.json has its figures.")
+        return _Figure(
+            figure.title, f"It could not be drawn: {type(error).__name__}: {error}. report.json has its figures."
+        )
     return _Figure(figure.title, figure.note, picture)
 
 

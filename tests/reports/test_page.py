@@ -49,3 +49,12 @@ def test_texts_are_escaped_and_the_page_needs_nothing_else() -> None:
     assert page.index('class="lead"') < page.index('class="warning"') < page.index("<svg")
     assert page.index("Every row is accounted for") < page.index("model.max_length")
     assert "1,234" in page
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("tart_ray.reports.pictures.draw", fail)
+    page = render(example_page())
+    assert "It could not be drawn: RuntimeError: no font. report.json has its figures." in page
