@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --parts hand_over                # 8 and 32 replicas, five minutes
     python -m benchmarks.scale --parts hand_over --replicas 8 --seconds 2
-    python -m benchmarks.scale --parts resume --commits 10000   # a minute; 100000: ten minutes
+    python -m benchmarks.scale --parts resume --commits 10000   # two minutes; 100000: seven
 
 - hand_over: replicas that sleep for each chunk instead of scoring it, on a Ray with pretended CPUs. ``busy``: the share
   of the time from the begin of a replica's first chunk to the end of its last in which it scored, on average.
