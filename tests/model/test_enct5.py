@@ -277,9 +277,8 @@ def test_no_config(tiny: EncT5ForSequenceClassification, bare: Path) -> None:
 @pytest.mark.parametrize("path", ["{tmp}/nothing-here", "./nothing-here", "~/nothing-here", "nothing", "a/b/nothing"])
 @pytest.mark.parametrize("load", [EncT5ForSequenceClassification, EncT5Tokenizer, Scorer])
 def test_a_path_that_does_not_exist(load: Any, path: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"no such directory; expected a local directory, s3://bucket/prefix, a hub id .*, or demo"
-    ):
+    expected = r"no such directory; expected a local directory, s3://bucket/prefix, a hub id .*, or demo"
+    with pytest.raises(CheckpointError, match=expected):
         load.from_pretrained(path.format(tmp=tmp_path))
 
 
