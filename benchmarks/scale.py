@@ -199,7 +199,9 @@ def summarise(run: Path, cpu_seconds: float) -> dict[str, Any]:
         "replicas": len(spans),
         "chunks": len(commits),
         "busy": round(float(np.mean(busy)), 4),
-        "gap_seconds": {"mean": round(float(np.mean(gaps)), 3), "most": round(max(gaps), 3)},
+        "gap_seconds": {
+            name: round(float(of(gaps)), 3) for name, of in (("median", np.median), ("mean", np.mean), ("most", max))
+        },
         "idle_at_end_seconds": {"mean": round(float(np.mean(idle)), 2), "most": round(max(idle), 2)},
         "driver_cpu_ms_per_chunk": round(1000 * cpu_seconds / len(commits), 1),
     }

@@ -210,7 +210,7 @@ def make_methods(
         best = fastest_batch_size(predict, model.device.type)
         return {f"st {dtype}, default": predict, f"st {dtype}, {best} a batch": partial(predict, best)}
     max_tokens = arguments.max_tokens or default_max_tokens(model.device.type)
-    encoders: dict[str, Encoder | None] = {method: ReferenceEncoder(model) if method == "reference" else None}
+    encoders: dict[str, Encoder | str] = {method: ReferenceEncoder(model) if method == "reference" else "auto"}
     if method == "fast" and arguments.device != "cpu":
         options = {"max_length": MAX_LENGTH, "max_tokens": max_tokens}
         encoders = {
