@@ -3,8 +3,8 @@
     python -m benchmarks.processors
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 python -m benchmarks.processors
 
-The second command asks the libraries to do without AVX-512. Weights are random, pairs have 108 to 511 tokens. JSON on the
-last line.
+The second command asks the libraries to do without AVX-512. Weights are random, pairs have 108 to 511 tokens. JSON on
+the last line.
 """
 
 from __future__ import annotations
