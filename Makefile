@@ -20,7 +20,7 @@ ecosystem: $(ECOSYSTEM)/.installed
 
 # Everything that can go wrong with a run, one case after the other; `make test` runs the quick part.
 faults: setup
-	$(BIN)/python -m pytest tests/faults tests/ray/test_train.py tests/ray/test_schedules.py tests/ray/test_places.py tests/benchmarks -m "matrix or not matrix" -rP --show-capture=stdout
+	$(BIN)/python -m pytest tests/faults tests/ray/test_train.py tests/ray/test_schedules.py tests/ray/test_places.py tests/ray/test_cross_encoders.py tests/benchmarks -m "matrix or not matrix" -rP --show-capture=stdout
 
 # Whole jobs over small inputs that once failed silently; needs the folder of these cases beside the project.
 cases: setup

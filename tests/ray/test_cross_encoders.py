@@ -140,6 +140,7 @@ def test_an_evaluation_turns_no_template_around(tmp_path: Path) -> None:
         tart_ray.evaluate(config)
 
 
+@pytest.mark.matrix  # a minute
 def test_a_teacher_of_another_family_teaches_an_enct5(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Scored and mined, trained, evaluated; the corpus is relabelled by the teacher as well."""
     draw = random.Random(0)
