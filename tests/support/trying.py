@@ -98,6 +98,7 @@ class OneOfTwo(TryingScorer):
 
     def score_encoded(self, pairs: Any) -> Any:
         while self.choice is not None and not (self.folder / "followed").exists():
+            self.on_batch()  # it does not hang
             time.sleep(0.02)  # the other replica starts
         return super().score_encoded(pairs)
 
