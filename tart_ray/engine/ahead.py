@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tart_ray.engine.deaths import living_nodes
+
 T = TypeVar("T")
 
 
@@ -34,8 +36,7 @@ def start(work: Callable[[str], T], unit: str, *, memory: int) -> Callable[[], T
 
 def at_most(memory: int) -> int:
     """So many bytes, or what the largest node has for tasks: Ray waits without end for more."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return min(memory, int(max(node["Resources"].get("memory", 0) for node in nodes if node["Alive"])))
+    return min(memory, int(max(node["Resources"].get("memory", 0) for node in living_nodes())))
 
 
 @functools.cache

@@ -32,21 +32,22 @@ def this_process() -> Process | None:
 
 def excuse(process: Process) -> str | None:
     """Why the death of a process says nothing about its rows; None if it may."""
-    if process.node not in _living_nodes():
+    if process.node not in {node["NodeID"] for node in living_nodes()}:
         return LOST_NODE
     return OUT_OF_MEMORY if _was_ended_for_memory(process) else None
 
 
 def has_ended(process: Process) -> bool:
     """Whether a process of Ray is gone; False too where Ray does not say."""
-    if process.node not in _living_nodes():
+    if process.node not in {node["NodeID"] for node in living_nodes()}:
         return True
     worker = _worker(process)
     return worker is not None and not worker.is_alive
 
 
-def _living_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+def living_nodes() -> list[dict[str, Any]]:
+    """What Ray says of each node that it has not lost."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _was_ended_for_memory(process: Process) -> bool:

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tart_ray.engine.deaths import living_nodes
 from tart_ray.errors import ConfigurationError
 from tart_ray.locations import check_location, is_local
 from tart_ray.runs.directory import WORK, Directory
@@ -34,7 +35,7 @@ def prove_shared(place: Directory, reads: Reads) -> None:
     Raises:
         ConfigurationError: a node sees something else than this process.
     """
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in living_nodes()}
     others = {id_: address for id_, address in nodes.items() if id_ != ray.get_runtime_context().get_node_id()}
     local = ((key, check_location(path)) for key, paths in reads.items() for path in paths if is_local(path))
     read = {(key, path): _facts(path) for key, path in local if Path(path).is_absolute()}  # the id of a model is not

@@ -11,6 +11,7 @@ import torch
 
 from tart_ray.model.encoded import EncodedPairs
 from tart_ray.scoring.batching import plan_batches
+from tart_ray.scoring.memory import free_unused_memory
 from tart_ray.scoring.reference import Encoder
 from tart_ray.scoring.scores import Scores
 
@@ -66,8 +67,7 @@ class BatchedScorer:
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-            if torch.cuda.is_available():  # only here: the exception holds what the batch had allocated
-                torch.cuda.empty_cache()
+            free_unused_memory()  # only here: the exception holds what the batch had allocated
             waiting = self._in_smaller_batches(pairs.lengths, rows, waiting)
         if on_its_way:
             logits[on_its_way[0]] = on_its_way[1]()

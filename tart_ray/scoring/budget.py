@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from tart_ray.model.encoded import EncodedPairs
+from tart_ray.scoring.memory import free_unused_memory
 from tart_ray.scoring.reference import Encoder
 from tart_ray.scoring.timing import OutOfTimeError, fastest
 
@@ -62,8 +63,7 @@ def find_budget(
             if tokens == budget and not isinstance(error, torch.OutOfMemoryError):
                 raise
             log.info("%d tokens at once do not go through: %s", tokens, error)
-        if torch.cuda.is_available():  # only here: the exception holds what the batch had allocated
-            torch.cuda.empty_cache()
+        free_unused_memory()  # only here: the exception holds what the batch had allocated
         return math.inf
 
     best = budget

@@ -101,17 +101,8 @@ class ChoosingScorer(BatchedScorer):
         started = time.monotonic()
         budget, most = self.max_tokens_per_batch, MOST_BY_BUDGET * self.max_tokens_per_batch
         like_them = sample(pairs, 2 * most)
-        choice, encoder = try_encoders(
-            self.candidates(most),
-            self._expected,
-            like_them,
-            device=self.model.device,
-            dtype=self.model.dtype,
-            max_tokens=budget,
-            seconds=SECONDS_TO_TRY,
-            excluded=excluded,
-            on_trial=on_trial,
-            on_batch=self.on_batch,
+        choice, encoder = self._try(
+            self.candidates(most), self._expected, like_them, budget, excluded=excluded, on_trial=on_trial
         )
         budget = choice.max_tokens_per_batch
         if not self._budget_is_given:
@@ -147,16 +138,8 @@ class ChoosingScorer(BatchedScorer):
             self._fall_back(distrusted)
             return
         makers = self.candidates(MOST_BY_BUDGET * budget)
-        found, encoder = try_encoders(
-            {name: makers[name] for name in (choice.encoder, REFERENCE) if name in makers},
-            self._expected,
-            None,
-            device=self.model.device,
-            dtype=self.model.dtype,
-            max_tokens=budget,
-            seconds=SECONDS_TO_TRY,
-            on_batch=self.on_batch,
-        )
+        both = {name: makers[name] for name in (choice.encoder, REFERENCE) if name in makers}
+        found, encoder = self._try(both, self._expected, None, budget)
         self.choice, self.encoder, self._now = choice, found.encoder, encoder
         self.max_tokens_per_batch = min(budget, found.max_tokens_per_batch)
         if found.encoder != choice.encoder:
@@ -167,10 +150,35 @@ class ChoosingScorer(BatchedScorer):
         """What is tried, for batches of up to so many padded tokens."""
         return candidates(self.model, max_length=self.max_length, max_tokens=max_tokens)
 
+    def _try(
+        self,
+        makers: Mapping[str, Maker],
+        expected: Expected,
+        speed_pairs: EncodedPairs | None,
+        max_tokens: int,
+        **options: Any,
+    ) -> tuple[Choice, Encoder]:
+        return try_encoders(
+            makers,
+            expected,
+            speed_pairs,
+            device=self.model.device,
+            dtype=self.model.dtype,
+            max_tokens=max_tokens,
+            seconds=SECONDS_TO_TRY,
+            on_batch=self.on_batch,
+            **options,
+        )
+
+    @property
+    def _reference_beside(self) -> Encoder | None:
+        """The reference where another encoder was chosen, and the model can go through it still."""
+        return None if self.choice is None or self.encoder == REFERENCE else self._reference
+
     @contextmanager
     def distrusted(self, reason: str) -> Iterator[None]:
         """A block in which the reference scores, if there is one beside the encoder that was chosen."""
-        if self._reference is None or self.choice is None or self.encoder == REFERENCE:
+        if self._reference_beside is None:
             yield
             return
         name, encoder = self.encoder, self._now
@@ -186,9 +194,9 @@ class ChoosingScorer(BatchedScorer):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if self._reference is None or self.choice is None or self.encoder == REFERENCE:
+            if (reference := self._reference_beside) is None:
                 raise
-            logits = self._reference(pairs, rows)  # raises where the pairs are at fault, or the device
+            logits = reference(pairs, rows)  # raises where the pairs are at fault, or the device
             self._fall_back(f"{type(error).__name__}: {error}"[:LONGEST_REASON])
             return logits
 

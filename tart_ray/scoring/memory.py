@@ -1,9 +1,11 @@
-"""Memory of the process that scores on a CPU."""
+"""Memory of the process that scores."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 LARGEST_KEPT = 1 << 25  # bytes of a block; the most that every glibc takes on 64 bits
@@ -20,3 +22,9 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
         mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def free_unused_memory() -> None:
+    """Give back what torch keeps of a GPU's memory; what an exception holds is in use still."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -61,9 +61,3 @@ def fastest(
             break
         fastest = min(fastest, clock() - started)
     return max(fastest, 1e-9)
-
-
-def free_unused_memory(device: torch.device) -> None:
-    """Give back what torch keeps of a GPU's memory; what an exception holds is in use still."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -28,8 +28,9 @@ from tart_ray.scoring.batching import default_max_tokens
 from tart_ray.scoring.candidates import Maker, device_name
 from tart_ray.scoring.choice import REFERENCE, Choice, DeviceFailedError, NoEncoderError, Trial
 from tart_ray.scoring.cuda import LENGTH_STEP
+from tart_ray.scoring.memory import free_unused_memory
 from tart_ray.scoring.reference import Encoder, ReferenceEncoder
-from tart_ray.scoring.timing import OutOfTimeError, encode_all, fastest, free_unused_memory
+from tart_ray.scoring.timing import OutOfTimeError, encode_all, fastest
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def try_encoders(
             best = name, encoder
         encoder = None
         gc.collect()  # a compiled layer and its encoder know each other
-        free_unused_memory(device)
+        free_unused_memory()
     for name, trial in trials.items():
         if trial.reason is not None:
             log.warning("encoder %s is not considered: %s", name, trial.reason)
@@ -207,7 +208,7 @@ class _Trying:
                     log.info("encoder %s failed", name, exc_info=True)
                     return Trial(max_tokens_per_batch=budget, reason=reason), None
             budget //= 2
-            free_unused_memory(self.device)
+            free_unused_memory()
 
     def _attempt(self, name: str, make: Maker, budget: int) -> tuple[Trial, Encoder | None]:
         encoder = make()
